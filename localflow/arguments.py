@@ -1,0 +1,118 @@
+"""Find marked values inside arguments and put others in their place. Pure: no I/O, no threads.
+
+Looked into, at any depth: lists, tuples (named ones too), sets, frozensets, dicts and dataclass instances. Only the
+containers that hold something to replace are copied; everything else stays the very same object. Nothing inside
+`quote(...)` is looked at.
+"""
+
+from __future__ import annotations
+
+import copy
+import dataclasses
+from typing import TYPE_CHECKING, Any, Generic, TypeVar
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable
+
+T = TypeVar("T")
+
+_ATOMS = frozenset({type(None), bool, int, float, complex, str, bytes, bytearray, type, range})
+
+
+class quote(Generic[T]):
+    """Pass `value` on untouched: futures and states inside are neither waited for nor replaced."""
+
+    __slots__ = ("value",)
+
+    def __init__(self, value: T) -> None:
+        self.value = value
+
+    def __repr__(self) -> str:
+        return f"quote({self.value!r})"
+
+
+def find(value: object, kinds: tuple[type, ...]) -> list[Any]:
+    """Return the instances of `kinds` inside `value`, each once, in the order a reader meets them."""
+    if type(value) in _ATOMS:
+        return []
+    found: dict[int, object] = {}
+    seen: dict[int, object] = {}  # with the objects, for an id is reused once its object is gone
+    pending: list[object] = [value]
+    while pending:
+        item = pending.pop()
+        if type(item) in _ATOMS or id(item) in found or id(item) in seen:
+            continue
+        if isinstance(item, kinds):
+            found[id(item)] = item
+        elif not isinstance(item, quote):
+            children = _children(item)
+            if children is not None:
+                seen[id(item)] = item
+                pending.extend(reversed(children))
+    return list(found.values())
+
+
+def replace(value: object, kinds: tuple[type, ...], substitute: Callable[[Any], object]) -> Any:
+    """Return `value` with every instance of `kinds` (and every `quote`) replaced.
+
+    `substitute` is called once for each distinct instance. Containers without one come back as the same object.
+    A container that holds both itself and something to replace keeps its inner reference to the original.
+    """
+    marked = (*kinds, quote)
+    replaced: dict[int, object] = {}
+    entered: dict[int, object] = {}  # with the objects, for an id is reused once its object is gone
+    # An explicit stack: arguments may be nested deeper than the recursion limit. A container is met twice, first to
+    # visit what it holds, then to rebuild it from the visited children.
+    pending: list[tuple[object, bool]] = [(value, False)]
+    while pending:
+        item, children_done = pending.pop()
+        key = id(item)
+        if children_done:
+            if any(id(child) in replaced for child in _children(item) or ()):
+                replaced[key] = _rebuild(item, lambda child: replaced.get(id(child), child))
+        elif type(item) in _ATOMS or key in replaced or key in entered:
+            continue
+        elif isinstance(item, marked):
+            replaced[key] = item.value if isinstance(item, quote) else substitute(item)
+        else:
+            children = _children(item)
+            if children:
+                entered[key] = item
+                pending.append((item, True))
+                pending.extend((child, False) for child in reversed(children))
+    return replaced.get(id(value), value)
+
+
+def _children(item: object) -> list[object] | None:
+    """Return what a container holds, or None for anything that is not looked into."""
+    if isinstance(item, (list, tuple, set, frozenset)):
+        return list(item)
+    if isinstance(item, dict):
+        return [*item.keys(), *item.values()]
+    if dataclasses.is_dataclass(item) and not isinstance(item, type):
+        return [getattr(item, field.name) for field in dataclasses.fields(item) if hasattr(item, field.name)]
+    return None
+
+
+def _rebuild(item: Any, new: Callable[[object], object]) -> object:
+    kind = type(item)
+    if isinstance(item, tuple):
+        values: Iterable[object] = (new(child) for child in item)
+        return kind._make(values) if hasattr(kind, "_make") else kind(values)
+    if isinstance(item, frozenset):
+        return kind(new(child) for child in item)
+    clone: Any = copy.copy(item)
+    if isinstance(item, list):
+        clone[:] = [new(child) for child in item]
+    elif isinstance(item, set):
+        clone.clear()
+        clone.update(new(child) for child in item)
+    elif isinstance(item, dict):
+        clone.clear()
+        for key, child in item.items():
+            clone[new(key)] = new(child)
+    else:
+        for field in dataclasses.fields(item):
+            if hasattr(item, field.name):
+                object.__setattr__(clone, field.name, new(getattr(item, field.name)))
+    return clone

@@ -1,0 +1,49 @@
+"""Which flow run or task run the current code belongs to."""
+
+from __future__ import annotations
+
+from contextlib import contextmanager
+from contextvars import ContextVar
+from typing import TYPE_CHECKING, NamedTuple
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from localflow.records import FlowRun, Record, TaskRun
+
+
+class FlowContext(NamedTuple):
+    """The body of a flow is running: task calls become task runs of it."""
+
+    flow_run: FlowRun
+    engine: object
+    """The Engine at work; its type is above this module."""
+    depth: int
+    """How many flows are running above this one in the same tree."""
+
+
+class TaskContext(NamedTuple):
+    """The body of a task is running: task calls are plain calls."""
+
+    task_run: TaskRun
+    attempt: int
+    records: list[Record]
+    """What flows called inside the task record; it travels to the store with the task's outcome."""
+
+
+_current: ContextVar[FlowContext | TaskContext | None] = ContextVar("localflow_run", default=None)
+
+
+def current_run() -> FlowContext | TaskContext | None:
+    """Return the innermost flow or task that the calling code runs in, or None outside."""
+    return _current.get()
+
+
+@contextmanager
+def entered(context: FlowContext | TaskContext) -> Iterator[None]:
+    """Make `context` the current one for the block."""
+    token = _current.set(context)
+    try:
+        yield
+    finally:
+        _current.reset(token)

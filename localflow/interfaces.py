@@ -1,0 +1,135 @@
+"""The three interfaces a plugin may implement. This file is all a plugin author must read.
+
+A plugin registers factories under names (see `hookspecs.py`); the options of a table in localflow.toml become the
+factory's keyword arguments, checked against its annotated signature. Annotate with `str`, `int`, `float`, `bool`,
+`list[...]`, `dict[str, ...]`, `Literal[...]`, unions of these, and `Annotated[int, AtLeast(1)]` for a least value.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Iterator, Sequence
+from typing import ClassVar, NamedTuple, TypeAlias
+
+from localflow.calls import Call, Outcome
+from localflow.payloads import Packed, Payload
+from localflow.records import Execution, FlowRun, FlowRunSummary, Record, StateChange, TaskRun
+from localflow.states import Cause, State, StateType
+
+__all__ = [
+    "API_VERSION",
+    "AtLeast",
+    "Call",
+    "Cause",
+    "Execution",
+    "Executor",
+    "FlowRun",
+    "FlowRunSummary",
+    "Notifier",
+    "Outcome",
+    "Packed",
+    "Payload",
+    "Record",
+    "Report",
+    "State",
+    "StateChange",
+    "StateStore",
+    "StateType",
+    "TaskRun",
+]
+
+API_VERSION = 1
+
+#: What an executor calls with the outcomes of calls: from any thread, as many at once as it has.
+Report: TypeAlias = Callable[[Sequence[Outcome]], None]
+
+
+class AtLeast(NamedTuple):
+    """The least value an option may have, as in `workers: Annotated[int, AtLeast(1)] = 4`."""
+
+    minimum: float
+
+
+class Executor(ABC):
+    """Runs calls.
+
+    The engine hands over only calls that are ready, after their start is recorded, and at most `capacity` at a time.
+    Each call is answered by exactly one outcome; `call.run()` makes one wherever the call is run. The constructor keeps
+    options and does nothing else: threads, processes and files begin with `start`. After `shutdown` the executor may be
+    started again.
+    """
+
+    #: Calls see the engine's own objects; if false they see copies.
+    shares_memory: ClassVar[bool] = True
+    #: `submit` runs the calls itself, in the thread that called the task, before it returns.
+    runs_in_caller: ClassVar[bool] = False
+    #: A task that exceeds its timeout is stopped, not only given up.
+    kills_on_timeout: ClassVar[bool] = False
+    #: A task that kills its process harms no other task and not the engine.
+    isolates_crashes: ClassVar[bool] = False
+
+    @property
+    def capacity(self) -> int | None:
+        """How many calls it wants in hand now, running ones included; None for all there are.
+
+        Read before every hand-over, so it may change while the executor learns how long its calls take.
+        """
+        return None
+
+    @abstractmethod
+    def start(self, report: Report) -> None:
+        """Get ready to run calls and give their outcomes to `report`."""
+
+    @abstractmethod
+    def submit(self, calls: Sequence[Call]) -> None:
+        """Take calls to run. Returns soon; may be called from several threads at once, and from inside `report`."""
+
+    @abstractmethod
+    def shutdown(self) -> None:
+        """Release everything. Calls still in hand are given up; the engine waits for outcomes first where it can."""
+
+    def cancel(self, call_ids: Sequence[int]) -> None:  # noqa: B027 - optional
+        """Stop these calls if possible; each is still answered by an outcome."""
+
+
+class StateStore(ABC):
+    """Keeps records. Used by several threads of one process; several processes may write one store at once."""
+
+    @property
+    @abstractmethod
+    def location(self) -> str:
+        """Where the records are, for messages: a path, a URL, `memory`."""
+
+    @abstractmethod
+    def append(self, records: Sequence[Record]) -> None:
+        """Add records in their order, all or none; on return they are committed. Raises StoreError."""
+
+    @abstractmethod
+    def list_flow_runs(self, limit: int | None = None) -> list[FlowRunSummary]:
+        """Return the flow runs with their newest state, newest run first."""
+
+    @abstractmethod
+    def read(self, flow_run_id: str) -> Iterator[Record]:
+        """Yield a flow run's own records: its FlowRun, its TaskRuns by number, then all state changes.
+
+        The changes of one run come in their sequence, without results. Yields nothing for an unknown id.
+        """
+
+    @abstractmethod
+    def load_result(self, flow_run_id: str, number: int) -> Payload | None:
+        """Return the newest recorded result of a task run (of the flow run itself for number 0), or None."""
+
+    @abstractmethod
+    def close(self) -> None:
+        """Release files and connections; closing twice is harmless."""
+
+
+class Notifier(ABC):
+    """Is told of state changes after they are stored, in its own thread; it may fail or hang without harm."""
+
+    @abstractmethod
+    def notify(self, change: StateChange) -> None:
+        """Tell somebody. An exception is logged and changes nothing."""
+
+    def close(self) -> None:  # noqa: B027 - optional
+        """Release what the notifier holds; called once at the end of the flow run."""

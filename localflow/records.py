@@ -1,0 +1,114 @@
+"""What a state store keeps: flow runs, task runs and their state changes. Frozen; a change means a new record.
+
+Instants are seconds since the epoch, in UTC; readers order by `sequence`, never by the clock.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, NamedTuple, TypeAlias
+
+from localflow.states import StateType
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from localflow.payloads import Payload
+    from localflow.states import Cause
+
+
+class FlowRun(NamedTuple):
+    """One execution of a flow. Its record implies the first state, PENDING at `created_at`."""
+
+    id: str
+    name: str
+    flow: str
+    created_at: float
+    root_id: str
+    """The flow run at the top of the tree of subflows; its own id for the one at the top."""
+    parent_id: str | None = None
+    """The id of the flow run, or of the task run, that called this flow."""
+    parameters: Mapping[str, object] = {}
+    """Parameters as JSON-safe values, for readers: what JSON cannot hold is there as its bounded `repr`."""
+    arguments: Payload | None = None
+    """Parameters as they were, for `resume`; None where they cannot be pickled."""
+    entry_point: str = ""
+    """Where the flow is found again: `/path/to/file.py:function`, or `module:function`."""
+    executor: str = ""
+    versions: Mapping[str, str] = {}
+    """Versions of `localflow`, of `python` and, if it has one, of the `flow`."""
+    host: str = ""
+    pid: int = 0
+
+    @property
+    def flow_run(self) -> FlowRun:
+        """The flow run itself: task runs answer to the same name."""
+        return self
+
+    @property
+    def number(self) -> int:
+        """0: the task runs of a flow run are numbered from 1."""
+        return 0
+
+
+class TaskRun(NamedTuple):
+    """One execution of a task in a flow run. Its record implies the first state, PENDING at `created_at`."""
+
+    flow_run: FlowRun
+    number: int
+    """The place of the call in its flow run, from 1 in call order."""
+    name: str
+    task: str
+    ordinal: int
+    """The place of the call among those of the same task, from 0."""
+    created_at: float
+    upstreams: tuple[str, ...] = ()
+    """Ids of the runs whose data or completion it waits for."""
+    tags: tuple[str, ...] = ()
+    version: str = ""
+
+    @property
+    def id(self) -> str:
+        """The flow run's id and the number in it."""
+        return f"{self.flow_run.id}-{self.number}"
+
+
+class Execution(NamedTuple):
+    """Where and how long a call really ran. Seconds and bytes."""
+
+    worker: str = ""
+    """`main`, a thread's name, or `pid 1234`."""
+    pid: int | None = None
+    started_at: float | None = None
+    ended_at: float | None = None
+    cpu_seconds: float | None = None
+    peak_rss_bytes: int | None = None
+
+
+class StateChange(NamedTuple):
+    """A run has entered a state. The changes of one run are numbered from 1 without gaps."""
+
+    run: FlowRun | TaskRun
+    sequence: int
+    type: StateType
+    name: str
+    message: str
+    timestamp: float
+    previous: str = "Pending"
+    """The name of the state before."""
+    attempt: int = 1
+    execution: Execution | None = None
+    cause: Cause | None = None
+    result: Payload | None = None
+    """The value of a completed run. Stores keep it apart: it is None in changes that are read back."""
+
+
+Record: TypeAlias = FlowRun | TaskRun | StateChange
+
+
+class FlowRunSummary(NamedTuple):
+    """A flow run and its newest state change; None while it is PENDING as recorded."""
+
+    flow_run: FlowRun
+    change: StateChange | None
+    started_at: float | None = None
+    ended_at: float | None = None
