@@ -7,13 +7,11 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, NamedTuple, TypeAlias
 
-from localflow.states import StateType
-
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
     from localflow.payloads import Payload
-    from localflow.states import Cause
+    from localflow.states import Cause, StateType
 
 
 class FlowRun(NamedTuple):
