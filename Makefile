@@ -1,0 +1,53 @@
+# Everything a contributor types. Needs Python 3.11 or newer, git and make; the rest is installed into .venv.
+#
+#   make demo     run the tutorial flow, with one bad row in it
+#   make test     run the tests
+#   make lint     check format, style, import direction and types
+#   make check    run everything a change must pass: lint and test
+#   make clean    remove what these made
+#
+# Another interpreter: make test PYTHON=python3.13
+
+CANDIDATES := python3 python3.14 python3.13 python3.12 python3.11 python
+NEW_ENOUGH := import sys; sys.exit(sys.version_info < (3, 11))
+PYTHON ?= $(shell for p in $(CANDIDATES); do $$p -c '$(NEW_ENOUGH)' >/dev/null 2>&1 && echo $$p && break; done)
+
+VENV := .venv
+BIN := $(VENV)/bin
+PIP := $(BIN)/python -m pip --quiet --disable-pip-version-check --no-input
+
+.PHONY: demo test lint check clean
+.NOTPARALLEL:
+
+demo: $(VENV)/.installed
+	@sh examples/demo.sh "$(CURDIR)/$(BIN)/python"
+
+test: $(VENV)/.installed-dev
+	$(BIN)/pytest
+
+lint: $(VENV)/.installed-dev
+	$(BIN)/ruff format --check
+	$(BIN)/ruff check
+	$(BIN)/lint-imports --no-logo
+	$(BIN)/mypy
+
+check: lint test
+
+clean:
+	rm -rf $(VENV) build dist .mypy_cache .pytest_cache .ruff_cache .hypothesis .import_linter_cache
+	find . -name __pycache__ -prune -exec rm -rf {} +
+
+# The stamps keep repeated calls quick; a change of pyproject.toml installs anew.
+
+$(VENV)/.installed: pyproject.toml | $(VENV)/bin/python
+	$(PIP) install --editable .
+	@touch $@
+
+$(VENV)/.installed-dev: pyproject.toml | $(VENV)/bin/python
+	$(PIP) install --editable '.[dev]'
+	@touch $(VENV)/.installed $@
+
+$(VENV)/bin/python:
+	@'$(PYTHON)' -c '$(NEW_ENOUGH)' 2>/dev/null || \
+	    { echo "localflow needs Python 3.11 or newer; say where it is: make PYTHON=/path/to/python3" >&2; exit 1; }
+	$(PYTHON) -m venv $(VENV) || { rm -rf $(VENV); exit 1; }
