@@ -10,8 +10,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 from localflow import arguments
 from localflow.context import TaskContext, entered
-from localflow.errors import UnpicklableError
-from localflow.payloads import Packed, Payload, pack
+from localflow.payloads import Packed
 from localflow.records import Execution
 from localflow.states import Cause, State, StateType, exception_message, exception_text
 
@@ -19,6 +18,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
     from types import TracebackType
 
+    from localflow.payloads import Payload
     from localflow.records import Record, TaskRun
 
 
@@ -54,7 +54,7 @@ class Call(NamedTuple):
                 result = None
             else:
                 state = value if isinstance(value, State) else State(StateType.COMPLETED, data=value)
-                result = _recordable(state)
+                result = state.recordable()
         execution = Execution(worker, os.getpid(), started_at, time.time(), cpu_clock() - cpu_before, peak_rss_bytes())
         return Outcome(self.id, state, result, execution, tuple(context.records))
 
@@ -98,16 +98,3 @@ def peak_rss_bytes() -> int | None:
         return None
     peak: int = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     return peak if sys.platform == "darwin" else peak * 1024
-
-
-def _recordable(state: State) -> Payload | None:
-    """Pack a completed run's value for the store: best effort, a value that cannot be pickled is not kept."""
-    data = state.packed_data
-    if state.type is not StateType.COMPLETED:
-        return None
-    if isinstance(data, Packed):
-        return data.payload
-    try:
-        return pack(data)
-    except UnpicklableError:
-        return None

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, NamedTuple
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
+    from localflow.engine import ActiveFlow
     from localflow.records import FlowRun, Record, TaskRun
 
 
@@ -16,10 +17,7 @@ class FlowContext(NamedTuple):
     """The body of a flow is running: task calls become task runs of it."""
 
     flow_run: FlowRun
-    engine: object
-    """The Engine at work; its type is above this module."""
-    depth: int
-    """How many flows are running above this one in the same tree."""
+    active: ActiveFlow
 
 
 class TaskContext(NamedTuple):

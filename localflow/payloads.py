@@ -7,9 +7,13 @@ from __future__ import annotations
 
 import json
 import pickle
-from typing import Any, NamedTuple
+import sys
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from localflow.errors import UnpicklableError
+
+if TYPE_CHECKING:
+    from types import ModuleType
 
 _NODE_LIMIT = 1000
 
@@ -103,3 +107,18 @@ def _is_plain(value: object) -> bool:
         elif not (item is None or kind is bool or kind is int or kind is float or kind is str):
             return False
     return True
+
+
+def travels_by_value(module: str | None) -> bool:
+    """Return whether functions of this module are pickled whole because workers cannot import it."""
+    if module is None or module == "__main__":
+        return True
+    cloudpickle = sys.modules.get("cloudpickle")
+    return cloudpickle is not None and module in cloudpickle.list_registry_pickle_by_value()
+
+
+def by_value(module: ModuleType) -> None:
+    """Have everything defined in `module` pickled whole from now on, as for `__main__`."""
+    import cloudpickle
+
+    cloudpickle.register_pickle_by_value(module)

@@ -14,13 +14,16 @@ from localflow.errors import (
     RunFailedError,
     TaskFailedError,
     UnfinishedRunError,
+    UnpicklableError,
     UpstreamFailedError,
     WorkerCrashedError,
 )
-from localflow.payloads import Packed
+from localflow.payloads import Packed, pack
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
+
+    from localflow.payloads import Payload
 
 
 class StateType(enum.Enum):
@@ -63,7 +66,7 @@ class State:
     a failed one, or the list of states (or the returned structure with states in it) of a flow.
     """
 
-    __slots__ = ("_data", "_id", "_timestamp", "cause", "message", "name", "run_label", "type")
+    __slots__ = ("_data", "_id", "cause", "instant", "message", "name", "run_id", "run_label", "type")
 
     def __init__(
         self,
@@ -72,18 +75,22 @@ class State:
         message: str = "",
         data: object = None,
         *,
-        timestamp: float | None = None,
+        instant: float | None = None,
         cause: Cause | None = None,
+        run_id: str = "",
         run_label: str = "",
     ) -> None:
         self.type = type
         self.name = name or type.value.capitalize()
         self.message = message
         self.cause = cause
-        #: What the state belongs to, as messages name it: `task run 'create_tables-0'`. Set by the engine.
+        self.run_id = run_id
+        """The id of the run whose last state this is; empty until the engine has taken it."""
         self.run_label = run_label
+        """That run as messages name it: `task run 'create_tables-0'`."""
+        self.instant = time.time() if instant is None else instant
+        """When the run changed, in seconds since the epoch."""
         self._data = data
-        self._timestamp = time.time() if timestamp is None else timestamp
         self._id: str | None = None
 
     @property
@@ -96,7 +103,7 @@ class State:
     @property
     def timestamp(self) -> datetime:
         """The instant of the change, in UTC."""
-        return datetime.fromtimestamp(self._timestamp, UTC)
+        return datetime.fromtimestamp(self.instant, UTC)
 
     @property
     def data(self) -> Any:
@@ -125,21 +132,15 @@ class State:
             RunCancelledError, UpstreamFailedError, or UnfinishedRunError if the run has not ended.
         """
         if isinstance(self._data, Returned):
-            if not raise_on_failure:
-                return self._data.structure
-            failure = first_failure(self._data.states)
-            if failure is not None:
-                raise failure.exception()
-            return self._data.resolved()
+            if raise_on_failure and not self.is_completed():
+                raise self.exception()
+            return self._data.resolved() if raise_on_failure else self._data.structure
         if self.type is StateType.COMPLETED:
             return self.data
         if raise_on_failure:
             raise self.exception()
-        if isinstance(self._data, list):
-            return self._data
-        if self.type is StateType.FAILED and not isinstance(self._data, (Packed, BaseException)):
-            return self.exception() if self._data is None else self._data
-        return self.exception()
+        has_own_data = not (self._data is None or isinstance(self._data, (Packed, Blocked)))
+        return self._data if has_own_data else self.exception()
 
     def exception(self) -> BaseException:
         """Return the exception that `result()` raises for a run that did not complete."""
@@ -147,10 +148,9 @@ class State:
             error: BaseException = UpstreamFailedError(self.message)
             error.__cause__ = self._data.root().exception()
             return error
-        if isinstance(self._data, (Returned, list)):
-            states = self._data.states if isinstance(self._data, Returned) else self._data
-            failure = first_failure([state for state in states if isinstance(state, State)])
-            if failure is not None and failure is not self:
+        if isinstance(self._data, Returned):
+            failure = first_failure(self._data.states)
+            if failure is not None:
                 return failure.exception()
         if isinstance(self._data, Packed):
             try:
@@ -179,6 +179,17 @@ class State:
         if self.name == NOT_READY:
             return UpstreamFailedError(self.message)
         return UnfinishedRunError(self.name)
+
+    def recordable(self) -> Payload | None:
+        """Return a completed run's value as the store keeps it: best effort, None where it cannot be pickled."""
+        if self.type is not StateType.COMPLETED or isinstance(self._data, Returned):
+            return None
+        if isinstance(self._data, Packed):
+            return self._data.payload
+        try:
+            return pack(self._data)
+        except UnpicklableError:
+            return None
 
     def is_scheduled(self) -> bool:
         """Return whether the run waits for a moment to come."""
@@ -221,18 +232,28 @@ class State:
         return f"State(name={self.name!r}, type=StateType.{self.type.value}{message})"
 
     def __reduce__(self) -> tuple[Any, ...]:
-        fields = (self.type, self.name, self.message, self._data, self._timestamp, self.cause, self.run_label)
+        fields = (self.type, self.name, self.message, self._data, self.instant, self.cause, self.run_id, self.run_label)
         return _restore, fields
 
 
 def _restore(
-    type: StateType, name: str, message: str, data: object, timestamp: float, cause: Cause | None, run_label: str
+    type: StateType,
+    name: str,
+    message: str,
+    data: object,
+    instant: float,
+    cause: Cause | None,
+    run_id: str,
+    run_label: str,
 ) -> State:
-    return State(type, name, message, data, timestamp=timestamp, cause=cause, run_label=run_label)
+    return State(type, name, message, data, instant=instant, cause=cause, run_id=run_id, run_label=run_label)
 
 
 class Returned:
-    """What a flow returned, with the states of its futures in their place."""
+    """The data of a flow's aggregate: what it returned, with the states of its futures in their place.
+
+    A flow that returned None has the list of its children's states instead, which stay states in its result.
+    """
 
     __slots__ = ("states", "structure")
 
@@ -242,6 +263,8 @@ class Returned:
 
     def resolved(self) -> Any:
         """Return the structure with data in the place of states."""
+        if self.structure is self.states:
+            return self.structure
         return arguments.replace(self.structure, (State,), State.result)
 
 

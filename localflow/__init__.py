@@ -1,0 +1,73 @@
+"""Run Python flows across the cores of one machine: no server, every state recorded, nothing lost."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from localflow.arguments import quote
+from localflow.flows import Flow, flow
+from localflow.futures import TaskFuture
+from localflow.states import (
+    AwaitingRetry,
+    Cancelled,
+    Completed,
+    Crashed,
+    Failed,
+    Pending,
+    Retrying,
+    Running,
+    Scheduled,
+    State,
+    StateType,
+)
+from localflow.tasks import Task, task
+from localflow.version import __version__
+
+if TYPE_CHECKING:
+    from localflow.builtin.process import ProcessExecutor
+    from localflow.builtin.sequential import SequentialExecutor
+    from localflow.builtin.thread import ThreadExecutor
+    from localflow.hookspecs import hookimpl
+
+__all__ = [
+    "AwaitingRetry",
+    "Cancelled",
+    "Completed",
+    "Crashed",
+    "Failed",
+    "Flow",
+    "Pending",
+    "ProcessExecutor",
+    "Retrying",
+    "Running",
+    "Scheduled",
+    "SequentialExecutor",
+    "State",
+    "StateType",
+    "Task",
+    "TaskFuture",
+    "ThreadExecutor",
+    "__version__",
+    "flow",
+    "hookimpl",
+    "quote",
+    "task",
+]
+
+# Executors and plugin machinery cost time to import, so they are loaded when first touched.
+_LAZY = {
+    "ProcessExecutor": "localflow.builtin.process",
+    "SequentialExecutor": "localflow.builtin.sequential",
+    "ThreadExecutor": "localflow.builtin.thread",
+    "hookimpl": "localflow.hookspecs",
+}
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _LAZY:
+        raise AttributeError(f"module 'localflow' has no attribute '{name}'")
+    from importlib import import_module
+
+    value = getattr(import_module(_LAZY[name]), name)
+    globals()[name] = value
+    return value

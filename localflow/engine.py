@@ -1,0 +1,552 @@
+"""The engine: drives one flow run and all its subflows, whatever the executors.
+
+The engine has no thread of its own. Whoever brings *news* (a call, outcomes of an executor) puts it into `_news` and
+takes a *turn*; only the holder of the baton `_baton` changes the graph, the queues and the records, and a thread that
+finds the baton taken leaves its news to the holder. So the more threads press, the more news one turn handles.
+
+A turn: take all news -> end, block and ready nodes in the graph -> take what executors have room for -> commit
+everything that happened as one append to the store -> show it (futures, notifiers) -> hand calls to executors.
+That order is the durability contract: nothing is shown before it is stored, no call leaves before its start is stored.
+
+Lives of a task run:  PENDING (waits in the graph, then in its lane) -> RUNNING (handed over) -> an executor's outcome;
+or PENDING -> NotReady, when an upstream did not complete. A *lane* is one executor with its queue of ready runs.
+Executors that run calls in the caller's thread are handed a call by the thread that made it, never by another.
+
+If the store fails, the engine is broken for good: nothing more is started or shown, who waits gets the StoreError.
+"""
+
+from __future__ import annotations
+
+import itertools
+import logging
+import threading
+import time
+from collections import defaultdict, deque
+from typing import TYPE_CHECKING, Any
+
+from localflow import arguments
+from localflow.calls import Call, Outcome, failed_state
+from localflow.context import FlowContext, entered
+from localflow.errors import FlowDepthError, ForeignFutureError, RunCancelledError, StoreError
+from localflow.final_state import final_state
+from localflow.futures import TaskFuture
+from localflow.graph import RunGraph
+from localflow.payloads import Packed
+from localflow.records import FlowRun, StateChange, TaskRun
+from localflow.states import (
+    INTERRUPTED,
+    Cancelled,
+    Crashed,
+    Pending,
+    Returned,
+    Running,
+    State,
+    StateType,
+    not_ready,
+)
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator, Mapping, Sequence
+
+    from localflow.interfaces import Executor, StateStore
+    from localflow.notifications import Notifications
+    from localflow.payloads import Payload
+    from localflow.records import Record
+    from localflow.tasks import Task
+
+_log = logging.getLogger("localflow.engine")
+
+MAX_FLOW_DEPTH = 20
+_UNSAVED_LIMIT = 512
+_TO_RESOLVE = (TaskFuture, State, arguments.quote)
+
+
+class Lane:
+    """An executor at work for an engine, and the runs that are ready for it."""
+
+    __slots__ = ("executor", "in_hand", "name", "ready")
+
+    def __init__(self, name: str, executor: Executor) -> None:
+        self.name = name
+        self.executor = executor
+        self.ready: deque[_Run] = deque()
+        self.in_hand = 0
+
+    def room(self) -> int:
+        """Return how many more calls the executor wants now."""
+        capacity = self.executor.capacity
+        return len(self.ready) if capacity is None else min(len(self.ready), capacity - self.in_hand)
+
+
+class _Run:
+    """A task run between its call and its end."""
+
+    __slots__ = (
+        "active", "args", "blocker", "call", "function", "future", "go", "kwargs", "lane", "node", "record",
+        "resolve", "sequence", "state", "upstreams",
+    )  # fmt: skip
+
+    def __init__(
+        self,
+        active: ActiveFlow,
+        lane: Lane,
+        record: TaskRun,
+        function: Callable[..., Any],
+        args: tuple[Any, ...],
+        kwargs: Mapping[str, Any],
+        upstreams: Sequence[TaskFuture[Any]],
+        resolve: bool,
+    ) -> None:
+        self.active = active
+        self.lane = lane
+        self.record = record
+        self.function = function
+        self.args = args
+        self.kwargs = kwargs
+        self.upstreams = upstreams
+        self.resolve = resolve
+        """Whether futures, states or quotes are to be replaced in the arguments."""
+        self.blocker: State | None = None
+        """A state passed as an argument or in `wait_for` that had not completed."""
+        self.node = -1
+        self.sequence = 0
+        self.state: State = _PENDING
+        self.call: Call | None = None
+        self.go = False
+        """Whether its start is stored, so that a caller that runs its call itself may do so."""
+        self.future: TaskFuture[Any]
+
+    def change(self, state: State, execution: Any = None, result: Payload | None = None) -> StateChange:
+        """Move on to `state` and return the record of it."""
+        previous, self.state = self.state.name, state
+        self.sequence += 1
+        return StateChange(
+            self.record, self.sequence, state.type, state.name, state.message, state.instant, previous, 1, execution,
+            state.cause, result,
+        )  # fmt: skip
+
+
+class ActiveFlow:
+    """A flow run whose body is at work, or whose task runs have not all ended."""
+
+    def __init__(self, engine: Engine, record: FlowRun, lane: Lane, depth: int) -> None:
+        self.engine = engine
+        self.record = record
+        self.lane = lane
+        self.depth = depth
+        self.futures: list[TaskFuture[Any]] = []
+        self.subflows: list[State] = []
+        self.ended = 0
+        self._numbers = itertools.count(1)
+        self._ordinals: defaultdict[str, Iterator[int]] = defaultdict(itertools.count)
+
+    def submit(
+        self,
+        task: Task[..., Any],
+        args: tuple[Any, ...],
+        kwargs: Mapping[str, Any],
+        wait_for: object = None,
+    ) -> TaskFuture[Any]:
+        """Make a task run of a call; with an executor that runs in the caller it has ended on return."""
+        engine = self.engine
+        lane = self.lane if task.executor is None else engine.lane(task.executor)
+        found = arguments.find((args, kwargs), _TO_RESOLVE)
+        resolve = bool(found)
+        if wait_for is not None:
+            found = [*found, *self._awaited(wait_for)]
+        upstreams, blocker, ids = self._sort(found) if found else ((), None, ())
+        number, ordinal = next(self._numbers), next(self._ordinals[task.name])
+        name = f"{task.name}-{ordinal}"
+        record = TaskRun(self.record, number, name, task.name, ordinal, time.time(), ids, task.tags, task.version or "")
+        run = _Run(self, lane, record, task, args, kwargs, upstreams, resolve)
+        run.blocker = blocker
+        run.future = TaskFuture((self.record.id, number), name, _PENDING, engine, engine.lock)
+        self.futures.append(run.future)
+        engine.submit(run)
+        return run.future
+
+    def _awaited(self, wait_for: object) -> list[TaskFuture[Any] | State]:
+        """Return the futures and states inside `wait_for`; anything else in it is an error, not silently no wait."""
+        found: list[TaskFuture[Any] | State] = []
+        pending = [wait_for]
+        while pending:
+            item = pending.pop()
+            if isinstance(item, (TaskFuture, State)):
+                found.append(item)
+            elif isinstance(item, (list, tuple, set, frozenset, dict)):
+                pending.extend(reversed(list(item.values() if isinstance(item, dict) else item)))
+            else:
+                raise TypeError(
+                    f"wait_for takes futures, states and collections of these, not {type(item).__name__} {item!r}"
+                )
+        return found
+
+    def _sort(self, found: Sequence[Any]) -> tuple[tuple[TaskFuture[Any], ...], State | None, tuple[str, ...]]:
+        """Return the futures to wait for, the first state that blocks, and the ids of the runs they all belong to."""
+        futures: dict[TaskFuture[Any], None] = {}
+        ids: dict[str, None] = {}
+        blocker = None
+        for item in found:
+            if isinstance(item, TaskFuture):
+                ids[item.task_run_id] = None
+                if item._engine is self.engine:
+                    futures[item] = None
+                    continue
+                if not item.done():
+                    raise ForeignFutureError(item.name, item.task_run_id, self.record.name)
+                item = item.state
+            if isinstance(item, State):
+                if item.run_id:
+                    ids[item.run_id] = None
+                if blocker is None and not item.is_completed():
+                    blocker = item
+        return tuple(futures), blocker, tuple(ids)
+
+
+class Engine:
+    """Drives a flow run and its subflows: orders, records, hands over, shows."""
+
+    def __init__(
+        self,
+        store: StateStore,
+        make_executor: Callable[[str], Executor],
+        notifications: Notifications | None = None,
+    ) -> None:
+        self.store = store
+        self.lock = threading.Lock()
+        """Guards the futures' waiters and callbacks; held for moments only."""
+        self._make_executor = make_executor
+        self._notifications = notifications
+        self._baton = threading.Lock()
+        self._news: deque[_Run | Outcome] = deque()
+        self._graph = RunGraph()
+        self._runs: dict[int, _Run] = {}
+        self._lanes: dict[object, Lane] = {}
+        self._lanes_lock = threading.Lock()
+        self._unsaved: list[Record] = []
+        self._progress = threading.Condition()
+        """Told when a flow run has no open task runs left, and when a caller may run its call or give it up."""
+        self._error: BaseException | None = None
+        self._interrupted = False
+
+    # -- flows -------------------------------------------------------------------------------------------------------
+
+    def run_flow(
+        self,
+        record: FlowRun,
+        body: Callable[[], object],
+        lane: Lane,
+        depth: int = 0,
+        blocker: State | None = None,
+    ) -> State:
+        """Run a flow's body, wait for all that it started, and return its recorded final state.
+
+        A KeyboardInterrupt stops the whole tree and goes on to the caller; any other exception becomes the state.
+        """
+        if depth >= MAX_FLOW_DEPTH:
+            raise FlowDepthError(record.flow, MAX_FLOW_DEPTH)
+        if blocker is not None:
+            return self._end_flow(record, not_ready(blocker), sequence=1, before=[record])
+        running = Running()
+        self._append([record, StateChange(record, 1, running.type, running.name, "", running.instant)])
+        active = ActiveFlow(self, record, lane, depth)
+        try:
+            state = self._run_body(active, body)
+        except KeyboardInterrupt:
+            self._end_flow(record, Cancelled("the flow run was interrupted", name=INTERRUPTED), sequence=2)
+            raise
+        return self._end_flow(record, state, sequence=2)
+
+    def _run_body(self, active: ActiveFlow, body: Callable[[], object]) -> State:
+        returned, failure = None, None
+        try:
+            with entered(FlowContext(active.record, active)):
+                try:
+                    returned = body()
+                except KeyboardInterrupt:
+                    raise
+                except BaseException as error:  # sys.exit() in a flow is its failure, not the program's end
+                    if error is self._error:
+                        raise
+                    failure = failed_state(error, "Flow")
+            self._wait_for_all(active)
+        except KeyboardInterrupt:
+            self.interrupt()
+            raise
+        if failure is not None:
+            return failure
+        return final_state(returned, [*(future.state for future in active.futures), *active.subflows])
+
+    def _wait_for_all(self, active: ActiveFlow) -> None:
+        with self._progress:
+            self._progress.wait_for(lambda: self._error is not None or active.ended >= len(active.futures))
+        if self._error is not None:
+            raise self._error
+
+    def _end_flow(self, record: FlowRun, state: State, sequence: int, before: Sequence[Record] = ()) -> State:
+        if not state.run_id:
+            state.run_id, state.run_label = record.id, f"flow run '{record.name}'"
+        change = StateChange(
+            record, sequence, state.type, state.name, state.message, state.instant,
+            "Pending" if sequence == 1 else "Running", 1, None, state.cause, state.recordable(),
+        )  # fmt: skip
+        self._append([*before, change])
+        return state
+
+    def lane(self, executor: str | Executor) -> Lane:
+        """Return the lane of an executor named or given by a flow or task; the executor starts at its first use."""
+        key = executor if isinstance(executor, str) else id(executor)
+        with self._lanes_lock:
+            lane = self._lanes.get(key)
+            if lane is None:
+                made = self._make_executor(executor) if isinstance(executor, str) else executor
+                lane = Lane(executor if isinstance(executor, str) else type(executor).__name__, made)
+                made.start(self.report)
+                self._lanes[key] = lane
+        return lane
+
+    def close(self) -> None:
+        """Shut the executors down."""
+        with self._lanes_lock:
+            lanes, self._lanes = list(self._lanes.values()), {}
+        for lane in lanes:
+            try:
+                lane.executor.shutdown()
+            except Exception:
+                _log.exception("executor '%s' failed to shut down", lane.name)
+
+    # -- news --------------------------------------------------------------------------------------------------------
+
+    def submit(self, run: _Run) -> None:
+        """Take a call; see it through here if its executor runs calls in the caller's thread."""
+        if self._error is not None:
+            raise self._error
+        if self._interrupted:
+            raise RunCancelledError("the flow run was interrupted, no more tasks can be called in it")
+        self._news.append(run)
+        self._turn()
+        if run.lane.executor.runs_in_caller:
+            if not run.go:
+                self._wait_for_go(run)
+            if run.go and run.call is not None:
+                self._hand_over(run.lane, [run.call])
+            run.future.wait()
+
+    def report(self, outcomes: Sequence[Outcome]) -> None:
+        """Take outcomes from an executor, in any thread."""
+        self._news.extend(outcomes)
+        self._turn()
+
+    def interrupt(self) -> None:
+        """Stop everything: open runs end CANCELLED, executors are shut down with what they hold."""
+        with self._baton:
+            self._interrupted = True
+            if self._error is None:
+                self._guarded(self._cancel_open_runs)
+        self._turn()
+        self.close()
+
+    def _cancel_open_runs(self) -> None:
+        ended: list[_Run] = []
+        self._take_news(ended)
+        for run in self._runs.values():
+            self._end(run, Cancelled("the flow run was interrupted", name=INTERRUPTED))
+            ended.append(run)
+        self._runs.clear()
+        for lane in self._lanes.values():
+            lane.ready.clear()
+        self._show(self._commit(), ended)
+
+    # -- the turn ----------------------------------------------------------------------------------------------------
+
+    def _turn(self) -> None:
+        while self._news and self._baton.acquire(blocking=False):
+            ended: list[_Run] = []
+            handed: list[tuple[Lane, list[Call]]] = []
+            try:
+                if self._error is not None:
+                    self._news.clear()
+                else:
+                    self._guarded(self._decide, ended, handed)
+            finally:
+                self._baton.release()
+            for run in ended:
+                run.future._run_callbacks()
+            for lane, calls in handed:
+                self._hand_over(lane, calls)
+
+    def _decide(self, ended: list[_Run], handed: list[tuple[Lane, list[Call]]]) -> None:
+        """Do one turn's work up to the commit and what it allows to be shown; what is to be handed over is returned."""
+        self._take_news(ended)
+        starting = self._take_ready(handed)
+        if ended or starting or len(self._unsaved) >= _UNSAVED_LIMIT:
+            self._show(self._commit(), ended, starting)
+
+    def _guarded(self, work: Callable[..., None], *args: Any) -> None:
+        """Do what only the baton's holder may; whatever goes wrong there breaks the engine instead of being lost."""
+        try:
+            work(*args)
+        except BaseException as error:
+            self._break(error)
+            if not isinstance(error, StoreError):
+                raise
+
+    def _take_news(self, ended: list[_Run]) -> None:
+        """Bring the graph up to date; runs that have ended are added to `ended`."""
+        news, graph = self._news, self._graph
+        while news:
+            item = news.popleft()
+            if isinstance(item, _Run):
+                self._add(item, ended)
+            else:
+                run = self._runs.pop(item.call_id, None)
+                if run is None:
+                    if self._interrupted:
+                        continue
+                    _log.warning("an executor reported call %s, which is not open; ignored", item.call_id)
+                    continue
+                run.lane.in_hand -= 1
+                self._unsaved.extend(item.records)
+                self._end(run, item.state, item.execution, item.result)
+                ended.append(run)
+                graph.end(run.node, item.state.type is StateType.COMPLETED)
+            self._take_blocked(ended)
+            while graph.ready:
+                run = self._runs[graph.ready.popleft()]
+                run.lane.ready.append(run)
+
+    def _add(self, run: _Run, ended: list[_Run]) -> None:
+        self._unsaved.append(run.record)
+        if run.blocker is None:
+            run.node = run.future._node = self._graph.add([future._node for future in run.upstreams])
+            self._runs[run.node] = run
+        else:
+            run.node = run.future._node = self._graph.add_ended()
+            self._end(run, not_ready(run.blocker))
+            ended.append(run)
+
+    def _take_blocked(self, ended: list[_Run]) -> None:
+        blocked = self._graph.blocked
+        while blocked:
+            node, culprit = blocked.popleft()
+            run = self._runs.pop(node)
+            upstream = next(future for future in run.upstreams if future._node == culprit)
+            assert upstream._ending is not None  # what blocks has ended
+            self._end(run, not_ready(upstream._ending))
+            ended.append(run)
+
+    def _end(self, run: _Run, state: State, execution: Any = None, result: Payload | None = None) -> None:
+        if not state.run_id:
+            state.run_id, state.run_label = run.record.id, f"task run '{run.record.name}'"
+        run.future._ending = state
+        self._unsaved.append(run.change(state, execution, result))
+
+    def _take_ready(self, handed: list[tuple[Lane, list[Call]]]) -> list[_Run]:
+        """Start what the executors have room for."""
+        starting: list[_Run] = []
+        for lane in list(self._lanes.values()):
+            room = lane.room() if lane.ready else 0
+            if room <= 0:
+                continue
+            calls = []
+            for _ in range(room):
+                run = lane.ready.popleft()
+                self._unsaved.append(run.change(Running()))
+                run.call = self._make_call(run)
+                calls.append(run.call)
+                starting.append(run)
+            lane.in_hand += len(calls)
+            if not lane.executor.runs_in_caller:
+                handed.append((lane, calls))
+        return starting
+
+    def _make_call(self, run: _Run) -> Call:
+        args, kwargs, holds_packed = run.args, run.kwargs, False
+        function: Callable[..., Any] = run.function
+        if run.resolve:
+            packed: list[Packed] = []
+
+            def data(item: TaskFuture[Any] | State) -> object:
+                state = item._ending if isinstance(item, TaskFuture) else item
+                assert state is not None  # a run is ready only when its upstreams have ended
+                value = state.packed_data
+                if isinstance(value, Packed):
+                    packed.append(value)
+                elif isinstance(value, Returned):
+                    value = state.result()
+                return value
+
+            try:
+                args, kwargs = arguments.replace((args, kwargs), (TaskFuture, State), data)
+            except Exception as error:  # such as a list put in the place of a future in a set
+                function, args, kwargs = _raise, (error,), {}
+            holds_packed = bool(packed)
+        return Call(run.node, run.record, 1, function, args, kwargs, holds_packed)
+
+    def _save(self) -> None:
+        self._show(self._commit(), ())
+
+    def _commit(self) -> list[Record]:
+        records, self._unsaved = self._unsaved, []
+        self.store.append(records)
+        return records
+
+    def _show(self, records: Sequence[Record], ended: Sequence[_Run], starting: Sequence[_Run] = ()) -> None:
+        wake = False
+        for run in starting:
+            run.future._change(run.state)
+            if run.lane.executor.runs_in_caller:
+                run.go = wake = True
+        for run in ended:
+            run.args, run.kwargs, run.upstreams = (), {}, ()
+            run.future._resolve(run.state)
+            run.active.ended += 1
+            if run.active.ended >= len(run.active.futures) or run.lane.executor.runs_in_caller:
+                wake = True
+        if wake:
+            with self._progress:
+                self._progress.notify_all()
+        if self._notifications is not None:
+            wants = self._notifications.wants
+            changes = [item for item in records if isinstance(item, StateChange) and wants(item.name, item.type)]
+            if changes:
+                self._notifications.publish(changes)
+
+    def _hand_over(self, lane: Lane, calls: list[Call]) -> None:
+        try:
+            lane.executor.submit(calls)
+        except Exception as error:
+            _log.exception("executor '%s' failed to take %d call(s)", lane.name, len(calls))
+            message = f"executor '{lane.name}' failed to take the call: {type(error).__name__}: {error}"
+            self.report([Outcome(call.id, Crashed(message)) for call in calls])
+
+    def _wait_for_go(self, run: _Run) -> None:
+        with self._progress:
+            self._progress.wait_for(lambda: self._error is not None or run.go or run.future.done())
+
+    def _append(self, records: Sequence[Record]) -> None:
+        """Commit records of a flow run, together with whatever waits to be stored, and tell the notifiers."""
+        with self._baton:
+            if self._error is not None:
+                raise self._error
+            self._unsaved.extend(records)
+            self._guarded(self._save)
+        if self._error is not None:
+            raise self._error
+        self._turn()
+
+    def _break(self, error: BaseException) -> None:
+        self._error = error
+        runs, self._runs = list(self._runs.values()), {}
+        for run in runs:
+            run.future._abandon(error)
+        with self._progress:
+            self._progress.notify_all()
+
+
+def _raise(error: Exception) -> None:
+    """Raise: the body of a call whose arguments could not be put together."""
+    raise error
+
+
+_PENDING = Pending()

@@ -1,0 +1,240 @@
+"""@flow and Flow: the one place that wires a project's settings and plugins into an engine."""
+
+from __future__ import annotations
+
+import inspect
+import os
+import platform
+import time
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any, Generic, NamedTuple, ParamSpec, TypeVar, overload
+
+from localflow import arguments
+from localflow.context import FlowContext, TaskContext, current_run
+from localflow.engine import Engine
+from localflow.errors import UnpicklableError
+from localflow.functions import DecoratedFunction
+from localflow.futures import TaskFuture
+from localflow.names import random_id, random_name
+from localflow.payloads import pack
+from localflow.record_buffer import RecordBuffer
+from localflow.records import FlowRun
+from localflow.states import State
+from localflow.version import __version__
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
+
+    from localflow.interfaces import Executor, StateStore
+    from localflow.payloads import Payload
+    from localflow.project import Project
+
+P = ParamSpec("P")
+R = TypeVar("R")
+
+_REPR_LIMIT = 200
+
+
+class FinishedRun(NamedTuple):
+    """A flow run that has ended, and how."""
+
+    flow_run: FlowRun
+    state: State
+
+
+class Flow(DecoratedFunction[P, R], Generic[P, R]):
+    """A decorated function that calls tasks; calling it runs it now and returns its final State."""
+
+    kind = "Flow"
+
+    def __init__(
+        self,
+        fn: Callable[P, R],
+        *,
+        name: str | None = None,
+        description: str | None = None,
+        version: str | None = None,
+        executor: str | Executor | None = None,
+    ) -> None:
+        name = getattr(fn, "__name__", type(fn).__name__).replace("_", "-") if name is None else name
+        super().__init__(fn, name=name, description=description, version=version, executor=executor)
+
+    @property
+    def entry_point(self) -> str:
+        """Where the flow is found again: the file (as the interpreter knows it) and the function's name in it."""
+        code = getattr(inspect.unwrap(self.fn), "__code__", None)
+        return f"{code.co_filename if code else self.fn.__module__}:{self.fn.__qualname__}"
+
+    def __call__(self, *args: Any, wait_for: Any = None, **kwargs: Any) -> State:
+        """Run the flow and return its final state; an exception of the body is in the state, it does not escape.
+
+        In the body of another flow it is a subflow: its own flow run, on the parent's executor unless it names one.
+
+        Raises:
+            TypeError: the function cannot be called with these arguments.
+            StoreError: a state could not be recorded.
+            ConfigError, PluginError: localflow.toml or a plugin it names is wrong; nothing has run.
+        """
+        parameters = self.bind(args, kwargs)
+        context = current_run()
+        if isinstance(context, FlowContext):
+            return self._run_as_subflow(context, parameters, wait_for)
+        if isinstance(context, TaskContext):
+            return self._run_in_task(context, parameters)
+        from localflow.project import Project
+
+        project = Project.load()
+        store = project.open_store()
+        try:
+            return self._run(project, store, parameters, wait_for).state
+        finally:
+            store.close()
+
+    def execute(self, project: Project, store: StateStore, parameters: Mapping[str, object]) -> FinishedRun:
+        """Run the flow with a project's settings, recording in a store that the caller has opened and will close."""
+        return self._run(project, store, self.bind((), parameters))
+
+    def _run(
+        self, project: Project, store: StateStore, parameters: dict[str, Any], wait_for: object = None
+    ) -> FinishedRun:
+        notifications = project.make_notifications()
+        engine = Engine(store, project.make_executor, notifications)
+        try:
+            record = self._record(parameters, executor_name(self.executor or project.executor))
+            lane = engine.lane(self.executor or project.executor)
+            state = engine.run_flow(record, lambda: self._body(parameters), lane, blocker=_blocker(wait_for))
+        finally:
+            engine.close()
+            notifications.close()
+        return FinishedRun(record, state)
+
+    def _run_as_subflow(self, context: FlowContext, parameters: dict[str, Any], wait_for: object) -> State:
+        parent = context.active
+        engine = parent.engine
+        lane = parent.lane if self.executor is None else engine.lane(self.executor)
+        blocker = _blocker([parameters, wait_for])
+        if blocker is None:
+            parameters = arguments.replace(parameters, (TaskFuture, State), _data)
+        record = self._record(parameters, lane.name, context.flow_run.root_id, context.flow_run.id)
+        state = engine.run_flow(record, lambda: self._body(parameters), lane, parent.depth + 1, blocker)
+        parent.subflows.append(state)
+        return state
+
+    def _run_in_task(self, context: TaskContext, parameters: dict[str, Any]) -> State:
+        """Run inside a task: in sequence, with what it records travelling to the store with the task's outcome."""
+        from localflow import SequentialExecutor
+
+        task_run = context.task_run
+        engine = Engine(RecordBuffer(context.records), lambda name: SequentialExecutor())
+        record = self._record(parameters, "sequential", task_run.flow_run.root_id, task_run.id)
+        try:
+            return engine.run_flow(record, lambda: self._body(parameters), engine.lane("sequential"))
+        finally:
+            engine.close()
+
+    def _body(self, parameters: dict[str, Any]) -> object:
+        args, kwargs = _call_arguments(self._signature, parameters)
+        return self.fn(*args, **kwargs)
+
+    def _record(
+        self, parameters: dict[str, Any], executor: str, root_id: str | None = None, parent_id: str | None = None
+    ) -> FlowRun:
+        run_id = random_id()
+        versions = {"localflow": __version__, "python": platform.python_version()}
+        if self.version is not None:
+            versions["flow"] = str(self.version)
+        return FlowRun(
+            id=run_id,
+            name=random_name(),
+            flow=self.name,
+            created_at=time.time(),
+            root_id=root_id or run_id,
+            parent_id=parent_id,
+            parameters={name: json_safe(value) for name, value in parameters.items()},
+            arguments=_packed(parameters),
+            entry_point=self.entry_point,
+            executor=executor,
+            versions=versions,
+            host=platform.node(),
+            pid=os.getpid(),
+        )
+
+
+@overload
+def flow(fn: Callable[P, R], /) -> Flow[P, R]: ...
+
+
+@overload
+def flow(
+    *,
+    name: str | None = None,
+    description: str | None = None,
+    version: str | None = None,
+    executor: str | Executor | None = None,
+) -> Callable[[Callable[P, R]], Flow[P, R]]: ...
+
+
+def flow(fn: Callable[..., Any] | None = None, /, **options: Any) -> Any:
+    """Make a flow of a function, bare or with options.
+
+    Args:
+        fn: the function, when used as `@flow`.
+        **options: `name` (default: the function's, with `-` for `_`), `description` (default: its docstring), `version`
+            (recorded with each run) and `executor` (a name of localflow.toml or an Executor; default: the project's).
+    """
+    if fn is None:
+        return lambda fn: Flow(fn, **options)
+    return Flow(fn, **options)
+
+
+def executor_name(executor: str | Executor) -> str:
+    """Return how an executor is recorded: its configured name, or the class of an instance given in code."""
+    return executor if isinstance(executor, str) else type(executor).__name__
+
+
+def json_safe(value: object, depth: int = 8) -> object:
+    """Return `value` as JSON can hold it, for readers; what it cannot hold becomes its bounded repr."""
+    if value is None or isinstance(value, (bool, int, float, str)):
+        return value if type(value) in (type(None), bool, int, float, str) else _bounded_repr(value)
+    if depth and isinstance(value, (list, tuple)) and type(value) in (list, tuple):
+        return [json_safe(item, depth - 1) for item in value]
+    if depth and isinstance(value, Mapping) and all(type(key) is str for key in value):
+        return {key: json_safe(item, depth - 1) for key, item in value.items()}
+    return _bounded_repr(value)
+
+
+def _bounded_repr(value: object) -> str:
+    try:
+        text = repr(value)
+    except Exception as error:
+        text = f"<{type(value).__name__}: repr() of it raised {type(error).__name__}>"
+    return text if len(text) <= _REPR_LIMIT else text[: _REPR_LIMIT - 3] + "..."
+
+
+def _packed(parameters: dict[str, Any]) -> Payload | None:
+    try:
+        return pack(parameters)
+    except UnpicklableError:
+        return None
+
+
+def _blocker(inputs: object) -> State | None:
+    """Wait for the futures inside a flow call's inputs; return the first state that did not complete."""
+    for item in _inputs(inputs):
+        state = item.wait() if isinstance(item, TaskFuture) else item
+        if state is not None and not state.is_completed():
+            return state
+    return None
+
+
+def _inputs(inputs: object) -> Sequence[TaskFuture[Any] | State]:
+    return arguments.find(inputs, (TaskFuture, State))
+
+
+def _data(item: TaskFuture[Any] | State) -> object:
+    return item.result()
+
+
+def _call_arguments(signature: inspect.Signature, parameters: dict[str, Any]) -> tuple[tuple[Any, ...], dict[str, Any]]:
+    bound = inspect.BoundArguments(signature, parameters)
+    return bound.args, bound.kwargs

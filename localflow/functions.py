@@ -1,0 +1,137 @@
+"""What flows and tasks have in common: a decorated function with a name and options."""
+
+from __future__ import annotations
+
+import copy
+import functools
+import inspect
+import sys
+from typing import TYPE_CHECKING, Any, Generic, ParamSpec, TypeVar, cast
+
+from localflow.errors import ReservedArgumentError
+from localflow.payloads import travels_by_value
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Mapping
+    from typing import Self
+
+    from localflow.interfaces import Executor
+
+P = ParamSpec("P")
+R = TypeVar("R")
+
+_POSITIONAL = (inspect.Parameter.POSITIONAL_ONLY, inspect.Parameter.POSITIONAL_OR_KEYWORD)
+
+
+class DecoratedFunction(Generic[P, R]):
+    """A user's function under a name, with options; `fn` is the plain function."""
+
+    kind = "Function"
+
+    def __init__(
+        self,
+        fn: Callable[P, R],
+        *,
+        name: str,
+        description: str | None = None,
+        version: str | None = None,
+        executor: str | Executor | None = None,
+    ) -> None:
+        if isinstance(fn, (staticmethod, classmethod)) or not callable(fn):
+            raise TypeError(f"@{self.kind.lower()} takes a function, not {type(fn).__name__} {fn!r}")
+        if inspect.iscoroutinefunction(fn) or inspect.isasyncgenfunction(fn) or inspect.isgeneratorfunction(fn):
+            raise TypeError(
+                f"@{self.kind.lower()} takes a plain function; '{name}' is async or a generator, which localflow "
+                "does not run yet: call asyncio.run(...) or list(...) inside a plain function"
+            )
+        if not isinstance(name, str) or not name:
+            raise TypeError(f"@{self.kind.lower()}(name=...) takes a text that is not empty, not {name!r}")
+        functools.update_wrapper(cast(Any, self), fn)
+        self.fn = fn
+        self.name = name
+        self.description = inspect.getdoc(fn) or "" if description is None else description
+        self.version = version
+        self.executor = executor
+        self._signature = inspect.signature(fn)
+        if "wait_for" in self._signature.parameters:
+            raise ReservedArgumentError(self.kind, name, "wait_for")
+        self._least, self._most = _positional_range(self._signature)
+
+    def with_options(self, **options: Any) -> Self:
+        """Return a copy with these options changed; takes what the decorator takes."""
+        allowed = self._options()
+        for option in options:
+            if option not in allowed:
+                raise TypeError(
+                    f"{self.kind.lower()} '{self.name}' has no option '{option}'; it has {', '.join(allowed)}"
+                )
+        clone = copy.copy(self)
+        for option, value in options.items():
+            setattr(clone, option, value)
+        return clone
+
+    def _options(self) -> tuple[str, ...]:
+        return ("name", "description", "version", "executor")
+
+    def bind(self, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> dict[str, Any]:
+        """Return the parameters of a call by name, defaults included; raises TypeError as the function would."""
+        try:
+            bound = self._signature.bind(*args, **kwargs)
+        except TypeError as error:
+            raise TypeError(f"{self.fn.__qualname__}() {error}") from None
+        bound.apply_defaults()
+        return dict(bound.arguments)
+
+    def check_arguments(self, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> None:
+        """Raise TypeError if the function cannot be called like this."""
+        # The full binding costs 5 us, and nearly every call is a plain positional one.
+        if kwargs or not self._least <= len(args) <= self._most:
+            self.bind(args, kwargs)
+
+    def __repr__(self) -> str:
+        return f"<{self.kind} {self.name!r}>"
+
+    def __reduce__(self) -> Any:
+        """Pickle by reference where the module can be imported, like the plain function would be."""
+        if not travels_by_value(self.fn.__module__):
+            original = _find(self.fn.__module__, self.fn.__qualname__)
+            if original is self:
+                return _find, (self.fn.__module__, self.fn.__qualname__)
+            if isinstance(original, DecoratedFunction) and original.fn is self.fn:
+                options = {option: self.__dict__[option] for option in self._options() if option != "executor"}
+                return _changed, (original, options)
+        state = {key: value for key, value in self.__dict__.items() if key not in ("executor", "_signature")}
+        return _rebuilt, (type(self), state)
+
+
+def _find(module: str, qualname: str) -> Any:
+    __import__(module)
+    found: Any = sys.modules[module]
+    for name in qualname.split("."):
+        found = getattr(found, name, None)
+    return found
+
+
+def _changed(original: DecoratedFunction[Any, Any], options: dict[str, Any]) -> Any:
+    return original.with_options(**options)
+
+
+def _rebuilt(kind: type[DecoratedFunction[Any, Any]], state: dict[str, Any]) -> Any:
+    decorated = kind.__new__(kind)
+    decorated.__dict__.update(state, executor=None, _signature=inspect.signature(state["fn"]))
+    return decorated
+
+
+def _positional_range(signature: inspect.Signature) -> tuple[int, int]:
+    """Return how few and how many positional arguments suffice for a call without keywords; (1, 0) for never."""
+    least = most = 0
+    for parameter in signature.parameters.values():
+        required = parameter.default is inspect.Parameter.empty
+        if parameter.kind in _POSITIONAL:
+            most += 1
+            least += required
+        elif parameter.kind is inspect.Parameter.VAR_POSITIONAL:
+            most = sys.maxsize
+        elif parameter.kind is inspect.Parameter.KEYWORD_ONLY and required:
+            return 1, 0
+    return least, most

@@ -1,0 +1,144 @@
+"""TaskFuture: the handle of a task run that may not have ended yet."""
+
+from __future__ import annotations
+
+import logging
+import threading
+from typing import TYPE_CHECKING, Any, Generic, TypeVar
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from localflow.states import State
+
+R = TypeVar("R")
+
+
+class TaskFuture(Generic[R]):
+    """The handle of one task run: wait for it, ask for its state or its data, pass it to other calls."""
+
+    __slots__ = (
+        "_callbacks", "_done", "_ending", "_engine", "_error", "_lock", "_node", "_run_id", "_state", "_waiters",
+        "name",
+    )  # fmt: skip
+
+    def __init__(self, run_id: tuple[str, int], name: str, state: State, engine: object, lock: threading.Lock) -> None:
+        self.name = name
+        """The task run's name, such as `add_project-0`."""
+        self._run_id = run_id
+        self._state = state
+        self._engine = engine
+        self._lock = lock
+        self._node = -1
+        self._ending: State | None = None  # the engine's: the last state before it is stored, when nobody may see it
+        self._done = False
+        self._error: BaseException | None = None
+        self._waiters: list[threading.Event] | None = None
+        self._callbacks: list[Callable[[TaskFuture[R]], object]] | None = None
+
+    @property
+    def task_run_id(self) -> str:
+        """The id under which the task run is recorded."""
+        return f"{self._run_id[0]}-{self._run_id[1]}"
+
+    @property
+    def state(self) -> State:
+        """The newest recorded state; not final while the run is pending or running."""
+        return self._state
+
+    def get_state(self) -> State:
+        """Return the newest recorded state; not final while the run is pending or running."""
+        return self._state
+
+    def done(self) -> bool:
+        """Return whether the run has ended, or will never start because an upstream did not complete."""
+        return self._done
+
+    def wait(self, timeout: float | None = None) -> State | None:
+        """Wait until the run is done and return its state, or None if `timeout` seconds pass first."""
+        if not self._done:
+            with self._lock:
+                if not self._done and self._error is None:
+                    waiter = threading.Event()
+                    if self._waiters is None:
+                        self._waiters = []
+                    self._waiters.append(waiter)
+                else:
+                    waiter = None
+            if waiter is not None:
+                waiter.wait(timeout)
+        if self._error is not None:
+            raise self._error
+        return self._state if self._done else None
+
+    def result(self, timeout: float | None = None, raise_on_failure: bool = True) -> R:
+        """Wait and return the task's data.
+
+        Args:
+            timeout: seconds to wait at most.
+            raise_on_failure: if false, a failed run's exception is returned instead of raised.
+
+        Raises:
+            TimeoutError: the run was not done in time.
+            UpstreamFailedError: the run never started; its cause is the root failure.
+            Exception: the task's own exception, or the one that `State.result` words for it.
+        """
+        state = self.wait(timeout)
+        if state is None:
+            raise TimeoutError(f"task run '{self.name}' was not done within {timeout} second(s)")
+        result: R = state.result(raise_on_failure)
+        return result
+
+    def add_done_callback(self, callback: Callable[[TaskFuture[R]], object]) -> None:
+        """Call `callback(future)` once the run is done, at once if it is; its exceptions are logged."""
+        with self._lock:
+            if not self._done:
+                if self._callbacks is None:
+                    self._callbacks = []
+                self._callbacks.append(callback)
+                return
+        self._call(callback)
+
+    def __repr__(self) -> str:
+        return f"<TaskFuture {self.name!r} {self._state.name}>"
+
+    def __reduce__(self) -> Any:
+        raise TypeError(
+            f"future '{self.name}' cannot be pickled; pass it as an argument of a task call, where it is replaced "
+            "by its data, not inside a closure or an object"
+        )
+
+    # What follows is for the engine, which alone moves a future on.
+
+    def _change(self, state: State) -> None:
+        """Show a state that is not the end."""
+        self._state = state
+
+    def _resolve(self, state: State) -> None:
+        """Show the last state and wake who waits; callbacks are left to `_run_callbacks`."""
+        with self._lock:
+            self._state = state
+            self._done = True
+            waiters, self._waiters = self._waiters, None
+        for waiter in waiters or ():
+            waiter.set()
+
+    def _abandon(self, error: BaseException) -> None:
+        """Give up: nothing can be shown of this run any more, whoever waits gets `error`."""
+        with self._lock:
+            self._error = error
+            waiters, self._waiters = self._waiters, None
+        for waiter in waiters or ():
+            waiter.set()
+
+    def _run_callbacks(self) -> None:
+        with self._lock:
+            callbacks, self._callbacks = self._callbacks, None
+        for callback in callbacks or ():
+            self._call(callback)
+
+    def _call(self, callback: Callable[[TaskFuture[R]], object]) -> None:
+        try:
+            callback(self)
+        except Exception:
+            logging.getLogger("localflow").exception("a done callback of task run '%s' failed", self.name)

@@ -1,0 +1,81 @@
+"""Which task runs may start now. Pure: no I/O, no threads, no clock.
+
+Nodes are numbered in the order they are added. A node waits until all its upstreams have ended; then it is *ready* if
+every one of them completed, else *blocked* by the first (in the order given) that did not. A blocked node has ended
+without completing, so it blocks what comes after it in turn. All of this is loops over explicit queues: chains may be
+far longer than the recursion limit.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+
+_OPEN, _COMPLETED, _NOT_COMPLETED = 0, 1, 2
+
+
+class RunGraph:
+    """The dependencies of the task runs of one engine.
+
+    Attributes:
+        ready: nodes that may start, oldest first; whoever starts them takes them out.
+        blocked: (node, culprit) of nodes that never will; whoever records them takes them out.
+    """
+
+    def __init__(self) -> None:
+        self.ready: deque[int] = deque()
+        self.blocked: deque[tuple[int, int]] = deque()
+        self._endings = bytearray()
+        # Only nodes that still wait are in here: an ended node costs one byte.
+        self._upstreams: dict[int, tuple[int, ...]] = {}
+        self._open_upstreams: dict[int, int] = {}
+        self._downstreams: dict[int, list[int]] = {}
+
+    def add(self, upstreams: Iterable[int] = ()) -> int:
+        """Add a node that waits for `upstreams` and return its number."""
+        node = len(self._endings)
+        self._endings.append(_OPEN)
+        distinct = tuple(dict.fromkeys(upstreams))
+        if not distinct:
+            self.ready.append(node)
+            return node
+        endings = self._endings
+        waits_for = [upstream for upstream in distinct if endings[upstream] == _OPEN]
+        self._upstreams[node] = distinct
+        if waits_for:
+            self._open_upstreams[node] = len(waits_for)
+            for upstream in waits_for:
+                self._downstreams.setdefault(upstream, []).append(node)
+        else:
+            self._settle(node)
+        return node
+
+    def add_ended(self) -> int:
+        """Add a node that will never run and counts as not completed."""
+        self._endings.append(_NOT_COMPLETED)
+        return len(self._endings) - 1
+
+    def end(self, node: int, completed: bool) -> None:
+        """Note that `node` has ended; what waited for nothing else becomes ready or blocked."""
+        self._endings[node] = _COMPLETED if completed else _NOT_COMPLETED
+        ended = deque([node])
+        while ended:
+            for downstream in self._downstreams.pop(ended.popleft(), ()):
+                self._open_upstreams[downstream] -= 1
+                if not self._open_upstreams[downstream]:
+                    del self._open_upstreams[downstream]
+                    if not self._settle(downstream):
+                        ended.append(downstream)
+
+    def _settle(self, node: int) -> bool:
+        """Decide about a node whose upstreams have all ended; return whether it is ready."""
+        for upstream in self._upstreams.pop(node):
+            if self._endings[upstream] != _COMPLETED:
+                self._endings[node] = _NOT_COMPLETED
+                self.blocked.append((node, upstream))
+                return False
+        self.ready.append(node)
+        return True

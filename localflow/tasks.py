@@ -1,0 +1,115 @@
+"""@task and Task: a function whose calls in a flow become task runs."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any, Generic, ParamSpec, TypeVar, overload
+
+from localflow.context import FlowContext, current_run
+from localflow.errors import OutsideFlowError
+from localflow.functions import DecoratedFunction
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable
+
+    from localflow.futures import TaskFuture
+    from localflow.interfaces import Executor
+
+P = ParamSpec("P")
+R = TypeVar("R")
+
+
+class Task(DecoratedFunction[P, R], Generic[P, R]):
+    """A decorated function that the engine may run elsewhere.
+
+    Called in the body of a flow it returns a TaskFuture at once; called anywhere else, also inside another task, it is
+    the plain function.
+    """
+
+    kind = "Task"
+
+    def __init__(
+        self,
+        fn: Callable[P, R],
+        *,
+        name: str | None = None,
+        description: str | None = None,
+        tags: Iterable[str] | None = None,
+        version: str | None = None,
+        executor: str | Executor | None = None,
+    ) -> None:
+        name = getattr(fn, "__name__", type(fn).__name__) if name is None else name
+        super().__init__(fn, name=name, description=description, version=version, executor=executor)
+        self.tags = _sorted_tags(tags)
+
+    def __call__(self, *args: Any, wait_for: Any = None, **kwargs: Any) -> Any:
+        """Call the task: a TaskFuture in the body of a flow, the function's own value elsewhere.
+
+        Args:
+            *args: the function's arguments; futures and states in them, at any depth, are replaced by their data.
+            wait_for: a future, a state or any nesting of these; the task starts only when all of them completed.
+            **kwargs: the function's keyword arguments.
+
+        Raises:
+            TypeError: the function cannot be called with these arguments.
+        """
+        context = current_run()
+        if not isinstance(context, FlowContext):
+            return self.fn(*args, **kwargs)
+        self.check_arguments(args, kwargs)
+        return context.active.submit(self, args, kwargs, wait_for)
+
+    def submit(self, *args: Any, wait_for: Any = None, **kwargs: Any) -> TaskFuture[R]:
+        """Make a task run of the call and return its future; the same as calling the task in a flow.
+
+        Raises:
+            OutsideFlowError: no flow is running here; inside a task, call the task as a plain function.
+            TypeError: the function cannot be called with these arguments.
+        """
+        context = current_run()
+        if not isinstance(context, FlowContext):
+            raise OutsideFlowError(self.name, "submit", "outside a flow" if context is None else "inside a task")
+        self.check_arguments(args, kwargs)
+        return context.active.submit(self, args, kwargs, wait_for)
+
+    def with_options(self, **options: Any) -> Task[P, R]:
+        """Return a copy with these options changed: name, description, tags, version, executor."""
+        if "tags" in options:
+            options["tags"] = _sorted_tags(options["tags"])
+        return super().with_options(**options)
+
+    def _options(self) -> tuple[str, ...]:
+        return (*super()._options(), "tags")
+
+
+@overload
+def task(fn: Callable[P, R], /) -> Task[P, R]: ...
+
+
+@overload
+def task(
+    *,
+    name: str | None = None,
+    description: str | None = None,
+    tags: Iterable[str] | None = None,
+    version: str | None = None,
+    executor: str | Executor | None = None,
+) -> Callable[[Callable[P, R]], Task[P, R]]: ...
+
+
+def task(fn: Callable[..., Any] | None = None, /, **options: Any) -> Any:
+    """Make a task of a function, bare or with options.
+
+    Args:
+        fn: the function, when used as `@task`.
+        **options: `name` (default: the function's), `description` (default: its docstring), `tags` (texts), `version`
+            (recorded with each run) and `executor` (a name of localflow.toml or an Executor; default: the flow's).
+    """
+    if fn is None:
+        return lambda fn: Task(fn, **options)
+    return Task(fn, **options)
+
+
+def _sorted_tags(tags: Iterable[str] | None) -> tuple[str, ...]:
+    if isinstance(tags, str):
+        raise TypeError(f"tags takes a collection of texts, not the text {tags!r}; write tags=[{tags!r}]")
+    return tuple(sorted(set(tags or ())))
