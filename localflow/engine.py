@@ -29,8 +29,9 @@ from localflow.calls import Call, Outcome, failed_state
 from localflow.context import FlowContext, entered
 from localflow.errors import FlowDepthError, ForeignFutureError, RunCancelledError, StoreError
 from localflow.final_state import final_state
-from localflow.futures import TaskFuture
+from localflow.futures import TaskFuture, futures_in
 from localflow.graph import RunGraph
+from localflow.interrupts import STOPS, Shield
 from localflow.payloads import Packed
 from localflow.records import FlowRun, StateChange, TaskRun
 from localflow.states import (
@@ -153,7 +154,7 @@ class ActiveFlow:
         found = arguments.find((args, kwargs), _TO_RESOLVE)
         resolve = bool(found)
         if wait_for is not None:
-            found = [*found, *self._awaited(wait_for)]
+            found = [*found, *futures_in(wait_for)]
         upstreams, blocker, ids = self._sort(found) if found else ((), None, ())
         number, ordinal = next(self._numbers), next(self._ordinals[task.name])
         name = f"{task.name}-{ordinal}"
@@ -164,22 +165,6 @@ class ActiveFlow:
         self.futures.append(run.future)
         engine.submit(run)
         return run.future
-
-    def _awaited(self, wait_for: object) -> list[TaskFuture[Any] | State]:
-        """Return the futures and states inside `wait_for`; anything else in it is an error, not silently no wait."""
-        found: list[TaskFuture[Any] | State] = []
-        pending = [wait_for]
-        while pending:
-            item = pending.pop()
-            if isinstance(item, (TaskFuture, State)):
-                found.append(item)
-            elif isinstance(item, (list, tuple, set, frozenset, dict)):
-                pending.extend(reversed(list(item.values() if isinstance(item, dict) else item)))
-            else:
-                raise TypeError(
-                    f"wait_for takes futures, states and collections of these, not {type(item).__name__} {item!r}"
-                )
-        return found
 
     def _sort(self, found: Sequence[Any]) -> tuple[tuple[TaskFuture[Any], ...], State | None, tuple[str, ...]]:
         """Return the futures to wait for, the first state that blocks, and the ids of the runs they all belong to."""
@@ -226,6 +211,7 @@ class Engine:
         self._unsaved: list[Record] = []
         self._progress = threading.Condition()
         """Told when a flow run has no open task runs left, and when a caller may run its call or give it up."""
+        self.shield = Shield()
         self._error: BaseException | None = None
         self._interrupted = False
 
@@ -241,7 +227,7 @@ class Engine:
     ) -> State:
         """Run a flow's body, wait for all that it started, and return its recorded final state.
 
-        A KeyboardInterrupt stops the whole tree and goes on to the caller; any other exception becomes the state.
+        Ctrl-C and SIGTERM stop the whole tree and go on to the caller; any other exception becomes the state.
         """
         if depth >= MAX_FLOW_DEPTH:
             raise FlowDepthError(record.flow, MAX_FLOW_DEPTH)
@@ -252,7 +238,7 @@ class Engine:
         active = ActiveFlow(self, record, lane, depth)
         try:
             state = self._run_body(active, body)
-        except KeyboardInterrupt:
+        except STOPS:
             self._end_flow(record, Cancelled("the flow run was interrupted", name=INTERRUPTED), sequence=2)
             raise
         return self._end_flow(record, state, sequence=2)
@@ -263,14 +249,14 @@ class Engine:
             with entered(FlowContext(active.record, active)):
                 try:
                     returned = body()
-                except KeyboardInterrupt:
+                except STOPS:
                     raise
                 except BaseException as error:  # sys.exit() in a flow is its failure, not the program's end
                     if error is self._error:
                         raise
                     failure = failed_state(error, "Flow")
             self._wait_for_all(active)
-        except KeyboardInterrupt:
+        except STOPS:
             self.interrupt()
             raise
         if failure is not None:
@@ -339,7 +325,7 @@ class Engine:
 
     def interrupt(self) -> None:
         """Stop everything: open runs end CANCELLED, executors are shut down with what they hold."""
-        with self._baton:
+        with self.shield, self._baton:
             self._interrupted = True
             if self._error is None:
                 self._guarded(self._cancel_open_runs)
@@ -360,6 +346,10 @@ class Engine:
     # -- the turn ----------------------------------------------------------------------------------------------------
 
     def _turn(self) -> None:
+        with self.shield:
+            self._take_turns()
+
+    def _take_turns(self) -> None:
         while self._news and self._baton.acquire(blocking=False):
             ended: list[_Run] = []
             handed: list[tuple[Lane, list[Call]]] = []
@@ -526,7 +516,7 @@ class Engine:
 
     def _append(self, records: Sequence[Record]) -> None:
         """Commit records of a flow run, together with whatever waits to be stored, and tell the notifiers."""
-        with self._baton:
+        with self.shield, self._baton:
             if self._error is not None:
                 raise self._error
             self._unsaved.extend(records)

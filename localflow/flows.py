@@ -14,7 +14,7 @@ from localflow.context import FlowContext, TaskContext, current_run
 from localflow.engine import Engine
 from localflow.errors import UnpicklableError
 from localflow.functions import DecoratedFunction
-from localflow.futures import TaskFuture
+from localflow.futures import TaskFuture, futures_in
 from localflow.names import random_id, random_name
 from localflow.payloads import pack
 from localflow.record_buffer import RecordBuffer
@@ -23,7 +23,7 @@ from localflow.states import State
 from localflow.version import __version__
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+    from collections.abc import Callable
 
     from localflow.interfaces import Executor, StateStore
     from localflow.payloads import Payload
@@ -100,9 +100,11 @@ class Flow(DecoratedFunction[P, R], Generic[P, R]):
         notifications = project.make_notifications()
         engine = Engine(store, project.make_executor, notifications)
         try:
-            record = self._record(parameters, executor_name(self.executor or project.executor))
             lane = engine.lane(self.executor or project.executor)
-            state = engine.run_flow(record, lambda: self._body(parameters), lane, blocker=_blocker(wait_for))
+            parameters, blocker = _settled(parameters, wait_for)
+            record = self._record(parameters, lane.name)
+            with engine.shield.listening():
+                state = engine.run_flow(record, lambda: self._body(parameters), lane, blocker=blocker)
         finally:
             engine.close()
             notifications.close()
@@ -112,9 +114,7 @@ class Flow(DecoratedFunction[P, R], Generic[P, R]):
         parent = context.active
         engine = parent.engine
         lane = parent.lane if self.executor is None else engine.lane(self.executor)
-        blocker = _blocker([parameters, wait_for])
-        if blocker is None:
-            parameters = arguments.replace(parameters, (TaskFuture, State), _data)
+        parameters, blocker = _settled(parameters, wait_for)
         record = self._record(parameters, lane.name, context.flow_run.root_id, context.flow_run.id)
         state = engine.run_flow(record, lambda: self._body(parameters), lane, parent.depth + 1, blocker)
         parent.subflows.append(state)
@@ -187,11 +187,6 @@ def flow(fn: Callable[..., Any] | None = None, /, **options: Any) -> Any:
     return Flow(fn, **options)
 
 
-def executor_name(executor: str | Executor) -> str:
-    """Return how an executor is recorded: its configured name, or the class of an instance given in code."""
-    return executor if isinstance(executor, str) else type(executor).__name__
-
-
 def json_safe(value: object, depth: int = 8) -> object:
     """Return `value` as JSON can hold it, for readers; what it cannot hold becomes its bounded repr."""
     if value is None or isinstance(value, (bool, int, float, str)):
@@ -218,21 +213,16 @@ def _packed(parameters: dict[str, Any]) -> Payload | None:
         return None
 
 
-def _blocker(inputs: object) -> State | None:
-    """Wait for the futures inside a flow call's inputs; return the first state that did not complete."""
-    for item in _inputs(inputs):
+def _settled(parameters: dict[str, Any], wait_for: object) -> tuple[dict[str, Any], State | None]:
+    """Wait for the futures in a flow call; return its parameters with data in their place, and what blocks it."""
+    found = arguments.find(parameters, (TaskFuture, State))
+    if wait_for is not None:
+        found += futures_in(wait_for)
+    for item in found:
         state = item.wait() if isinstance(item, TaskFuture) else item
-        if state is not None and not state.is_completed():
-            return state
-    return None
-
-
-def _inputs(inputs: object) -> Sequence[TaskFuture[Any] | State]:
-    return arguments.find(inputs, (TaskFuture, State))
-
-
-def _data(item: TaskFuture[Any] | State) -> object:
-    return item.result()
+        if not state.is_completed():
+            return parameters, state
+    return arguments.replace(parameters, (TaskFuture, State), lambda item: item.result()), None
 
 
 def _call_arguments(signature: inspect.Signature, parameters: dict[str, Any]) -> tuple[tuple[Any, ...], dict[str, Any]]:

@@ -6,10 +6,10 @@ import logging
 import threading
 from typing import TYPE_CHECKING, Any, Generic, TypeVar
 
+from localflow.states import State
+
 if TYPE_CHECKING:
     from collections.abc import Callable
-
-    from localflow.states import State
 
 R = TypeVar("R")
 
@@ -142,3 +142,24 @@ class TaskFuture(Generic[R]):
             callback(self)
         except Exception:
             logging.getLogger("localflow").exception("a done callback of task run '%s' failed", self.name)
+
+
+def futures_in(wait_for: object) -> list[TaskFuture[Any] | State]:
+    """Return the futures and states inside a `wait_for`, in order.
+
+    Raises:
+        TypeError: something else is in it; waiting for it would silently be no wait at all.
+    """
+    found: list[TaskFuture[Any] | State] = []
+    pending = [wait_for]
+    while pending:
+        item = pending.pop()
+        if isinstance(item, (TaskFuture, State)):
+            found.append(item)
+        elif isinstance(item, (list, tuple, set, frozenset, dict)):
+            pending.extend(reversed(list(item.values() if isinstance(item, dict) else item)))
+        else:
+            raise TypeError(
+                f"wait_for takes futures, states and collections of these, not {type(item).__name__} {item!r}"
+            )
+    return found

@@ -1,0 +1,78 @@
+"""Ctrl-C, SIGTERM and SIGHUP while a flow runs: they stop the flow, but never in the middle of the engine's work.
+
+Python runs signal handlers in the main thread between any two instructions. An exception raised there inside a turn
+would leave the engine half changed, so a `Shield` holds it back until the turn is over.
+"""
+
+from __future__ import annotations
+
+import signal
+import threading
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+    from types import FrameType
+
+
+class Terminated(SystemExit):
+    """SIGTERM or SIGHUP arrived: the flow is stopped, then the program ends with 128 + the signal's number."""
+
+    def __init__(self, signum: int) -> None:
+        super().__init__(128 + signum)
+        self.signum = signum
+
+
+#: What stops a flow instead of failing it.
+STOPS = (KeyboardInterrupt, Terminated)
+
+
+class Shield:
+    """Holds stops back while the thread that signals reach does what must not be torn."""
+
+    def __init__(self) -> None:
+        self._thread: int | None = None
+        self._depth = 0
+        self._held: BaseException | None = None
+
+    def __enter__(self) -> None:
+        if self._thread is not None and threading.get_ident() == self._thread:
+            self._depth += 1
+
+    def __exit__(self, *exc_info: object) -> None:
+        if self._thread is not None and threading.get_ident() == self._thread:
+            self._depth -= 1
+            if self._held is not None and not self._depth:
+                held, self._held = self._held, None
+                raise held
+
+    @contextmanager
+    def listening(self) -> Iterator[None]:
+        """Take the signals for the block; elsewhere than in the main thread, or if they are taken, do nothing."""
+        taken: list[signal.Signals] = []
+        if threading.current_thread() is threading.main_thread():
+            for signum, default in _STOP_SIGNALS.items():
+                if signal.getsignal(signum) is default:  # an ignored signal stays ignored, as nohup wants it
+                    signal.signal(signum, self._handle)
+                    taken.append(signum)
+            self._thread = threading.get_ident() if taken else None
+        try:
+            yield
+        finally:
+            for signum in taken:
+                signal.signal(signum, _STOP_SIGNALS[signum])
+
+    def _handle(self, signum: int, frame: FrameType | None) -> None:
+        stop: BaseException = KeyboardInterrupt() if signum == signal.SIGINT else Terminated(signum)
+        if self._depth:
+            self._held = stop
+        else:
+            raise stop
+
+
+_STOP_SIGNALS: dict[signal.Signals, Any] = {
+    signal.SIGINT: signal.default_int_handler,
+    signal.SIGTERM: signal.SIG_DFL,
+    **({signal.SIGHUP: signal.SIG_DFL} if hasattr(signal, "SIGHUP") else {}),
+}
