@@ -21,7 +21,7 @@ import sys
 from contextlib import closing
 from datetime import UTC, datetime
 
-from localflow import flow, task, wait
+from localflow import flow, task
 
 PROJECTS_TABLE = """
     CREATE TABLE IF NOT EXISTS projects (
@@ -52,8 +52,9 @@ def main(project_names: list[str], db_file: str = "example.db") -> None:
     with closing(sqlite3.connect(db_file, check_same_thread=False)) as connection:
         tables = create_tables(connection)
         projects = [add_project(connection, name, wait_for=[tables]) for name in project_names]
-        # A flow ends only after its tasks, but they may end after its body: the connection stays open until they have.
-        wait([tables, *projects])
+        # A flow waits for its tasks, but only after its body; the connection must stay open until they have ended.
+        for run in [tables, *projects]:
+            run.wait()
 
 
 if __name__ == "__main__":

@@ -350,6 +350,7 @@ class Engine:
             self._take_turns()
 
     def _take_turns(self) -> None:
+        done: list[_Run] = []
         while self._news and self._baton.acquire(blocking=False):
             ended: list[_Run] = []
             handed: list[tuple[Lane, list[Call]]] = []
@@ -360,10 +361,12 @@ class Engine:
                     self._guarded(self._decide, ended, handed)
             finally:
                 self._baton.release()
-            for run in ended:
-                run.future._run_callbacks()
             for lane, calls in handed:
                 self._hand_over(lane, calls)
+            done += ended
+        # Callbacks are the user's code and may wait for anything: they run when no news is left to this thread.
+        for run in done:
+            run.future._run_callbacks()
 
     def _decide(self, ended: list[_Run], handed: list[tuple[Lane, list[Call]]]) -> None:
         """Do one turn's work up to the commit and what it allows to be shown; what is to be handed over is returned."""

@@ -220,7 +220,7 @@ def _settled(parameters: dict[str, Any], wait_for: object) -> tuple[dict[str, An
         found += futures_in(wait_for)
     for item in found:
         state = item.wait() if isinstance(item, TaskFuture) else item
-        if not state.is_completed():
+        if state is not None and not state.is_completed():
             return parameters, state
     return arguments.replace(parameters, (TaskFuture, State), lambda item: item.result()), None
 
