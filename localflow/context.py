@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, NamedTuple
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-    from localflow.engine import ActiveFlow
+    from localflow.live import ActiveFlow
     from localflow.records import FlowRun, Record, TaskRun
 
 

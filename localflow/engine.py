@@ -17,29 +17,23 @@ If the store fails, the engine is broken for good: nothing more is started or sh
 
 from __future__ import annotations
 
-import itertools
 import logging
 import threading
-import time
-from collections import defaultdict, deque
+from collections import deque
 from typing import TYPE_CHECKING, Any
 
-from localflow import arguments
 from localflow.calls import Call, Outcome, failed_state
 from localflow.context import FlowContext, entered
-from localflow.errors import FlowDepthError, ForeignFutureError, RunCancelledError, StoreError
+from localflow.errors import FlowDepthError, RunCancelledError, StoreError
 from localflow.final_state import final_state
-from localflow.futures import TaskFuture, futures_in
 from localflow.graph import RunGraph
 from localflow.interrupts import STOPS, Shield
-from localflow.payloads import Packed
-from localflow.records import FlowRun, StateChange, TaskRun
+from localflow.live import ActiveFlow, Lane, LiveRun, executor_name
+from localflow.records import FlowRun, StateChange
 from localflow.states import (
     INTERRUPTED,
     Cancelled,
     Crashed,
-    Pending,
-    Returned,
     Running,
     State,
     StateType,
@@ -47,145 +41,17 @@ from localflow.states import (
 )
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator, Mapping, Sequence
+    from collections.abc import Callable, Sequence
 
     from localflow.interfaces import Executor, StateStore
     from localflow.notifications import Notifications
     from localflow.payloads import Payload
     from localflow.records import Record
-    from localflow.tasks import Task
 
 _log = logging.getLogger("localflow.engine")
 
 MAX_FLOW_DEPTH = 20
 _UNSAVED_LIMIT = 512
-_TO_RESOLVE = (TaskFuture, State, arguments.quote)
-
-
-class Lane:
-    """An executor at work for an engine, and the runs that are ready for it."""
-
-    __slots__ = ("executor", "in_hand", "name", "ready")
-
-    def __init__(self, name: str, executor: Executor) -> None:
-        self.name = name
-        self.executor = executor
-        self.ready: deque[_Run] = deque()
-        self.in_hand = 0
-
-    def room(self) -> int:
-        """Return how many more calls the executor wants now."""
-        capacity = self.executor.capacity
-        return len(self.ready) if capacity is None else min(len(self.ready), capacity - self.in_hand)
-
-
-class _Run:
-    """A task run between its call and its end."""
-
-    __slots__ = (
-        "active", "args", "blocker", "call", "function", "future", "go", "kwargs", "lane", "node", "record",
-        "resolve", "sequence", "state", "upstreams",
-    )  # fmt: skip
-
-    def __init__(
-        self,
-        active: ActiveFlow,
-        lane: Lane,
-        record: TaskRun,
-        function: Callable[..., Any],
-        args: tuple[Any, ...],
-        kwargs: Mapping[str, Any],
-        upstreams: Sequence[TaskFuture[Any]],
-        resolve: bool,
-    ) -> None:
-        self.active = active
-        self.lane = lane
-        self.record = record
-        self.function = function
-        self.args = args
-        self.kwargs = kwargs
-        self.upstreams = upstreams
-        self.resolve = resolve
-        """Whether futures, states or quotes are to be replaced in the arguments."""
-        self.blocker: State | None = None
-        """A state passed as an argument or in `wait_for` that had not completed."""
-        self.node = -1
-        self.sequence = 0
-        self.state: State = _PENDING
-        self.call: Call | None = None
-        self.go = False
-        """Whether its start is stored, so that a caller that runs its call itself may do so."""
-        self.future: TaskFuture[Any]
-
-    def change(self, state: State, execution: Any = None, result: Payload | None = None) -> StateChange:
-        """Move on to `state` and return the record of it."""
-        previous, self.state = self.state.name, state
-        self.sequence += 1
-        return StateChange(
-            self.record, self.sequence, state.type, state.name, state.message, state.instant, previous, 1, execution,
-            state.cause, result,
-        )  # fmt: skip
-
-
-class ActiveFlow:
-    """A flow run whose body is at work, or whose task runs have not all ended."""
-
-    def __init__(self, engine: Engine, record: FlowRun, lane: Lane, depth: int) -> None:
-        self.engine = engine
-        self.record = record
-        self.lane = lane
-        self.depth = depth
-        self.futures: list[TaskFuture[Any]] = []
-        self.subflows: list[State] = []
-        self.ended = 0
-        self._numbers = itertools.count(1)
-        self._ordinals: defaultdict[str, Iterator[int]] = defaultdict(itertools.count)
-
-    def submit(
-        self,
-        task: Task[..., Any],
-        args: tuple[Any, ...],
-        kwargs: Mapping[str, Any],
-        wait_for: object = None,
-    ) -> TaskFuture[Any]:
-        """Make a task run of a call; with an executor that runs in the caller it has ended on return."""
-        engine = self.engine
-        lane = self.lane if task.executor is None else engine.lane(task.executor)
-        found = arguments.find((args, kwargs), _TO_RESOLVE)
-        resolve = bool(found)
-        if wait_for is not None:
-            found = [*found, *futures_in(wait_for)]
-        upstreams, blocker, ids = self._sort(found) if found else ((), None, ())
-        number, ordinal = next(self._numbers), next(self._ordinals[task.name])
-        name = f"{task.name}-{ordinal}"
-        record = TaskRun(self.record, number, name, task.name, ordinal, time.time(), ids, task.tags, task.version or "")
-        run = _Run(self, lane, record, task, args, kwargs, upstreams, resolve)
-        run.blocker = blocker
-        run.future = TaskFuture((self.record.id, number), name, _PENDING, engine, engine.lock)
-        self.futures.append(run.future)
-        engine.submit(run)
-        return run.future
-
-    def _sort(self, found: Sequence[Any]) -> tuple[tuple[TaskFuture[Any], ...], State | None, tuple[str, ...]]:
-        """Return the futures to wait for, the first state that blocks, and the ids of the runs they all belong to."""
-        futures: dict[TaskFuture[Any], None] = {}
-        ids: dict[str, None] = {}
-        blocker = None
-        for item in found:
-            if isinstance(item, TaskFuture):
-                ids[item.task_run_id] = None
-                if item._engine is self.engine:
-                    futures[item] = None
-                    continue
-                if not item.done():
-                    raise ForeignFutureError(item.name, item.task_run_id, self.record.name)
-                item = item.state
-            if isinstance(item, State):
-                if item.run_id:
-                    ids[item.run_id] = None
-                if blocker is None and not item.is_completed():
-                    blocker = item
-        return tuple(futures), blocker, tuple(ids)
 
 
 class Engine:
@@ -203,9 +69,9 @@ class Engine:
         self._make_executor = make_executor
         self._notifications = notifications
         self._baton = threading.Lock()
-        self._news: deque[_Run | Outcome] = deque()
+        self._news: deque[LiveRun | Outcome] = deque()
         self._graph = RunGraph()
-        self._runs: dict[int, _Run] = {}
+        self._runs: dict[int, LiveRun] = {}
         self._lanes: dict[object, Lane] = {}
         self._lanes_lock = threading.Lock()
         self._unsaved: list[Record] = []
@@ -286,7 +152,7 @@ class Engine:
             lane = self._lanes.get(key)
             if lane is None:
                 made = self._make_executor(executor) if isinstance(executor, str) else executor
-                lane = Lane(executor if isinstance(executor, str) else type(executor).__name__, made)
+                lane = Lane(executor_name(executor), made)
                 made.start(self.report)
                 self._lanes[key] = lane
         return lane
@@ -303,7 +169,7 @@ class Engine:
 
     # -- news --------------------------------------------------------------------------------------------------------
 
-    def submit(self, run: _Run) -> None:
+    def submit(self, run: LiveRun) -> None:
         """Take a call; see it through here if its executor runs calls in the caller's thread."""
         if self._error is not None:
             raise self._error
@@ -333,7 +199,7 @@ class Engine:
         self.close()
 
     def _cancel_open_runs(self) -> None:
-        ended: list[_Run] = []
+        ended: list[LiveRun] = []
         self._take_news(ended)
         for run in self._runs.values():
             self._end(run, Cancelled("the flow run was interrupted", name=INTERRUPTED))
@@ -350,9 +216,9 @@ class Engine:
             self._take_turns()
 
     def _take_turns(self) -> None:
-        done: list[_Run] = []
+        done: list[LiveRun] = []
         while self._news and self._baton.acquire(blocking=False):
-            ended: list[_Run] = []
+            ended: list[LiveRun] = []
             handed: list[tuple[Lane, list[Call]]] = []
             try:
                 if self._error is not None:
@@ -368,7 +234,7 @@ class Engine:
         for run in done:
             run.future._run_callbacks()
 
-    def _decide(self, ended: list[_Run], handed: list[tuple[Lane, list[Call]]]) -> None:
+    def _decide(self, ended: list[LiveRun], handed: list[tuple[Lane, list[Call]]]) -> None:
         """Do one turn's work up to the commit and what it allows to be shown; what is to be handed over is returned."""
         self._take_news(ended)
         starting = self._take_ready(handed)
@@ -384,12 +250,12 @@ class Engine:
             if not isinstance(error, StoreError):
                 raise
 
-    def _take_news(self, ended: list[_Run]) -> None:
+    def _take_news(self, ended: list[LiveRun]) -> None:
         """Bring the graph up to date; runs that have ended are added to `ended`."""
         news, graph = self._news, self._graph
         while news:
             item = news.popleft()
-            if isinstance(item, _Run):
+            if isinstance(item, LiveRun):
                 self._add(item, ended)
             else:
                 run = self._runs.pop(item.call_id, None)
@@ -408,7 +274,7 @@ class Engine:
                 run = self._runs[graph.ready.popleft()]
                 run.lane.ready.append(run)
 
-    def _add(self, run: _Run, ended: list[_Run]) -> None:
+    def _add(self, run: LiveRun, ended: list[LiveRun]) -> None:
         self._unsaved.append(run.record)
         if run.blocker is None:
             run.node = run.future._node = self._graph.add([future._node for future in run.upstreams])
@@ -418,7 +284,7 @@ class Engine:
             self._end(run, not_ready(run.blocker))
             ended.append(run)
 
-    def _take_blocked(self, ended: list[_Run]) -> None:
+    def _take_blocked(self, ended: list[LiveRun]) -> None:
         blocked = self._graph.blocked
         while blocked:
             node, culprit = blocked.popleft()
@@ -428,15 +294,15 @@ class Engine:
             self._end(run, not_ready(upstream._ending))
             ended.append(run)
 
-    def _end(self, run: _Run, state: State, execution: Any = None, result: Payload | None = None) -> None:
+    def _end(self, run: LiveRun, state: State, execution: Any = None, result: Payload | None = None) -> None:
         if not state.run_id:
             state.run_id, state.run_label = run.record.id, f"task run '{run.record.name}'"
         run.future._ending = state
         self._unsaved.append(run.change(state, execution, result))
 
-    def _take_ready(self, handed: list[tuple[Lane, list[Call]]]) -> list[_Run]:
+    def _take_ready(self, handed: list[tuple[Lane, list[Call]]]) -> list[LiveRun]:
         """Start what the executors have room for."""
-        starting: list[_Run] = []
+        starting: list[LiveRun] = []
         for lane in list(self._lanes.values()):
             room = lane.room() if lane.ready else 0
             if room <= 0:
@@ -445,36 +311,12 @@ class Engine:
             for _ in range(room):
                 run = lane.ready.popleft()
                 self._unsaved.append(run.change(Running()))
-                run.call = self._make_call(run)
-                calls.append(run.call)
+                calls.append(run.make_call())
                 starting.append(run)
             lane.in_hand += len(calls)
             if not lane.executor.runs_in_caller:
                 handed.append((lane, calls))
         return starting
-
-    def _make_call(self, run: _Run) -> Call:
-        args, kwargs, holds_packed = run.args, run.kwargs, False
-        function: Callable[..., Any] = run.function
-        if run.resolve:
-            packed: list[Packed] = []
-
-            def data(item: TaskFuture[Any] | State) -> object:
-                state = item._ending if isinstance(item, TaskFuture) else item
-                assert state is not None  # a run is ready only when its upstreams have ended
-                value = state.packed_data
-                if isinstance(value, Packed):
-                    packed.append(value)
-                elif isinstance(value, Returned):
-                    value = state.result()
-                return value
-
-            try:
-                args, kwargs = arguments.replace((args, kwargs), (TaskFuture, State), data)
-            except Exception as error:  # such as a list put in the place of a future in a set
-                function, args, kwargs = _raise, (error,), {}
-            holds_packed = bool(packed)
-        return Call(run.node, run.record, 1, function, args, kwargs, holds_packed)
 
     def _save(self) -> None:
         self._show(self._commit(), ())
@@ -484,7 +326,7 @@ class Engine:
         self.store.append(records)
         return records
 
-    def _show(self, records: Sequence[Record], ended: Sequence[_Run], starting: Sequence[_Run] = ()) -> None:
+    def _show(self, records: Sequence[Record], ended: Sequence[LiveRun], starting: Sequence[LiveRun] = ()) -> None:
         wake = False
         for run in starting:
             run.future._change(run.state)
@@ -513,7 +355,7 @@ class Engine:
             message = f"executor '{lane.name}' failed to take the call: {type(error).__name__}: {error}"
             self.report([Outcome(call.id, Crashed(message)) for call in calls])
 
-    def _wait_for_go(self, run: _Run) -> None:
+    def _wait_for_go(self, run: LiveRun) -> None:
         with self._progress:
             self._progress.wait_for(lambda: self._error is not None or run.go or run.future.done())
 
@@ -535,11 +377,3 @@ class Engine:
             run.future._abandon(error)
         with self._progress:
             self._progress.notify_all()
-
-
-def _raise(error: Exception) -> None:
-    """Raise: the body of a call whose arguments could not be put together."""
-    raise error
-
-
-_PENDING = Pending()

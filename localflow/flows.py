@@ -15,6 +15,7 @@ from localflow.engine import Engine
 from localflow.errors import UnpicklableError
 from localflow.functions import DecoratedFunction
 from localflow.futures import TaskFuture, futures_in
+from localflow.live import executor_name as executor_name
 from localflow.names import random_id, random_name
 from localflow.payloads import pack
 from localflow.record_buffer import RecordBuffer
