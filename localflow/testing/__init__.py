@@ -1,0 +1,55 @@
+"""For the tests of plugins: contract suites to subclass, and stubs to test with.
+
+A plugin's test is a subclass and a fixture:
+
+    from localflow.testing import NotifierContract
+
+    class TestPigeonNotifier(NotifierContract):
+        @pytest.fixture
+        def notifier(self): return PigeonNotifier()
+
+The contracts need pytest, the stubs do not.
+"""
+
+from __future__ import annotations
+
+import sys
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from localflow.testing.executors import ExecutorContract
+    from localflow.testing.notifiers import NotifierContract
+    from localflow.testing.stores import StateStoreContract
+    from localflow.testing.stubs import ManualExecutor, RecordingNotifier, make_change
+
+__all__ = [
+    "ExecutorContract",
+    "ManualExecutor",
+    "NotifierContract",
+    "RecordingNotifier",
+    "StateStoreContract",
+    "make_change",
+]
+
+_LAZY = {
+    "ExecutorContract": "localflow.testing.executors",
+    "ManualExecutor": "localflow.testing.stubs",
+    "NotifierContract": "localflow.testing.notifiers",
+    "RecordingNotifier": "localflow.testing.stubs",
+    "StateStoreContract": "localflow.testing.stores",
+    "make_change": "localflow.testing.stubs",
+}
+
+# Without this pytest explains failing assertions in the tests of a plugin, but not in the contracts these inherit.
+if (pytest := sys.modules.get("pytest")) is not None:
+    pytest.register_assert_rewrite(*(module for name, module in _LAZY.items() if name.endswith("Contract")))
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _LAZY:
+        raise AttributeError(f"module 'localflow.testing' has no attribute '{name}'")
+    from importlib import import_module
+
+    value = getattr(import_module(_LAZY[name]), name)
+    globals()[name] = value
+    return value
