@@ -22,6 +22,7 @@ import threading
 from collections import deque
 from typing import TYPE_CHECKING, Any
 
+from localflow.callbacks import CallbackRunner
 from localflow.calls import Call, Outcome, failed_state
 from localflow.context import FlowContext, entered
 from localflow.errors import FlowDepthError, RunCancelledError, StoreError
@@ -77,6 +78,7 @@ class Engine:
         self._unsaved: list[Record] = []
         self._progress = threading.Condition()
         """Told when a flow run has no open task runs left, and when a caller may run its call or give it up."""
+        self._callbacks = CallbackRunner()
         self.shield = Shield()
         self._error: BaseException | None = None
         self._interrupted = False
@@ -130,8 +132,15 @@ class Engine:
         return final_state(returned, [*(future.state for future in active.futures), *active.subflows])
 
     def _wait_for_all(self, active: ActiveFlow) -> None:
-        with self._progress:
-            self._progress.wait_for(lambda: self._error is not None or active.ended >= len(active.futures))
+        def all_ended() -> bool:
+            return self._error is not None or active.ended >= len(active.futures)
+
+        while True:
+            with self._progress:
+                self._progress.wait_for(all_ended)
+            self._callbacks.wait_idle()
+            if all_ended():  # a callback may have called tasks in its turn
+                break
         if self._error is not None:
             raise self._error
 
@@ -158,7 +167,8 @@ class Engine:
         return lane
 
     def close(self) -> None:
-        """Shut the executors down."""
+        """Shut the executors down and give up callbacks that have not run."""
+        self._callbacks.close()
         with self._lanes_lock:
             lanes, self._lanes = list(self._lanes.values()), {}
         for lane in lanes:
@@ -216,7 +226,6 @@ class Engine:
             self._take_turns()
 
     def _take_turns(self) -> None:
-        done: list[LiveRun] = []
         while self._news and self._baton.acquire(blocking=False):
             ended: list[LiveRun] = []
             handed: list[tuple[Lane, list[Call]]] = []
@@ -229,10 +238,6 @@ class Engine:
                 self._baton.release()
             for lane, calls in handed:
                 self._hand_over(lane, calls)
-            done += ended
-        # Callbacks are the user's code and may wait for anything: they run when no news is left to this thread.
-        for run in done:
-            run.future._run_callbacks()
 
     def _decide(self, ended: list[LiveRun], handed: list[tuple[Lane, list[Call]]]) -> None:
         """Do one turn's work up to the commit and what it allows to be shown; what is to be handed over is returned."""
@@ -334,7 +339,9 @@ class Engine:
                 run.go = wake = True
         for run in ended:
             run.args, run.kwargs, run.upstreams = (), {}, ()
-            run.future._resolve(run.state)
+            callbacks = run.future._resolve(run.state)
+            if callbacks:
+                self._callbacks.add(run.future, callbacks)
             run.active.ended += 1
             if run.active.ended >= len(run.active.futures) or run.lane.executor.runs_in_caller:
                 wake = True

@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import logging
 import threading
+from contextvars import copy_context
 from typing import TYPE_CHECKING, Any, Generic, TypeVar
 
 from localflow.states import State
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Sequence
+
+    from localflow.callbacks import Callback
 
 R = TypeVar("R")
 
@@ -34,7 +37,7 @@ class TaskFuture(Generic[R]):
         self._done = False
         self._error: BaseException | None = None
         self._waiters: list[threading.Event] | None = None
-        self._callbacks: list[Callable[[TaskFuture[R]], object]] | None = None
+        self._callbacks: list[Callback] | None = None
 
     @property
     def task_run_id(self) -> str:
@@ -90,14 +93,21 @@ class TaskFuture(Generic[R]):
         return result
 
     def add_done_callback(self, callback: Callable[[TaskFuture[R]], object]) -> None:
-        """Call `callback(future)` once the run is done, at once if it is; its exceptions are logged."""
+        """Call `callback(future)` once the run is done, at once if it is; its exceptions are logged.
+
+        Callbacks run in a thread of their own, in the context of this call, so that they may call tasks; the flow waits
+        for them.
+        """
         with self._lock:
             if not self._done:
                 if self._callbacks is None:
                     self._callbacks = []
-                self._callbacks.append(callback)
+                self._callbacks.append((copy_context(), callback))
                 return
-        self._call(callback)
+        try:
+            callback(self)
+        except Exception:
+            logging.getLogger("localflow.callbacks").exception("a done callback of task run '%s' failed", self.name)
 
     def __repr__(self) -> str:
         return f"<TaskFuture {self.name!r} {self._state.name}>"
@@ -114,14 +124,16 @@ class TaskFuture(Generic[R]):
         """Show a state that is not the end."""
         self._state = state
 
-    def _resolve(self, state: State) -> None:
-        """Show the last state and wake who waits; callbacks are left to `_run_callbacks`."""
+    def _resolve(self, state: State) -> Sequence[Callback]:
+        """Show the last state, wake who waits, and return the callbacks to run."""
         with self._lock:
             self._state = state
             self._done = True
             waiters, self._waiters = self._waiters, None
+            callbacks, self._callbacks = self._callbacks, None
         for waiter in waiters or ():
             waiter.set()
+        return callbacks or ()
 
     def _abandon(self, error: BaseException) -> None:
         """Give up: nothing can be shown of this run any more, whoever waits gets `error`."""
@@ -130,18 +142,6 @@ class TaskFuture(Generic[R]):
             waiters, self._waiters = self._waiters, None
         for waiter in waiters or ():
             waiter.set()
-
-    def _run_callbacks(self) -> None:
-        with self._lock:
-            callbacks, self._callbacks = self._callbacks, None
-        for callback in callbacks or ():
-            self._call(callback)
-
-    def _call(self, callback: Callable[[TaskFuture[R]], object]) -> None:
-        try:
-            callback(self)
-        except Exception:
-            logging.getLogger("localflow").exception("a done callback of task run '%s' failed", self.name)
 
 
 def futures_in(wait_for: object) -> list[TaskFuture[Any] | State]:
