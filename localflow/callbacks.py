@@ -34,6 +34,25 @@ class CallbackRunner:
         """Callbacks that have not returned."""
         self._thread: threading.Thread | None = None
         self._closed = False
+        self._here = threading.local()
+
+    def call(self, future: TaskFuture[Any], callback: Callable[[TaskFuture[Any]], object]) -> None:
+        """Run a callback of a future that is done already, in this thread; one added by a callback comes after it."""
+        waiting: deque[tuple[TaskFuture[Any], Callable[[TaskFuture[Any]], object]]] | None
+        waiting = getattr(self._here, "waiting", None)
+        if waiting is not None:  # inside a callback: a loop, for chains of callbacks may be long
+            waiting.append((future, callback))
+            return
+        waiting = self._here.waiting = deque([(future, callback)])
+        try:
+            while waiting:
+                future, callback = waiting.popleft()
+                try:
+                    callback(future)
+                except Exception:
+                    _log.exception("a done callback of task run '%s' failed", future.name)
+        finally:
+            del self._here.waiting
 
     def add(self, future: TaskFuture[Any], callbacks: Sequence[Callback]) -> None:
         """Queue the callbacks of a future that is done; the thread starts with the first ones."""

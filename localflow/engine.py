@@ -78,7 +78,7 @@ class Engine:
         self._unsaved: list[Record] = []
         self._progress = threading.Condition()
         """Told when a flow run has no open task runs left, and when a caller may run its call or give it up."""
-        self._callbacks = CallbackRunner()
+        self.callbacks = CallbackRunner()
         self.shield = Shield()
         self._error: BaseException | None = None
         self._interrupted = False
@@ -138,7 +138,7 @@ class Engine:
         while True:
             with self._progress:
                 self._progress.wait_for(all_ended)
-            self._callbacks.wait_idle()
+            self.callbacks.wait_idle()
             if all_ended():  # a callback may have called tasks in its turn
                 break
         if self._error is not None:
@@ -168,7 +168,7 @@ class Engine:
 
     def close(self) -> None:
         """Shut the executors down and give up callbacks that have not run."""
-        self._callbacks.close()
+        self.callbacks.close()
         with self._lanes_lock:
             lanes, self._lanes = list(self._lanes.values()), {}
         for lane in lanes:
@@ -341,7 +341,7 @@ class Engine:
             run.args, run.kwargs, run.upstreams = (), {}, ()
             callbacks = run.future._resolve(run.state)
             if callbacks:
-                self._callbacks.add(run.future, callbacks)
+                self.callbacks.add(run.future, callbacks)
             run.active.ended += 1
             if run.active.ended >= len(run.active.futures) or run.lane.executor.runs_in_caller:
                 wake = True

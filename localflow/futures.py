@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 import threading
 from contextvars import copy_context
 from typing import TYPE_CHECKING, Any, Generic, TypeVar
@@ -25,7 +24,7 @@ class TaskFuture(Generic[R]):
         "name",
     )  # fmt: skip
 
-    def __init__(self, run_id: tuple[str, int], name: str, state: State, engine: object, lock: threading.Lock) -> None:
+    def __init__(self, run_id: tuple[str, int], name: str, state: State, engine: Any, lock: threading.Lock) -> None:
         self.name = name
         """The task run's name, such as `add_project-0`."""
         self._run_id = run_id
@@ -93,10 +92,10 @@ class TaskFuture(Generic[R]):
         return result
 
     def add_done_callback(self, callback: Callable[[TaskFuture[R]], object]) -> None:
-        """Call `callback(future)` once the run is done, at once if it is; its exceptions are logged.
+        """Call `callback(future)` once the run is done, here and now if it is; its exceptions are logged.
 
-        Callbacks run in a thread of their own, in the context of this call, so that they may call tasks; the flow waits
-        for them.
+        Callbacks that have to wait run in a thread of their own, in the context of this call, so that they may call
+        tasks; the flow waits for them.
         """
         with self._lock:
             if not self._done:
@@ -104,10 +103,7 @@ class TaskFuture(Generic[R]):
                     self._callbacks = []
                 self._callbacks.append((copy_context(), callback))
                 return
-        try:
-            callback(self)
-        except Exception:
-            logging.getLogger("localflow.callbacks").exception("a done callback of task run '%s' failed", self.name)
+        self._engine.callbacks.call(self, callback)
 
     def __repr__(self) -> str:
         return f"<TaskFuture {self.name!r} {self._state.name}>"
