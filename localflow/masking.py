@@ -1,0 +1,136 @@
+"""How values are shown: as TOML writes them, on one line, with secrets masked."""
+
+from __future__ import annotations
+
+import datetime
+import re
+from pathlib import PurePath
+from typing import TYPE_CHECKING
+
+from localflow.printable import printable
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+
+MASK = "***"
+
+#: The start of a value that stands for an environment variable, as in `url = "env:OPS_WEBHOOK_URL"`.
+ENV_PREFIX = "env:"
+
+_SECRET_ENDINGS = ("token", "password", "secret", "key")
+_URL = re.compile(r"(?P<scheme>[A-Za-z][A-Za-z0-9+.-]*://)(?P<rest>\S+)")
+_BARE_KEY = re.compile(r"[A-Za-z0-9_-]+")
+_SHOWN_LENGTH = 80
+
+_TYPE_NAMES: dict[type, str] = {
+    bool: "boolean",
+    int: "integer",
+    float: "float",
+    str: "string",
+    list: "array",
+    dict: "table",
+    datetime.datetime: "date-time",
+    datetime.date: "date",
+    datetime.time: "time",
+    type(None): "nothing",
+}
+
+
+def is_secret(key: str) -> bool:
+    """Return whether the value of this key is never shown."""
+    return key.lower().removesuffix("s").endswith(_SECRET_ENDINGS)
+
+
+def masked(value: object, key: str = "") -> object:
+    """Return `value` as plain JSON-safe data without its secrets; `key` is the name it stands under."""
+    if value is not None and is_secret(key):
+        return MASK
+    if isinstance(value, str):
+        return MASK if value.startswith(ENV_PREFIX) else _URL.sub(_masked_url, value)
+    if isinstance(value, dict):
+        return {str(inner): masked(item, str(inner)) for inner, item in value.items()}
+    if isinstance(value, (list, tuple, set, frozenset)):
+        return [masked(item) for item in value]
+    if isinstance(value, PurePath):
+        return str(value)
+    if isinstance(value, (datetime.date, datetime.time)):
+        return value.isoformat()
+    if value is None or isinstance(value, (bool, int, float)):
+        return value
+    return repr(value)
+
+
+def secrets(value: object, key: str = "") -> list[object]:
+    """Return the values that are masked for the keys they stand under."""
+    if is_secret(key):
+        return [value]
+    if isinstance(value, dict):
+        return [secret for inner, item in value.items() for secret in secrets(item, str(inner))]
+    return []
+
+
+def without(secrets: Iterable[object], text: str) -> str:
+    """Return `text` with every secret in it masked: what a plugin says may repeat what it was given."""
+    found = {item for value in secrets for item in _strings(value) if item}
+    for secret in sorted(found, key=len, reverse=True):
+        text = text.replace(secret, MASK)
+    return _URL.sub(_masked_url, text)
+
+
+def literal(value: object) -> str:
+    """Return a value as TOML writes it, on one line whatever it holds."""
+    if isinstance(value, str):
+        return quoted(value)
+    if isinstance(value, bool):
+        return str(value).lower()
+    if value is None:
+        return "none"
+    if isinstance(value, dict):
+        return "{" + ", ".join(f"{dotted(str(key))} = {literal(item)}" for key, item in value.items()) + "}"
+    if isinstance(value, (list, tuple)):
+        return "[" + ", ".join(map(literal, value)) + "]"
+    return printable(str(value))
+
+
+def found(value: object, key: str = "") -> str:
+    """Word what stands where something else was expected, as `"4" (string)`."""
+    if isinstance(value, (dict, list, tuple)) or value is None:
+        return {dict: "a table", type(None): "nothing"}.get(type(value), "an array")
+    kind = _TYPE_NAMES.get(type(value), type(value).__name__)
+    shown = masked(value, key)
+    if shown == MASK:
+        return f"{MASK} ({kind})"
+    if type(value) is int and not -(2**63) <= value < 2**63:
+        return f"an integer of {value.bit_length()} bits"
+    if isinstance(value, str):
+        text = str(shown)
+        return f"{quoted(text if len(text) <= _SHOWN_LENGTH else text[:_SHOWN_LENGTH] + '...')} ({kind})"
+    return f"{literal(value)} ({kind})"
+
+
+def dotted(*parts: str) -> str:
+    """Return a dotted key as TOML writes it, parts quoted where they must be."""
+    return ".".join(part if _BARE_KEY.fullmatch(part) else quoted(part) for part in parts)
+
+
+def quoted(text: str) -> str:
+    """Return text in double quotes, unprintable characters escaped."""
+    escaped = text.replace("\\", "\\\\").replace('"', '\\"')
+    return f'"{printable(escaped)}"'
+
+
+def _masked_url(match: re.Match[str]) -> str:
+    # A password may hold any character, unescaped ones too, so all before the last @ goes, then all of the query.
+    _userinfo, at, address = match["rest"].rpartition("@")
+    address, query = re.match(r"([^?#]*)(.*)", address, re.DOTALL).groups()  # type: ignore[union-attr]
+    return f"{match['scheme']}{MASK + at if at else ''}{address}{'?' + MASK if query else ''}"
+
+
+def _strings(value: object) -> list[str]:
+    if isinstance(value, str):
+        return [value]
+    if isinstance(value, dict):
+        return [text for item in value.values() for text in _strings(item)]
+    if isinstance(value, (list, tuple)):
+        return [text for item in value for text in _strings(item)]
+    return []

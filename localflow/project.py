@@ -1,0 +1,274 @@
+"""A project: a folder with its settings and the plugins installed, and what the two make together."""
+
+from __future__ import annotations
+
+import os
+from typing import TYPE_CHECKING, Annotated, Any, NamedTuple
+
+from localflow.config import DEFAULT, LIMITS, SECTIONS, Problem, Settings, Table, config_error, load_settings
+from localflow.errors import LocalflowError, PluginError, StoreError, UnknownPluginError, suggestion
+from localflow.interfaces import AtLeast, Executor, Notifier, StateStore
+from localflow.masking import dotted, found, masked, without
+from localflow.notifications import Notifications, Subscription
+from localflow.options import REQUIRED, Bound, Option, Options, bind, read_options
+from localflow.plugins import Plugins, installed_plugins
+from localflow.printable import printable
+from localflow.states import StateType, exception_text
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable, Iterator, Mapping
+    from pathlib import Path
+
+    from localflow.config import Section
+    from localflow.plugins import Role
+
+_ROLES: Mapping[Section, Role] = {"executors": "executor", "stores": "state store", "notifiers": "notifier"}
+_CHOICES: Mapping[Section, str] = {"executors": "executor", "stores": "store"}
+
+# What `on` may name: the capitalised types, and the names of states beside them.
+_STATE_NAMES = (
+    *(type.value.capitalize() for type in StateType),
+    *("NotReady", "AwaitingRetry", "Retrying", "Cached", "TimedOut"),
+    *("WorkerLost", "OOMKilled", "EngineLost", "Interrupted"),
+)
+
+# The notifier that is there without being asked for, and what it is told of unless its table says otherwise.
+_DEFAULT_NOTIFIER = "log"
+_DEFAULT_ON = ["Failed", "Crashed", "Cancelled"]
+
+# Keys of a notifier's table that say what it is told of; its factory never sees them.
+_FILTERS: Mapping[str, Option] = {
+    "on": Option("on", list[str], None),
+    "flows": Option("flows", list[str], None),
+    "min_duration": Option("min_duration", Annotated[float, AtLeast(0)], 0.0),
+}
+
+
+class Shown(NamedTuple):
+    """A line of `localflow config show`."""
+
+    key: str
+    value: object
+    """Plain JSON-safe data, secrets masked; None for a default that leaves the choice to the plugin."""
+    origin: str
+
+
+class Project:
+    """A folder with its settings and the plugins installed. Loading it starts and creates nothing."""
+
+    def __init__(self, root: Path, settings: Settings, plugins: Plugins) -> None:
+        #: The folder of localflow.toml (or of pyproject.toml); the working directory if there is neither.
+        self.root = root
+        self.settings = settings
+        self.plugins = plugins
+
+    @classmethod
+    def load(
+        cls,
+        directory: Path | None = None,
+        overrides: Mapping[str, object] | None = None,
+        plugins: Plugins | None = None,
+    ) -> Project:
+        """Read the settings of a directory and check all of them, against the plugins too.
+
+        Args:
+            directory: where to look for localflow.toml first; the working directory by default.
+            overrides: values of command-line flags by dotted key, such as `{"executors.process.workers": 4}`.
+            plugins: the plugins to use; those installed by default.
+
+        Raises:
+            ConfigError: with everything that is wrong.
+            PluginError: an installed plugin breaks the rules.
+        """
+        plugins = plugins or installed_plugins()
+        plugins.check()
+        settings, problems = load_settings(
+            directory, overrides, installed=lambda section: plugins.names(_ROLES[section])
+        )
+        project = cls(settings.root, settings, plugins)
+        problems.extend(project._problems())
+        if problems:
+            raise config_error(problems)
+        return project
+
+    @property
+    def executor(self) -> str:
+        """The name of the executor of a flow that names none."""
+        return self.settings.executor
+
+    def make_executor(self, name: str) -> Executor:
+        """Return a fresh executor by the name of a table or of a plugin, not started."""
+        table = self._table("executors", name)
+        made = self._construct(table, self._checked(table))
+        if not isinstance(made, Executor):
+            raise _foreign(table, made, "an Executor")
+        return made
+
+    def open_store(self) -> StateStore:
+        """Open the state store of the settings.
+
+        Raises:
+            StoreError: it cannot be opened.
+        """
+        table = self._table("stores", self.settings.store)
+        made = self._construct(table, self._checked(table))
+        if not isinstance(made, StateStore):
+            raise _foreign(table, made, "a StateStore")
+        return made
+
+    def make_notifications(self) -> Notifications:
+        """Return the notifiers of the settings, each with what it wants to be told of."""
+        return Notifications([self._subscription(table) for table in self._tables_in_use("notifiers")])
+
+    def show(self) -> list[Shown]:
+        """Return every value in force with its origin, among them the defaults of all that is in use."""
+        settings = self.settings
+        shown = [
+            Shown(choice, getattr(settings, choice), str(settings.origins.get(choice, DEFAULT)))
+            for choice in _CHOICES.values()
+        ]
+        for section in SECTIONS:
+            for table in self._tables_in_use(section):
+                shown.extend(self._show_table(table))
+        for tag, limit in settings.limits.items():
+            key = dotted(LIMITS, tag)
+            shown.append(Shown(key, limit, str(settings.origins.get(key, DEFAULT))))
+        return shown
+
+    # -- tables --
+
+    def _table(self, section: Section, name: str) -> Table:
+        """Return the table of this name, an empty one for a plugin that is used without."""
+        table = self.settings.tables(section).get(name)
+        if table is None:
+            choice = _CHOICES.get(section, "")
+            is_chosen = getattr(self.settings, choice, None) == name
+            table = Table(section, name, self.settings.origins.get(choice, DEFAULT) if is_chosen else DEFAULT)
+        return table
+
+    def _tables_in_use(self, section: Section) -> list[Table]:
+        """Return the tables of a section, and one for what is in use without."""
+        tables = self.settings.tables(section)
+        name = getattr(self.settings, _CHOICES[section]) if section in _CHOICES else _DEFAULT_NOTIFIER
+        return [*tables.values(), *([self._table(section, name)] if name not in tables else [])]
+
+    def _factory(self, table: Table) -> Callable[..., Any]:
+        """Find the factory of a table: that of its `type`, which is the table's own name where it has none."""
+        kind = table.values.get("type")
+        try:
+            return self.plugins.get_factory(_ROLES[table.section], str(kind.value) if kind else table.name)
+        except UnknownPluginError as error:
+            tables = self.settings.tables(table.section)
+            if kind or table.name in tables or not tables:
+                raise
+            names = {*error.installed, *map(printable, tables)}
+            raise UnknownPluginError(error.role, error.name, names, str(error).split("\n")[1:]) from None
+
+    def _bind(self, table: Table) -> Bound:
+        """Check the options of a table, and those of a notifier that are ours rather than its factory's."""
+        options = read_options(self._factory(table))
+        if table.section != "notifiers":
+            return bind(table, options, self.root, os.environ, ("type",))
+        bound = bind(table, Options({**options.known, **_FILTERS}, options.is_open), self.root, os.environ, ("type",))
+        wrong = [name for name in bound.arguments.get("on", ()) if name not in _STATE_NAMES]
+        return bound._replace(
+            problems=[*bound.problems, *(table.problem(_unknown_state(name), "on") for name in wrong)]
+        )
+
+    # -- checking --
+
+    def _problems(self) -> Iterator[Problem]:
+        """Yield what is wrong with the tables and names, knowing the plugins."""
+        for section in SECTIONS:
+            for table in self._tables_in_use(section):
+                if table.origin is not DEFAULT:  # what is there by default is left unimported
+                    yield from self._table_problems(table)
+
+    def _table_problems(self, table: Table) -> Iterable[Problem]:
+        kind = table.values.get("type")
+        if kind and not (isinstance(kind.value, str) and kind.value):
+            return [table.problem(f"type must be the name of a plugin, got {found(kind.value)}", "type")]
+        try:
+            return self._bind(table).problems
+        except PluginError as error:
+            first, *broken = str(error).split("\n")
+            if table.name not in self.settings.tables(table.section):
+                problem = Problem(table.origin, first)
+            elif kind or not isinstance(error, UnknownPluginError):
+                problem = table.problem(first, "type")
+            else:
+                problem = table.problem(f"{first}; a table with a name of your own needs a 'type'")
+            return [problem, *(Problem(DEFAULT, text) for text in broken)]
+
+    # -- making --
+
+    def _checked(self, table: Table) -> Bound:
+        bound = self._bind(table)
+        if bound.problems:
+            raise config_error(bound.problems)
+        return bound
+
+    def _construct(self, table: Table, bound: Bound) -> object:
+        filters = _FILTERS if table.section == "notifiers" else {}
+        options = {key: value for key, value in bound.arguments.items() if key not in filters}
+        factory = self._factory(table)
+        if missing := getattr(factory, "__abstractmethods__", ()):
+            raise PluginError(f"{_named(table)}: its class {factory.__name__} lacks {', '.join(sorted(missing))}")
+        try:
+            return factory(**options)
+        except LocalflowError:
+            raise
+        except Exception as error:
+            told = printable(" ".join(exception_text(error).split())) or type(error).__name__
+            reason = without(bound.secrets, told)
+            cause = error if reason == told else None
+            if isinstance(error, (ValueError, TypeError)) and not isinstance(error, UnicodeError):
+                raise config_error([table.problem(reason)]) from cause
+            kind = StoreError if table.section == "stores" else PluginError
+            raise kind(f"{_named(table)} cannot be made: {type(error).__name__}: {reason}") from cause
+
+    def _subscription(self, table: Table) -> Subscription:
+        bound = self._checked(table)
+        notifier = self._construct(table, bound)
+        if not isinstance(notifier, Notifier):
+            raise _foreign(table, notifier, "a Notifier")
+        on, flows = (bound.arguments.get(key, _default_filter(table, key)) for key in ("on", "flows"))
+        return Subscription(
+            table.name,
+            notifier,
+            on=None if on is None else frozenset(on),
+            flows=None if flows is None else frozenset(flows),
+            min_duration=bound.arguments.get("min_duration", 0.0),
+        )
+
+    # -- showing --
+
+    def _show_table(self, table: Table) -> Iterator[Shown]:
+        filters = _FILTERS if table.section == "notifiers" else {}
+        options = read_options(self._factory(table)).known
+        for key in dict.fromkeys([*table.values, *options, *filters]):
+            given = table.values.get(key)
+            if given is not None:
+                value, origin = given.value, given.origin
+            else:
+                value, origin = _default_filter(table, key) if key in filters else options[key].default, DEFAULT
+            if value is not REQUIRED:
+                yield Shown(dotted(table.section, table.name, key), masked(value, key), str(origin))
+
+
+def _default_filter(table: Table, key: str) -> Any:
+    return _DEFAULT_ON if key == "on" and table.name == _DEFAULT_NOTIFIER else _FILTERS[key].default
+
+
+def _unknown_state(name: str) -> str:
+    alike = [known for known in _STATE_NAMES if known.lower() == name.lower()]
+    near = suggestion(alike[0] if alike else name, _STATE_NAMES)
+    return f"on names an unknown state '{printable(name)}'{near or '; known: ' + ', '.join(_STATE_NAMES)}"
+
+
+def _named(table: Table) -> str:
+    return f"{_ROLES[table.section]} '{printable(table.name)}'"
+
+
+def _foreign(table: Table, made: object, expected: str) -> PluginError:
+    return PluginError(f"{_named(table)}: its factory made {type(made).__name__}, which is not {expected}")
