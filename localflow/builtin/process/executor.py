@@ -1,0 +1,110 @@
+"""ProcessExecutor: its options, and the door to the pool that does the work."""
+
+from __future__ import annotations
+
+import atexit
+import os
+from typing import TYPE_CHECKING, Annotated, ClassVar
+
+from localflow.builtin.cores import usable_cores
+from localflow.builtin.process.importing import keep_importable
+from localflow.builtin.process.pool import Pool
+from localflow.builtin.process.staff import Settings
+from localflow.interfaces import AtLeast, Executor
+from localflow.payloads import pickle_value
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
+
+    from localflow.interfaces import Call, Report
+
+#: How many threads numeric libraries take for themselves, each by its own variable.
+_THREAD_VARIABLES = (
+    "OMP_NUM_THREADS",
+    "OPENBLAS_NUM_THREADS",
+    "MKL_NUM_THREADS",
+    "NUMEXPR_NUM_THREADS",
+    "VECLIB_MAXIMUM_THREADS",
+    "BLIS_NUM_THREADS",
+)
+
+
+class ProcessExecutor(Executor):
+    """Runs calls in worker processes.
+
+    Workers never import the main module again, so scripts need no guard, and a session or a notebook will do. A task
+    that kills its worker ends CRASHED; no other task is affected.
+    """
+
+    shares_memory: ClassVar[bool] = False
+    isolates_crashes: ClassVar[bool] = True
+
+    def __init__(
+        self,
+        workers: Annotated[int, AtLeast(1)] | None = None,
+        max_tasks_per_worker: Annotated[int, AtLeast(1)] | None = None,
+        initializer: str | Callable[[], object] | None = None,
+        env: dict[str, str] | None = None,
+    ) -> None:
+        """Keep options.
+
+        Args:
+            workers: how many processes there may be; by default one for each usable core.
+            max_tasks_per_worker: replace a worker, between two tasks, when it has run so many; by default never.
+            initializer: called in each worker before its first task; a text names it, as `"module:function"`.
+            env: environment variables of the workers, beside those of this process.
+        """
+        self.workers = workers or usable_cores()
+        self.max_tasks_per_worker = max_tasks_per_worker
+        self.initializer = initializer
+        self.env = env or {}
+        self._pool: Pool | None = None
+        self._pid = 0
+
+    @property
+    def capacity(self) -> int:
+        """A call for each worker, and while calls are short as many more as make about two milliseconds of work."""
+        return self.workers if self._pool is None else self._pool.capacity
+
+    def start(self, report: Report) -> None:
+        """Get ready to run calls; workers start when there are calls for them.
+
+        Raises:
+            UnpicklableError: the initializer cannot be sent to a worker process.
+        """
+        if self._pool is not None and self._pid == os.getpid():
+            raise RuntimeError("this process executor is already at work for a flow run; give each flow run its own")
+        initializer: str | bytes | None
+        if self.initializer is None or isinstance(self.initializer, str):
+            initializer = self.initializer
+        else:
+            keep_importable(self.initializer)
+            initializer = pickle_value(self.initializer)
+        environment = worker_environment(self.workers, self.env)
+        self._pid = os.getpid()
+        self._pool = Pool(Settings(self.workers, self.max_tasks_per_worker, initializer, environment), report)
+        atexit.register(self.shutdown)
+
+    def submit(self, calls: Sequence[Call]) -> None:
+        """Take calls and send them to workers."""
+        if self._pool is None or self._pid != os.getpid():
+            raise RuntimeError("the process executor is not started in this process; call start(report) first")
+        self._pool.take(calls)
+
+    def cancel(self, call_ids: Sequence[int]) -> None:
+        """Stop calls; a running one is killed with its worker."""
+        if self._pool is not None and self._pid == os.getpid():
+            self._pool.cancel(call_ids)
+
+    def shutdown(self) -> None:
+        """End all workers; those in a task are killed."""
+        pool, self._pool = self._pool, None
+        if pool is not None and self._pid == os.getpid():  # in a forked child the processes are not its own
+            atexit.unregister(self.shutdown)
+            pool.close()
+
+
+def worker_environment(workers: int, env: dict[str, str]) -> dict[str, str]:
+    """Return the environment of workers: this one, without numeric libraries taking all cores in each worker."""
+    threads = str(max(1, usable_cores() // workers))
+    return {**dict.fromkeys(_THREAD_VARIABLES, threads), **os.environ, **env}

@@ -1,0 +1,187 @@
+"""Outcomes as plain data: packed in a worker, unpacked in the engine without running any code of the user's.
+
+The value of a completed task and the exception of a failed one travel as bytes and stay bytes in the engine until
+somebody asks for them. What cannot travel is told in words: the state's message and its cause are always plain.
+"""
+
+from __future__ import annotations
+
+import itertools
+import pickle
+from typing import TYPE_CHECKING, Any
+
+from localflow.builtin.process.transport import OUTCOME, frame
+from localflow.calls import Outcome
+from localflow.errors import UnpicklableError
+from localflow.payloads import Packed, Payload, pack, pickle_value, type_name
+from localflow.records import Execution, FlowRun, StateChange, TaskRun
+from localflow.states import Cause, Returned, State, StateType
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from localflow.records import Record
+
+_CHAIN_LIMIT = 16
+_RECORD_KINDS: dict[str, type[Any]] = {kind.__name__: kind for kind in (FlowRun, TaskRun, StateChange)}
+_PART_KINDS: dict[str, type[Any]] = {kind.__name__: kind for kind in (Execution, Cause, Payload)}
+_KINDS = {**_RECORD_KINDS, **_PART_KINDS}
+_TYPES = {type.value: type for type in StateType}
+
+
+# -- in a worker -----------------------------------------------------------------------------------------------------
+
+
+def outcome_frame(number: int, task: str, outcome: Outcome, value: object) -> bytes:
+    """Return the frame for an outcome; a result that cannot travel makes it FAILED.
+
+    Args:
+        number: the number of the call on its way.
+        task: the task's name, for messages.
+        outcome: how the call ended.
+        value: what the task returned, if it did.
+    """
+    state, payload = outcome.state, outcome.result
+    if payload is None:
+        try:
+            payload = _pack_data(state)
+        except BaseException as error:  # pickling runs code of the user's, which may call sys.exit()
+            if state.type is StateType.COMPLETED:
+                state = unsendable(result_message(task, value, error))
+                payload = _pack_data(state)
+    cause = None if state.cause is None else tuple(state.cause)
+    execution = None if outcome.execution is None else tuple(outcome.execution)
+    records = to_plain(outcome.records) if outcome.records else ()
+    return frame(
+        (
+            OUTCOME, number, outcome.call_id, state.type.value, state.name, state.message, state.instant, cause,
+            None if payload is None else tuple(payload), execution, records,
+        )
+    )  # fmt: skip
+
+
+def unsendable(message: str) -> State:
+    """Return the FAILED state of a call whose arguments, function or result cannot travel."""
+    error = UnpicklableError(message)
+    return State(StateType.FAILED, message=message, data=error, cause=Cause("exception", "UnpicklableError", message))
+
+
+def result_message(task: str, value: object, error: BaseException) -> str:
+    """Word the failure of a task whose result cannot travel."""
+    return (
+        f"Task '{task}' succeeded but its result ({type_name(value)}) cannot be sent from a worker process; "
+        f"return what it is made from, such as a path or plain data, or use the thread executor ({reason(error)})"
+    )
+
+
+def reason(error: BaseException) -> str:
+    """Say in short why something could not be pickled or unpickled."""
+    origin = error.__cause__ if isinstance(error, UnpicklableError) and error.__cause__ is not None else error
+    try:
+        return f"{type(origin).__name__}: {origin}"
+    except Exception:  # the str() of it is the user's too
+        return type(origin).__name__
+
+
+def _pack_data(state: State) -> Payload | None:
+    data = state.packed_data
+    if isinstance(data, Returned):  # of a flow that the task called: its states stay here, what they mean travels
+        data = state.result() if state.type is StateType.COMPLETED else state.exception()
+    if isinstance(data, BaseException):
+        return _pack_error(data)
+    if data is None and state.type is not StateType.COMPLETED:
+        return None
+    return pack(data)
+
+
+def _pack_error(error: BaseException) -> Payload | None:
+    """Return the exception if it comes back whole, tried here where it can do no harm; else None."""
+    if not isinstance(error, Exception):
+        return None
+    chain: list[BaseException] = [error]
+    while (cause := chain[-1].__cause__) is not None and len(chain) < _CHAIN_LIMIT:
+        if any(cause is link for link in chain):
+            break
+        chain.append(cause)
+    for links in [chain, chain[:1]] if len(chain) > 1 else [chain]:
+        try:
+            data = pickle_value(links[0] if len(links) == 1 else _Chain(links))
+            if type(pickle.loads(data)) is type(error):
+                return Payload("pickle", data)
+        except BaseException:  # its state may hold anything, and its class may rebuild it by any code
+            continue
+    return None
+
+
+class _Chain:
+    """An exception with its explicit causes, which pickle leaves out."""
+
+    def __init__(self, links: Sequence[BaseException]) -> None:
+        self.links = links
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return chained, (list(self.links),)
+
+
+def chained(links: Sequence[BaseException]) -> BaseException:
+    """Return the first of the exceptions, each with the next one as its cause."""
+    for error, cause in itertools.pairwise(links):
+        error.__cause__ = cause
+    return links[0]
+
+
+# -- in the engine ---------------------------------------------------------------------------------------------------
+
+
+def read_outcome(content: tuple[Any, ...]) -> Outcome:
+    """Return the outcome of a call from the content of its frame."""
+    _, _, call_id, type, name, message, instant, cause, payload, execution, records = content
+    kept = None if payload is None else Payload._make(payload)
+    state = State(
+        _TYPES[type], name, message, None if kept is None else Packed(kept), instant=instant,
+        cause=None if cause is None else Cause._make(cause),
+    )  # fmt: skip
+    return Outcome(
+        call_id,
+        state,
+        kept if state.type is StateType.COMPLETED else None,
+        None if execution is None else Execution._make(execution),
+        from_plain(records) if records else (),
+    )
+
+
+# -- records of flows that a task called -----------------------------------------------------------------------------
+
+
+def to_plain(records: Sequence[Record]) -> tuple[Any, ...]:
+    """Return records as nested tuples of plain data; a run that many of them mention is in there once."""
+    known: dict[int, Any] = {}
+
+    def plain(value: Any) -> Any:
+        if isinstance(value, StateType):
+            return "StateType", [value.value]
+        name = type(value).__name__
+        if _KINDS.get(name) is not type(value):
+            return value
+        if id(value) not in known:
+            known[id(value)] = (name, [plain(field) for field in value])
+        return known[id(value)]
+
+    return tuple([plain(record) for record in records])
+
+
+def from_plain(plain: Sequence[Any]) -> tuple[Record, ...]:
+    """Return the records again; each run in them is one object, as it was."""
+    known: dict[int, Any] = {}
+
+    def record(value: Any) -> Any:
+        # Fields hold tuples of texts and JSON-safe values; only what `to_plain` made is a pair with a list.
+        if type(value) is not tuple or len(value) != 2 or type(value[1]) is not list:
+            return value
+        name, fields = value
+        if id(value) not in known:
+            values = [record(field) for field in fields]
+            known[id(value)] = _TYPES[values[0]] if name == "StateType" else _KINDS[name]._make(values)
+        return known[id(value)]
+
+    return tuple([record(item) for item in plain])

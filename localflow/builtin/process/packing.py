@@ -1,0 +1,169 @@
+"""Calls as frames, packed in the engine; a call that cannot travel is answered with what is wrong with it.
+
+Functions and flow runs are *definitions*: packed once, and sent to a worker once, under a number that calls refer to.
+Arguments travel in three ways: plain ones inside the frame itself, results of other tasks (`Packed`) as the bytes they
+already are, and everything else pickled, to be unpickled inside the call. In the frame of a call:
+
+    CALL, call number, call id, attempt, function number, flow run number,
+    task run: number, name, task, ordinal, created_at, tags, version,  args, kwargs
+
+`args` is a tuple in which a pair of text and bytes stands for a `Packed`, and `kwargs` a dict like it; or `args` is the
+pickle of both, and `kwargs` None.
+"""
+
+from __future__ import annotations
+
+import itertools
+import json
+import threading
+from typing import TYPE_CHECKING, Any
+
+from localflow.builtin.process.blame import argument_message, function_message
+from localflow.builtin.process.importing import keep_importable, shipped_path
+from localflow.builtin.process.outcomes import unsendable
+from localflow.builtin.process.transport import CALL, DEFINE, FLOW_RUN, FUNCTION, PATH, frame
+from localflow.calls import Outcome
+from localflow.payloads import Packed, pickle_value
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from localflow.interfaces import Call, FlowRun
+
+_PLAIN = frozenset({type(None), bool, int, float, str, bytes})
+_LIMIT = 1000
+
+
+class Definition:
+    """A function or flow run under the number that calls refer to; `frame` tells it to a worker."""
+
+    __slots__ = ("frame", "number", "original", "problem")
+
+    def __init__(self, number: int, original: object, frame: bytes, problem: str = "") -> None:
+        self.number = number
+        self.original = original
+        self.frame = frame
+        self.problem = problem
+        """Why it cannot travel, if it cannot; without the name of the task."""
+
+
+class Shipment:
+    """A call on its way: `number` is its token, `frame` what a worker reads that knows the definitions."""
+
+    __slots__ = ("call", "definitions", "frame", "number")
+
+    def __init__(self, call: Call, number: int, definitions: tuple[Definition, ...], frame: bytes) -> None:
+        self.call = call
+        self.number = number
+        self.definitions = definitions
+        self.frame = frame
+
+
+class CallPacker:
+    """Packs the calls of one executor; several threads may use it at once."""
+
+    def __init__(self) -> None:
+        self.path = shipped_path()
+        """The engine's sys.path."""
+        self.path_frame = frame((PATH, self.path))
+        self._call_numbers = itertools.count(1)
+        self._definition_numbers = itertools.count(1)
+        self._definitions: dict[int, Definition] = {}  # by the id of the original, which they keep alive
+        self._lock = threading.RLock()  # pickling runs code of the user's, which may end up here again
+
+    def pack(self, calls: Sequence[Call]) -> tuple[list[Shipment], list[Outcome]]:
+        """Return the calls that can travel and the outcomes of those that cannot."""
+        path = shipped_path()
+        if path != self.path:
+            self.path, self.path_frame = path, frame((PATH, path))
+        shipments, refused = [], []
+        for call in calls:
+            try:
+                shipments.append(self._pack(call))
+            except _Refusal as refusal:
+                refused.append(Outcome(call.id, unsendable(str(refusal))))
+        return shipments, refused
+
+    def _pack(self, call: Call) -> Shipment:
+        run = call.task_run
+        function = self._definition(call.function) or self._define_function(call.function, call.task_run.task)
+        if function.problem:
+            raise _Refusal(f"Task '{run.task}': {function.problem}")
+        flow_run = self._definition(run.flow_run) or self._define_flow_run(run.flow_run)
+        args, kwargs = self._pack_arguments(call)
+        number = next(self._call_numbers)
+        content = (
+            CALL, number, call.id, call.attempt, function.number, flow_run.number,
+            run.number, run.name, run.task, run.ordinal, run.created_at, run.tags, run.version, args, kwargs,
+        )  # fmt: skip
+        return Shipment(call, number, (function, flow_run), frame(content))
+
+    def _pack_arguments(self, call: Call) -> tuple[Any, dict[str, Any] | None]:
+        kwargs = call.kwargs
+        for value in call.args:
+            if type(value) not in _PLAIN:
+                break
+        else:
+            if not kwargs:
+                return call.args, {}
+        packed: list[Packed] = []
+        travelling = []
+        for value in (*call.args, *kwargs.values()):
+            if type(value) in _PLAIN:
+                travelling.append(value)
+            elif type(value) is Packed:
+                packed.append(value)
+                travelling.append(tuple(value.payload))
+            else:
+                break
+        else:
+            # The same value twice must arrive as one object, which only a pickle of both can tell.
+            if len(packed) < 2 or len({id(value) for value in packed}) == len(packed):
+                count = len(call.args)
+                return tuple(travelling[:count]), dict(zip(kwargs, travelling[count:], strict=True))
+        try:
+            return pickle_value((call.args, dict(kwargs))), None
+        except BaseException as error:
+            _let_interrupts_pass(error)
+            raise _Refusal(argument_message(call, error)) from error
+
+    # -- definitions -------------------------------------------------------------------------------------------------
+
+    def _definition(self, original: object) -> Definition | None:
+        return self._definitions.get(id(original))
+
+    def _define_function(self, function: Any, task: str) -> Definition:
+        with self._lock:
+            keep_importable(function)
+            try:
+                return self._define(function, FUNCTION, pickle_value(function))
+            except BaseException as error:
+                _let_interrupts_pass(error)
+                return self._keep(Definition(0, function, b"", function_message(function, error)))
+
+    def _define_flow_run(self, run: FlowRun) -> Definition:
+        # Parameters pass through JSON: they are JSON-safe, yet an executor must not stumble where they are not.
+        parameters = json.dumps(run.parameters, default=repr)
+        plain = run._replace(parameters={}, arguments=None, versions=dict(run.versions))
+        return self._define(run, FLOW_RUN, (tuple(plain), parameters))
+
+    def _define(self, original: object, kind: str, content: object) -> Definition:
+        number = next(self._definition_numbers)
+        return self._keep(Definition(number, original, frame((DEFINE, number, kind, content))))
+
+    def _keep(self, definition: Definition) -> Definition:
+        with self._lock:
+            self._definitions[id(definition.original)] = definition
+            if len(self._definitions) > _LIMIT:  # tasks made anew for each call must not pile up
+                del self._definitions[next(iter(self._definitions))]
+        return definition
+
+
+class _Refusal(Exception):
+    """A call cannot travel; the text says why."""
+
+
+def _let_interrupts_pass(error: BaseException) -> None:
+    """Raise Ctrl-C again, which reaches the main thread only; anything else a task's values raise is their failure."""
+    if isinstance(error, KeyboardInterrupt) and threading.current_thread() is threading.main_thread():
+        raise error

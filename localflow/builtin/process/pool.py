@@ -1,0 +1,277 @@
+"""The pool: a supervisor, its workers, and the calls between them; one for each start of the executor.
+
+    submit (any thread) --> backlog --> Worker.in_hand ==pipe==> worker process
+                                            |                        |
+    report (pool's thread) <-- outcomes <---+<=======pipe============+
+
+A call waits in the *backlog*, is *in hand* of a worker (sent, perhaps not begun), and is answered by one outcome. Calls
+are sent ahead, `depth` to each worker, as many as make about two milliseconds of work; the token of a call (see
+`worker`) lets the pool take back what has not begun, exactly. It does so when another worker has nothing to do, when
+the calls in front take longer than expected, and to learn what a dead worker was doing.
+
+Threads. `_lock` guards the backlog, what is in hand, and all that is written to workers; it is never held during
+`report`. Any thread may take calls and send them to workers that are there. The pool's own thread does the rest: it
+starts the supervisor and workers, reads outcomes and reports all it has at once, and buries the dead. `report` runs in
+it, and submits from there.
+
+A worker that dies: what it wrote is read first (a result received before death counts), then what it had not begun is
+taken back; the one call left over, if any, is the one it was in. Three failed starts in a row, with no worker ready,
+and the pool gives up: it answers every call with what went wrong.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import selectors
+import threading
+import time
+from typing import TYPE_CHECKING, Any
+
+from localflow.builtin.process.assignment import OVERDUE_SECONDS, Assignment, recall_all
+from localflow.builtin.process.outcomes import read_outcome
+from localflow.builtin.process.packing import CallPacker
+from localflow.builtin.process.spawn import Supervisor
+from localflow.builtin.process.staff import Staff
+from localflow.builtin.process.transport import DIED, OUTCOME, READY, SPAWNED, UNABLE, UNSPAWNED
+from localflow.calls import Outcome
+from localflow.states import Cancelled
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from localflow.builtin.process.packing import Shipment
+    from localflow.builtin.process.staff import Settings
+    from localflow.builtin.process.workers import Worker
+    from localflow.interfaces import Call, Report
+
+_log = logging.getLogger("localflow.process")
+
+
+class Pool:
+    """The processes between one `start` of the executor and its `shutdown`."""
+
+    def __init__(self, settings: Settings, report: Report) -> None:
+        """Start the pool's thread and the supervisor; workers start when there are calls."""
+        self._report = report
+        self._limit = settings.max_tasks_per_worker
+        self._packer = CallPacker()
+        self._lock = threading.Lock()
+        self._assignment = Assignment(settings.workers)
+        self._answers: list[Outcome] = []
+        """Outcomes that came about without a worker, to be reported by the thread."""
+        self._unwanted: set[int] = set()
+        """Ids of calls to be cancelled."""
+        self._patience: float | None = None
+        """How long the thread waits for news."""
+        self._closing = False
+        self._woken = False
+        self._selector = selectors.DefaultSelector()
+        self._wakes, self._waker = os.pipe()
+        for descriptor in (self._wakes, self._waker):
+            os.set_blocking(descriptor, False)
+        self._selector.register(self._wakes, selectors.EVENT_READ)
+        self._staff = Staff(settings, self._assignment, self._packer, self._selector)
+        self._thread = threading.Thread(target=self._run, name="localflow-process-pool", daemon=True)
+        self._thread.start()
+
+    @property
+    def capacity(self) -> int:
+        """How many calls the workers take now, those sent ahead included."""
+        depth = self._assignment.depth
+        return self._assignment.size * (depth if self._limit is None else min(depth, self._limit))
+
+    def take(self, calls: Sequence[Call]) -> None:
+        """Take calls, and send them to workers that have room."""
+        shipments, refused = self._packer.pack(calls)
+        with self._lock:
+            if self._closing:
+                return
+            self._answers.extend(refused)
+            assignment = self._assignment
+            assignment.path_frame = self._packer.path_frame
+            assignment.backlog.extend(shipments)
+            assignment.assign()
+            asleep_for_long = self._patience is None
+            if (
+                self._answers
+                or (assignment.backlog and (assignment.missing() > 0 or self._staff.problem is not None))
+                or (asleep_for_long and assignment.is_ahead())
+                or self._staff.has_choked_pipes()
+            ):
+                self._wake()
+
+    def cancel(self, call_ids: Sequence[int]) -> None:
+        """Stop calls: those not begun at once, running ones with their worker."""
+        with self._lock:
+            if not self._closing:
+                self._unwanted.update(call_ids)
+                self._wake()
+
+    def close(self) -> None:
+        """End all processes; what is in hand is given up."""
+        with self._lock:
+            if not self._closing:
+                self._wake()
+                self._closing = True
+        if threading.current_thread() is not self._thread:
+            self._thread.join()
+
+    def _wake(self) -> None:
+        """Have the thread look around; under the lock."""
+        if not self._woken and threading.current_thread() is not self._thread:
+            self._woken = True
+            os.write(self._waker, b"!")
+
+    # -- the thread --------------------------------------------------------------------------------------------------
+
+    def _run(self) -> None:
+        self._staff.prepare()
+        while not self._closing:
+            try:
+                self._turn()
+            except Exception as error:  # a mistake of ours must not leave anybody waiting
+                _log.exception("the process executor failed")
+                with self._lock:
+                    self._staff.give_up(f"{type(error).__name__}: {error}")
+        self._finish()
+
+    def _turn(self) -> None:
+        news, said = self._listen(self._patience)
+        outcomes: list[Outcome] = []
+        with self._lock:
+            for worker, contents in news:
+                self._settle(worker, contents, outcomes)
+            for message in said:
+                self._hear(message, outcomes)
+            if self._unwanted:
+                self._cancel_unwanted(outcomes)
+            self._assignment.assign()
+            outcomes.extend(self._answers)
+            self._answers.clear()
+        if outcomes:
+            try:
+                self._report(outcomes)
+            except Exception:
+                _log.exception("%d outcome(s) could not be reported", len(outcomes))
+        with self._lock:
+            self._patience = self._manage()
+
+    def _listen(self, patience: float | None) -> tuple[list[tuple[Worker, list[Any]]], list[Any]]:
+        """Wait for news; return what workers have written, and what the supervisor has said."""
+        news: list[tuple[Worker, list[Any]]] = []
+        said: list[Any] = []
+        for key, _ in self._selector.select(patience):
+            source = key.data
+            if source is None:
+                with self._lock:
+                    self._woken = False
+                    os.read(self._wakes, 4096)
+            elif isinstance(source, Supervisor):
+                messages = source.read()
+                said.extend([(None,)] if messages is None else messages)
+            elif key.fd == source.outcomes_file:
+                news.append((source, self._staff.read(source)))
+            else:
+                with self._lock:
+                    source.flush()
+        return news, said
+
+    def _manage(self) -> float | None:
+        """Keep the staff complete, spread the calls; return how long to wait for news."""
+        assignment, staff = self._assignment, self._staff
+        assignment.recall_overdue()
+        staff.hire()
+        if staff.problem is not None:
+            self._answers.extend(staff.unstartable(shipment) for shipment in assignment.take_all())
+        assignment.assign()
+        assignment.balance()
+        staff.watch_choked_pipes()
+        if self._answers:
+            return 0
+        waits = [OVERDUE_SECONDS] if assignment.is_ahead() else []
+        return min(waits + staff.waits(), default=None)
+
+    def _settle(self, worker: Worker, contents: Sequence[Any], outcomes: list[Outcome]) -> None:
+        """Take in what a worker has written."""
+        seconds = []
+        for content in contents:
+            kind = content[0]
+            if kind == OUTCOME:
+                if worker.in_hand.pop(content[1], None) is None:
+                    continue
+                outcome = read_outcome(content)
+                outcomes.append(outcome)
+                execution = outcome.execution
+                if execution is not None and execution.started_at is not None and execution.ended_at is not None:
+                    seconds.append(execution.ended_at - execution.started_at)
+            elif kind == READY:
+                self._staff.welcome(worker)
+            elif kind == UNABLE:
+                worker.problem = content[1:]
+        worker.news_at = time.monotonic()
+        self._assignment.learn(seconds)
+        if worker.spent and not worker.in_hand and not worker.retiring:
+            self._staff.retire(worker)
+
+    def _hear(self, message: Sequence[Any], outcomes: list[Outcome]) -> None:
+        """Take in what the supervisor has said."""
+        kind = message[0]
+        if kind is None:
+            for orphan in self._staff.lose_supervisor():
+                self._bury(orphan, None, outcomes, patience=1.0)
+            return
+        worker = self._assignment.workers.get(message[1])
+        if worker is None:
+            if kind == UNSPAWNED:  # the supervisor itself
+                self._staff.supervisor_problem = message[2]
+        elif kind == SPAWNED:
+            worker.pid = message[2]
+        elif kind == UNSPAWNED:
+            worker.problem = (message[2], "")
+            self._bury(worker, None, outcomes)
+        elif kind == DIED:
+            self._bury(worker, message[2], outcomes)
+
+    def _bury(self, worker: Worker, status: int | None, outcomes: list[Outcome], patience: float = 0.0) -> None:
+        """Read what a dead worker has left, take back what it had not begun, and report what it was in."""
+        self._settle(worker, worker.last_words(patience), outcomes)
+        self._assignment.put_back(recall_all(worker))
+        outcomes.extend(self._staff.bury(worker, status))
+
+    def _cancel_unwanted(self, outcomes: list[Outcome]) -> None:
+        unwanted, self._unwanted = self._unwanted, set()
+        assignment = self._assignment
+
+        def kept(shipments: Sequence[Shipment]) -> list[Shipment]:
+            state = Cancelled("the task was cancelled before it began")
+            outcomes.extend(Outcome(item.call.id, state) for item in shipments if item.call.id in unwanted)
+            return [item for item in shipments if item.call.id not in unwanted]
+
+        assignment.put_back(kept(assignment.take_backlog()))
+        for worker in [*assignment.workers.values()]:
+            if any(item.call.id in unwanted for item in worker.in_hand.values()):
+                assignment.put_back(kept(recall_all(worker)))
+                # What it has now is the call it is in, and perhaps outcomes on their way.
+                self._settle(worker, worker.last_words(), outcomes)
+                for number, item in worker.in_hand.items():
+                    if item.call.id in unwanted:
+                        worker.sentences[number] = Cancelled("the task was cancelled while it was running")
+                        self._staff.kill(worker)
+
+    def _finish(self) -> None:
+        with self._lock:
+            self._assignment.take_backlog()
+            self._staff.dismiss()
+        while (patience := self._staff.dismissal_patience()) is not None:
+            _, said = self._listen(patience)
+            with self._lock:
+                for kind, *rest in said:
+                    if kind is None:
+                        self._staff.lose_supervisor()
+                    elif kind in (DIED, UNSPAWNED):
+                        self._staff.forget(rest[0])
+        self._staff.close()
+        self._selector.close()
+        for descriptor in (self._wakes, self._waker):
+            os.close(descriptor)

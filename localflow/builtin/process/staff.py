@@ -1,0 +1,296 @@
+"""The workers that come and go: starting them through the supervisor, retiring, killing and burying them.
+
+A worker that dies before it is ready has failed to start. Failed starts are repeated, one at a time, after a pause that
+grows; after three in a row, and with no worker at work, the staff has given up, and `problem` says why. Workers that
+fail together count once.
+
+Everything here is called by the pool's thread, and under the pool's lock where calls are touched.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import os
+import selectors
+import signal
+import sys
+import time
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+from localflow.builtin.process.spawn import Supervisor
+from localflow.builtin.process.transport import START, frame
+from localflow.builtin.process.workers import Worker, death_in_words, execution_until_now, lost_state
+from localflow.calls import Outcome
+from localflow.states import WORKER_LOST, Cause, State, StateType
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from localflow.builtin.process.assignment import Assignment
+    from localflow.builtin.process.packing import CallPacker, Shipment
+
+_log = logging.getLogger("localflow.process")
+
+_PAUSES = (0.1, 0.5, 2.0)
+_MOST_FAILURES = 3
+_GRACE = 2.0
+_KILL_DEADLINE = 2.0
+_UNLIMITED = 1 << 62
+
+
+class Settings(NamedTuple):
+    """What the workers of a pool have in common."""
+
+    workers: int
+    max_tasks_per_worker: int | None
+    initializer: str | bytes | None
+    environment: Mapping[str, str]
+
+
+class Staff:
+    """The supervisor and its workers."""
+
+    def __init__(
+        self, settings: Settings, assignment: Assignment, packer: CallPacker, selector: selectors.BaseSelector
+    ) -> None:
+        self.problem: tuple[str, str] | None = None
+        """Why no worker can be started, with the traceback of it; None as long as there is hope."""
+        self.supervisor_problem = ""
+        self._settings = settings
+        self._assignment = assignment
+        self._packer = packer
+        self._selector = selector
+        self._supervisor: Supervisor | None = None
+        self._supervisor_is_proven = False
+        self._workers = assignment.workers
+        self._directory = _current_folder()
+        self._last_number = 0
+        self._choked: set[Worker] = set()
+        self._failures = 0
+        self._failed_at = self._next_start_at = 0.0
+        self._hopeless: tuple[str, str] | None = None
+        self._dismissed_at = 0.0
+
+    def prepare(self) -> None:
+        """Start the supervisor before there are calls, to have it ready when they come."""
+        with contextlib.suppress(OSError):  # it is tried again, and told, when there is a call
+            self._start_supervisor()
+
+    # -- starting ----------------------------------------------------------------------------------------------------
+
+    def hire(self) -> None:
+        """Start the workers that are missing, or as many as may be tried now."""
+        if self.problem is not None:
+            return
+        missing = self._assignment.missing()
+        if self._hopeless is not None:
+            if not any(worker.ready for worker in self._workers.values()):
+                self.problem = self._hopeless
+            return
+        now = time.monotonic()
+        if self._failures and missing > 0:
+            if now < self._next_start_at or not all(worker.ready for worker in self._workers.values()):
+                return
+            missing = 1
+        for _ in range(missing):
+            try:
+                self._start_worker()
+            except OSError as error:
+                self._start_failed(f"{type(error).__name__}: {error}", "", now)
+                return
+
+    def _start_supervisor(self) -> Supervisor:
+        supervisor = Supervisor(self._packer.path, self._settings.environment)
+        self._selector.register(supervisor, selectors.EVENT_READ, supervisor)
+        self._supervisor, self._supervisor_is_proven, self.supervisor_problem = supervisor, False, ""
+        return supervisor
+
+    def _start_worker(self) -> None:
+        supervisor = self._supervisor or self._start_supervisor()
+        settings = self._settings
+        self._last_number += 1
+        start = frame((START, self._packer.path, self._directory, sys.argv, settings.initializer))
+        worker = Worker(self._last_number, start, self._packer.path_frame, settings.max_tasks_per_worker or _UNLIMITED)
+        self._workers[worker.number] = worker
+        self._selector.register(worker.outcomes_file, selectors.EVENT_READ, worker)
+        supervisor.spawn(worker.number, worker.worker_files)
+        worker.let_go()
+
+    def welcome(self, worker: Worker) -> None:
+        """Note that a worker has started well."""
+        worker.ready = self._supervisor_is_proven = True
+        self._failures = 0
+        self._hopeless = None
+
+    def _start_failed(self, text: str, traceback_text: str, begun_at: float) -> None:
+        if begun_at < self._failed_at:
+            return  # begun with others that have failed already
+        now = time.monotonic()
+        self._failures += 1
+        self._failed_at = now
+        self._next_start_at = now + _PAUSES[min(self._failures, len(_PAUSES)) - 1]
+        if self._failures < _MOST_FAILURES:
+            _log.warning("a worker could not start, which is tried again: %s", text)
+            return
+        self._hopeless = (text, traceback_text)
+        if any(worker.ready for worker in self._workers.values()):
+            _log.warning("no more workers can be started, going on with those at work: %s", text)
+
+    def give_up(self, text: str) -> None:
+        """Start nothing more, and kill what there is."""
+        self.problem = (text, "")
+        for worker in self._workers.values():
+            self.kill(worker)
+
+    def unstartable(self, shipment: Shipment) -> Outcome:
+        """Return the outcome of a call for which there will be no worker."""
+        text, traceback_text = self.problem or ("", "")
+        message = f"cannot start workers: {text}"
+        cause = Cause("worker", message=message, traceback_text=traceback_text)
+        return Outcome(shipment.call.id, State(StateType.CRASHED, WORKER_LOST, message, cause=cause))
+
+    # -- ending ------------------------------------------------------------------------------------------------------
+
+    def retire(self, worker: Worker) -> None:
+        """Let a worker end that has nothing in hand."""
+        worker.tell_to_exit()
+        if self._supervisor is not None:
+            self._supervisor.retire(worker.number)
+
+    def kill(self, worker: Worker) -> None:
+        """Kill a worker with everything in its session."""
+        worker.retiring = True
+        worker.retired_at = time.monotonic()
+        if self._supervisor is not None:
+            self._supervisor.kill(worker.number)
+
+    def bury(self, worker: Worker, status: int | None) -> list[Outcome]:
+        """Release what a dead worker had; return the outcome of the call it was in, if it was in one."""
+        self.forget(worker.number)
+        outcomes = [
+            Outcome(
+                shipment.call.id,
+                worker.sentences.get(number) or lost_state(worker, status, shipment),
+                execution=execution_until_now(worker),
+            )
+            for number, shipment in worker.in_hand.items()
+        ]
+        if worker.problem is not None:
+            self._start_failed(*worker.problem, worker.made_at)
+        elif not worker.ready and not worker.retiring:
+            self._start_failed(f"worker {worker.pid} {death_in_words(status)} while starting", "", worker.made_at)
+        elif not outcomes and not worker.retiring:
+            _log.warning("worker %s %s while it was idle; it is replaced", worker.pid, death_in_words(status))
+        return outcomes
+
+    def forget(self, number: int) -> None:
+        """Close what belongs to a worker that is no more."""
+        worker = self._workers.pop(number, None)
+        if worker is not None:
+            for descriptor in (worker.outcomes_file, worker.calls_file):
+                with contextlib.suppress(KeyError):
+                    self._selector.unregister(descriptor)
+            self._choked.discard(worker)
+            worker.close()
+
+    def lose_supervisor(self) -> list[Worker]:
+        """Kill the workers of a supervisor that has died, for it cannot; return them."""
+        supervisor, self._supervisor = self._supervisor, None
+        assert supervisor is not None
+        self._selector.unregister(supervisor)
+        ending = supervisor.bury()
+        text = self.supervisor_problem or f"the supervisor of the workers {_ending_in_words(ending)}"
+        if not self._supervisor_is_proven:
+            self._start_failed(text, "", time.monotonic())
+        else:
+            _log.warning("%s; it is replaced, and its workers with it", text)
+        workers = [*self._workers.values()]
+        for worker in workers:
+            if worker.pid is not None:
+                with contextlib.suppress(ProcessLookupError, PermissionError):
+                    os.killpg(worker.pid, signal.SIGKILL)
+        return workers
+
+    def dismiss(self) -> None:
+        """Begin to end: idle workers may do what they have registered for their exit, others are killed."""
+        self._dismissed_at = time.monotonic()
+        for worker in self._workers.values():
+            if worker.in_hand or not worker.ready:
+                self.kill(worker)
+            elif not worker.retiring:
+                self.retire(worker)
+
+    def dismissal_patience(self) -> float | None:
+        """Return how long to wait for the workers to end, None if they have or there is no use in waiting."""
+        if not self._workers or self._supervisor is None:
+            return None
+        waited = time.monotonic() - self._dismissed_at
+        if waited > _GRACE:
+            for worker in self._workers.values():
+                self.kill(worker)
+            return None if waited > _GRACE + _KILL_DEADLINE else _KILL_DEADLINE / 10
+        return _GRACE - waited
+
+    def close(self) -> None:
+        """End the supervisor, and with it all that is left."""
+        if self._supervisor is not None:
+            self._selector.unregister(self._supervisor)
+            left = self._supervisor.end()
+            if left:
+                _log.warning("tasks had left %d process(es) running, which were killed: %s", len(left), left)
+        for number in [*self._workers]:
+            self.forget(number)
+
+    # -- reading and writing -----------------------------------------------------------------------------------------
+
+    def read(self, worker: Worker) -> list[Any]:
+        """Return what a worker has written; one that writes what is no frame is killed."""
+        try:
+            contents = worker.read()
+        except ValueError:
+            self.kill(worker)
+            contents = None
+        if contents is None:  # the end of the pipe, or of any use for it: how it died the supervisor will tell
+            self._selector.unregister(worker.outcomes_file)
+            return []
+        return contents
+
+    def has_choked_pipes(self) -> bool:
+        """Return whether some worker's pipe is full and nobody waits yet for room in it."""
+        return any(worker.pending and worker not in self._choked for worker in self._workers.values())
+
+    def watch_choked_pipes(self) -> None:
+        """Wait for room in the pipes that are full, and only in those."""
+        for worker in self._workers.values():
+            if worker.pending != (worker in self._choked):
+                if worker.pending:
+                    self._choked.add(worker)
+                    self._selector.register(worker.calls_file, selectors.EVENT_WRITE, worker)
+                else:
+                    self._choked.discard(worker)
+                    self._selector.unregister(worker.calls_file)
+
+    def waits(self) -> list[float]:
+        """Return after how many seconds something is to be done here even if nothing happens."""
+        now = time.monotonic()
+        waits = []
+        for worker in self._workers.values():
+            if worker.retiring:
+                if now - worker.retired_at > _GRACE:
+                    self.kill(worker)
+                waits.append(worker.retired_at + _GRACE - now)
+        if self._failures and self._hopeless is None and self._assignment.missing() > 0:
+            waits.append(self._next_start_at - now)
+        return [max(0.0, wait) for wait in waits]
+
+
+def _current_folder() -> str:
+    try:
+        return os.getcwd()  # noqa: PTH109 - Path would be imported for this alone
+    except OSError:  # it is deleted
+        return "/"
+
+
+def _ending_in_words(returncode: int) -> str:
+    return f"was killed by signal {-returncode}" if returncode < 0 else f"ended with exit status {returncode}"

@@ -1,0 +1,263 @@
+"""The supervisor process: forks the workers, knows exactly how each one ends, and lets none outlive the engine.
+
+It is exec'd once by the engine, has one thread, and imports what workers need, so that a fork (a millisecond) gives a
+worker ready to work, with no lock of anybody's held. It waits for three things at once:
+
+    - frames from the engine, with the pipes of new workers; the end of them means that the engine is gone
+    - the death of the engine itself, for a process forked by user code may keep the engine's end of the socket open
+    - the death of a child: a worker, or a process that a worker has left behind, for it adopts those where it can
+
+When the engine is gone, every worker is killed with all that is in its session.
+"""
+
+from __future__ import annotations
+
+import array
+import contextlib
+import ctypes
+import errno
+import gc
+import importlib
+import os
+import select
+import signal
+import socket
+import sys
+import time
+import traceback
+import types
+from collections import deque
+from typing import Any, NoReturn
+
+from localflow.builtin.process import worker
+from localflow.builtin.process.transport import (
+    DIED,
+    END,
+    KILL,
+    LEFTOVERS,
+    RETIRE,
+    SPAWN,
+    SPAWNED,
+    UNSPAWNED,
+    FrameReader,
+    frame,
+)
+
+_PIECE = 1 << 16
+_WORKER_FILES = 4
+_ENGINE_CHECK_SECONDS = 0.25
+_END_DEADLINE = 1.0
+_PR_SET_PDEATHSIG, _PR_SET_CHILD_SUBREAPER = 1, 36
+
+
+def main(control: int, engine: int) -> NoReturn:
+    """Supervise until the engine says so or is gone.
+
+    Args:
+        control: descriptor of the socket to the engine.
+        engine: pid of the engine.
+    """
+    for signum in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+        signal.signal(signum, signal.SIG_IGN)
+    _prctl(_PR_SET_CHILD_SUBREAPER, 1)
+    # Workers are forked with what stands here: a blank __main__, output that no character and no crash can spoil.
+    sys.modules["__main__"] = types.ModuleType("__main__")
+    for stream in (sys.stdout, sys.stderr):
+        if stream is not None:
+            stream.reconfigure(encoding="utf-8", errors="backslashreplace", line_buffering=True)  # type: ignore[union-attr]
+    importlib.import_module("cloudpickle")
+    gc.collect()
+    gc.freeze()
+    supervisor = _Supervisor(socket.socket(fileno=control), engine)
+    try:
+        supervisor.run()
+    except OSError:  # the engine is gone while something is sent to it
+        pass
+    except BaseException:
+        traceback.print_exc()
+    supervisor.end()
+    os._exit(0)
+
+
+class _Supervisor:
+    def __init__(self, control: socket.socket, engine: int) -> None:
+        self._control = control
+        self._engine = engine
+        self._reader = FrameReader()
+        self._received: deque[int] = deque()
+        self._pids: dict[int, int] = {}
+        """Pids of living workers by number."""
+        self._retired: set[int] = set()
+        self._child_died, child_died = os.pipe()
+        for descriptor in (self._child_died, child_died):
+            os.set_blocking(descriptor, False)
+        signal.signal(signal.SIGCHLD, lambda signum, stack: None)
+        signal.set_wakeup_fd(child_died, warn_on_full_buffer=False)
+        self._own_files = [control.fileno(), self._child_died, child_died]
+        self._news = select.poll()
+        self._news.register(control, select.POLLIN)
+        self._news.register(self._child_died, select.POLLIN)
+        self._engine_died: int | None = None
+        with contextlib.suppress(OSError, AttributeError):  # not on this system, or the engine is gone already
+            self._engine_died = os.pidfd_open(engine)
+            self._own_files.append(self._engine_died)
+            self._news.register(self._engine_died, select.POLLIN)
+
+    def run(self) -> None:
+        """Serve until told to end or the engine is gone."""
+        while os.getppid() == self._engine:
+            timeout = None if self._engine_died is not None else _ENGINE_CHECK_SECONDS * 1000
+            ready = [descriptor for descriptor, _ in self._news.poll(timeout)]
+            if self._engine_died in ready:
+                return
+            if self._child_died in ready:
+                with contextlib.suppress(BlockingIOError):
+                    os.read(self._child_died, _PIECE)
+                self._bury()
+            if self._control.fileno() in ready and not self._hear():
+                return
+
+    def _hear(self) -> bool:
+        """Do what the engine asks; return False at the end of it."""
+        room = socket.CMSG_SPACE(_WORKER_FILES * array.array("i").itemsize)
+        piece, ancillary, _, _ = self._control.recvmsg(_PIECE, room)
+        for level, kind, data in ancillary:
+            if (level, kind) == (socket.SOL_SOCKET, socket.SCM_RIGHTS):
+                descriptors = array.array("i", data)
+                self._received.extend(descriptors)
+                for descriptor in descriptors:
+                    os.set_inheritable(descriptor, False)
+        for content in self._reader.feed(piece):
+            kind, *rest = content
+            if kind == SPAWN:
+                self._spawn(rest[0])
+            elif kind == RETIRE:
+                self._retired.add(rest[0])
+            elif kind == KILL and rest[0] in self._pids:
+                _kill_session(self._pids[rest[0]])
+            elif kind == END:
+                return False
+        return bool(piece)
+
+    def _spawn(self, number: int) -> None:
+        files = [self._received.popleft() for _ in range(min(_WORKER_FILES, len(self._received)))]
+        try:
+            if len(files) < _WORKER_FILES:
+                raise OSError(errno.EMFILE, "the pipes of a worker were lost, too many files are open")
+            supervisor = os.getpid()
+            pid = os.fork()
+            if not pid:
+                self._become_worker(files, supervisor)
+        except OSError as error:
+            self._send(UNSPAWNED, number, f"{type(error).__name__}: {error}")
+        else:
+            self._pids[number] = pid
+            self._send(SPAWNED, number, pid)
+        for descriptor in files:
+            os.close(descriptor)
+
+    def _become_worker(self, files: list[int], supervisor: int) -> NoReturn:
+        try:
+            os.setsid()
+            _prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
+            if os.getppid() != supervisor:  # it died before the line above
+                os._exit(1)
+            signal.set_wakeup_fd(-1)
+            for signum in (signal.SIGCHLD, signal.SIGTERM, signal.SIGHUP):
+                signal.signal(signum, signal.SIG_DFL)
+            # Not SIG_IGN, which programs that tasks start would inherit.
+            signal.signal(signal.SIGINT, lambda signum, stack: None)
+            for descriptor in (*self._own_files, *self._received):
+                os.close(descriptor)
+            worker.main(*files)
+        except BaseException:
+            traceback.print_exc()
+        finally:
+            os._exit(1)
+
+    def _bury(self) -> None:
+        """Report the workers that have died."""
+        numbers = {pid: number for number, pid in self._pids.items()}
+        while (death := self._next_death(numbers)) is not None:
+            pid, status = death
+            number = numbers.get(pid)
+            if number is not None:
+                del self._pids[number]
+                self._retired.discard(number)
+                self._send(DIED, number, status)
+
+    def _next_death(self, numbers: dict[int, int]) -> tuple[int, int] | None:
+        """Return pid and wait status of a child that has died; the rest of a worker's session dies with it."""
+        try:
+            if hasattr(os, "waitid"):
+                # Not reaped yet, so its pid still stands for it and its session, and for nobody else.
+                found = os.waitid(os.P_ALL, 0, os.WEXITED | os.WNOHANG | os.WNOWAIT)
+                if found is None:
+                    return None
+                pid = found.si_pid
+                self._clear_up(pid, numbers)
+                return os.waitpid(pid, 0)
+            pid, status = os.waitpid(-1, os.WNOHANG)
+            if not pid:
+                return None
+            self._clear_up(pid, numbers)
+            return pid, status
+        except ChildProcessError:
+            return None
+
+    def _clear_up(self, pid: int, numbers: dict[int, int]) -> None:
+        if pid in numbers and numbers[pid] not in self._retired:
+            _kill_session(pid)
+
+    def end(self) -> None:
+        """Kill the workers and everything adopted, and name what was left behind by workers that had ended."""
+        signal.set_wakeup_fd(-1)
+        workers = set(self._pids.values())
+        for pid in workers:
+            _kill_session(pid)
+        left: set[int] = set()
+        deadline = time.monotonic() + _END_DEADLINE
+        while time.monotonic() < deadline:
+            try:
+                pid, _ = os.waitpid(-1, os.WNOHANG)
+            except ChildProcessError:  # nobody is left
+                break
+            if not pid:
+                left.update(_kill_children(besides=workers))
+                time.sleep(0.001)
+        with contextlib.suppress(OSError):
+            self._send(LEFTOVERS, sorted(left))
+
+    def _send(self, *content: Any) -> None:
+        self._control.sendall(frame(content))
+
+
+def _kill_session(leader: int) -> None:
+    """Kill a worker with its process group, and what has left the group but not its session."""
+    with contextlib.suppress(ProcessLookupError, PermissionError):
+        os.killpg(leader, signal.SIGKILL)
+
+    import psutil  # only now: the import takes longer than a kill may wait
+
+    for pid in psutil.pids():
+        with contextlib.suppress(ProcessLookupError, PermissionError):
+            if os.getsid(pid) == leader:
+                os.kill(pid, signal.SIGKILL)
+
+
+def _kill_children(besides: set[int]) -> set[int]:
+    """Kill every process below this one; return the pids of those that are no workers and were still alive."""
+    import psutil
+
+    killed = set()
+    for child in psutil.Process().children(recursive=True):
+        with contextlib.suppress(psutil.Error):
+            if child.status() != psutil.STATUS_ZOMBIE:
+                child.kill()
+                killed.add(child.pid)
+    return killed - besides
+
+
+def _prctl(option: int, value: int) -> None:
+    if sys.platform == "linux":
+        ctypes.CDLL(None).prctl(option, value)

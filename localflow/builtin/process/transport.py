@@ -1,0 +1,125 @@
+"""What the engine, its supervisor and its workers write to each other: frames of plain data.
+
+A frame is its length in 8 bytes and a marshalled tuple whose first item says what it is. User data is inside as bytes
+that only the other side's user code loads: reading a frame never runs code. The tuples:
+
+    engine -> worker      START, sys_path, directory, argv, initializer      the first frame of each worker
+                          DEFINE, definition number, kind, content           a function or a flow run, sent once
+                          FORGET, definition number
+                          PATH, sys_path                                     the engine's sys.path has changed
+                          CALL, call number, ...                             see `packing`
+    worker -> engine      READY                                              it has started, initializer included
+                          UNABLE, text, traceback text                       it has not, and exits
+                          OUTCOME, call number, call id, ...                 see `outcomes`
+    engine -> supervisor  SPAWN, worker number                               with the worker's ends of its pipes
+                          RETIRE, worker number                              it was told to exit: leave its group be
+                          KILL, worker number                                and everything in its session
+                          END                                                kill what is left and exit
+    supervisor -> engine  SPAWNED, worker number, pid
+                          UNSPAWNED, worker number, text
+                          DIED, worker number, wait status
+                          LEFTOVERS, pids                                    the last word
+"""
+
+from __future__ import annotations
+
+import marshal
+from struct import Struct
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+
+START, DEFINE, FORGET, PATH, CALL = range(5)
+READY, UNABLE, OUTCOME = range(5, 8)
+SPAWN, RETIRE, KILL, END = range(8, 12)
+SPAWNED, UNSPAWNED, DIED, LEFTOVERS = range(12, 16)
+
+FUNCTION, FLOW_RUN = "function", "flow run"
+
+_LENGTH = Struct("<Q")
+_LARGEST = 1 << 40
+
+#: What a worker takes from its token pipe before it begins a call: the call's number.
+TOKEN_SIZE = 8
+#: The token that tells a worker to end.
+EXIT = b"\xff" * TOKEN_SIZE
+
+
+def frame(content: tuple[Any, ...]) -> bytes:
+    """Return the frame of a tuple of plain data."""
+    try:
+        body = marshal.dumps(content)
+    except ValueError:  # an instance of a subclass of str or the like, such as a member of a StrEnum
+        body = marshal.dumps(_exact(content))
+    return _LENGTH.pack(len(body)) + body
+
+
+def tokens(numbers: Iterable[int]) -> bytes:
+    """Return the tokens of calls, in order."""
+    return b"".join([_LENGTH.pack(number) for number in numbers])
+
+
+def numbers(tokens: bytes) -> list[int]:
+    """Return the numbers of calls that tokens stand for."""
+    return [number for (number,) in _LENGTH.iter_unpack(tokens)]
+
+
+class FrameReader:
+    """Puts frames together from the pieces that reads return."""
+
+    def __init__(self) -> None:
+        self._buffer = bytearray()
+        self._needed = _LENGTH.size
+
+    def feed(self, piece: bytes) -> list[Any]:
+        """Return the contents of the frames that are complete with `piece`; raises ValueError on what is no frame."""
+        buffer = self._buffer
+        buffer += piece
+        if len(buffer) < self._needed:
+            return []
+        contents = []
+        position, end = 0, len(buffer)
+        with memoryview(buffer) as view:
+            while True:
+                begin = position + _LENGTH.size
+                if begin > end:
+                    self._needed = _LENGTH.size
+                    break
+                (size,) = _LENGTH.unpack_from(buffer, position)
+                if size > _LARGEST:
+                    raise ValueError(f"not a frame: {size} bytes long")
+                if begin + size > end:
+                    self._needed = _LENGTH.size + size
+                    break
+                contents.append(_load(view, begin, begin + size))
+                position = begin + size
+        del buffer[:position]
+        return contents
+
+
+def _load(view: memoryview, begin: int, end: int) -> Any:
+    try:
+        with view[begin:end] as body:
+            return marshal.loads(body)
+    except (EOFError, TypeError) as error:
+        raise ValueError(f"not a frame: {error}") from None
+
+
+def _exact(value: Any) -> Any:
+    """Return `value` with instances of subclasses of plain types as instances of these types themselves."""
+    if isinstance(value, tuple):
+        return tuple([_exact(item) for item in value])
+    if isinstance(value, list):
+        return [_exact(item) for item in value]
+    if isinstance(value, dict):
+        return {_exact(key): _exact(item) for key, item in value.items()}
+    if isinstance(value, str):
+        return str.__str__(value)
+    if isinstance(value, bool) or value is None:
+        return value
+    if isinstance(value, int):
+        return int.__int__(value)
+    if isinstance(value, float):
+        return float.__float__(value)
+    return bytes(value)

@@ -1,0 +1,270 @@
+"""The worker process: takes calls one at a time, and answers each before it looks at the next.
+
+It reads calls from one pipe and *tokens* from another. The frame of a call is only a proposal; a worker begins a call
+when it has read its token, which the engine may take back until then (the engine holds the reading end too). Frames of
+calls whose token never came are dropped when a later one's has. The token `EXIT` ends the worker, and so does the end
+of the engine, which closes the pipe.
+
+It is forked by the supervisor, which has imported everything needed here. User code runs in `_Work` only.
+"""
+
+from __future__ import annotations
+
+import atexit
+import contextlib
+import errno
+import faulthandler
+import importlib
+import json
+import os
+import pickle
+import select
+import sys
+import time
+import traceback
+from collections import deque
+from contextvars import Context
+from typing import TYPE_CHECKING, Any, NoReturn
+
+from localflow.builtin.process.outcomes import outcome_frame, reason, result_message, unsendable
+from localflow.builtin.process.transport import (
+    CALL,
+    DEFINE,
+    EXIT,
+    FORGET,
+    FUNCTION,
+    PATH,
+    READY,
+    TOKEN_SIZE,
+    UNABLE,
+    FrameReader,
+    frame,
+    numbers,
+)
+from localflow.calls import Call, Outcome
+from localflow.errors import UnpicklableError
+from localflow.payloads import Payload, unpack
+from localflow.records import FlowRun, TaskRun
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+_PIECE = 1 << 18
+
+
+def main(calls: int, tokens: int, outcomes: int, faults: int) -> NoReturn:
+    """Work until told to exit.
+
+    Args:
+        calls: descriptor to read frames of calls from.
+        tokens: descriptor to read tokens from; it does not block.
+        outcomes: descriptor to write outcomes to.
+        faults: descriptor of a file for the stack of a crash.
+    """
+    faulthandler.enable(faults)
+    worker = _Worker(calls, tokens, outcomes)
+    status = 1
+    with contextlib.suppress(_EngineGone):
+        if worker.start():
+            worker.work()
+            status = 0
+    leave(status)
+
+
+def leave(status: int) -> NoReturn:
+    """End this process: what tasks have registered for the exit runs, what they printed is written."""
+    with contextlib.suppress(BaseException):
+        atexit._run_exitfuncs()
+    for stream in (sys.stdout, sys.stderr):
+        with contextlib.suppress(Exception):  # a closed stream, or a full disk
+            stream.flush()
+    os._exit(status)
+
+
+class _EngineGone(Exception):
+    """The engine has closed its ends of the pipes, or died."""
+
+
+class _Worker:
+    def __init__(self, calls: int, tokens: int, outcomes: int) -> None:
+        self._calls = calls
+        self._tokens = tokens
+        self._outcomes = outcomes
+        self._token_came = select.poll()
+        self._token_came.register(tokens, select.POLLIN)
+        self._reader = FrameReader()
+        self._contents: deque[Any] = deque()
+        self._proposed: deque[_Work] = deque()
+        self._functions: dict[int, _Function] = {}
+        self._flow_runs: dict[int, FlowRun] = {}
+
+    def start(self) -> bool:
+        """Take over the engine's settings and run the initializer; return whether that went well."""
+        while not self._contents:
+            self._read()
+        _, path, directory, argv, initializer = self._contents.popleft()
+        sys.path[:] = path
+        sys.argv[:] = argv
+        with contextlib.suppress(OSError):  # it may be gone; tasks that do not use it need not care
+            os.chdir(directory)
+        try:
+            if initializer is not None:
+                _find_initializer(initializer)()
+        except BaseException as error:  # sys.exit() in an initializer is a failure like any other
+            self._write(frame((UNABLE, f"the initializer failed: {reason(error)}", traceback.format_exc())))
+            return False
+        self._write(frame((READY,)))
+        return True
+
+    def work(self) -> None:
+        """Do calls until told to exit."""
+        pid = os.getpid()
+        while (token := self._next_token()) != EXIT:
+            [number] = numbers(token)
+            work = self._find(number)
+            outcome, value = work.do()
+            if os.getpid() != pid:
+                _end_forked(outcome)
+            self._write(outcome_frame(number, work.call.task_run.task, outcome, value))
+            del work, outcome, value  # they may be large, and the next call may be long in coming
+
+    def _next_token(self) -> bytes:
+        while True:
+            try:
+                token = os.read(self._tokens, TOKEN_SIZE)
+            except BlockingIOError:
+                self._token_came.poll()
+            else:
+                if not token:
+                    raise _EngineGone
+                return token
+
+    def _find(self, number: int) -> _Work:
+        """Return the call of this number; those before it have been taken back."""
+        while True:
+            while self._proposed:
+                work = self._proposed.popleft()
+                if work.number == number:
+                    return work
+            while self._contents:
+                self._take(self._contents.popleft())
+            if not self._proposed:
+                self._read()
+
+    def _read(self) -> None:
+        piece = os.read(self._calls, _PIECE)
+        if not piece:
+            raise _EngineGone
+        self._contents.extend(self._reader.feed(piece))
+
+    def _take(self, content: Any) -> None:
+        kind = content[0]
+        if kind == CALL:
+            function, flow_run = self._functions[content[4]], self._flow_runs[content[5]]
+            self._proposed.append(_Work(content, function, flow_run))
+        elif kind == DEFINE:
+            _, number, what, definition = content
+            if what == FUNCTION:
+                self._functions[number] = _Function(definition)
+            else:
+                fields, parameters = definition
+                self._flow_runs[number] = FlowRun._make(fields)._replace(parameters=json.loads(parameters))
+        elif kind == FORGET:
+            self._functions.pop(content[1], None)
+            self._flow_runs.pop(content[1], None)
+        elif kind == PATH:
+            sys.path[:] = content[1]
+            importlib.invalidate_caches()
+
+    def _write(self, data: bytes) -> None:
+        view = memoryview(data)
+        try:
+            while view:
+                view = view[os.write(self._outcomes, view) :]
+        except OSError as error:
+            if error.errno != errno.EPIPE:  # a task has closed descriptors that are not its own
+                print(f"localflow: worker {os.getpid()} cannot send its outcome: {error}", file=sys.stderr)  # noqa: T201
+            raise _EngineGone from error
+
+
+class _Function:
+    """A task's function as bytes, until the first call that needs it."""
+
+    def __init__(self, data: bytes) -> None:
+        self._data = data
+        self._function: Callable[..., Any] | None = None
+
+    def get(self) -> Callable[..., Any]:
+        if self._function is None:
+            self._function = _load(self._data, "the task's function")
+        return self._function
+
+
+class _Work:
+    """A call, with its function and arguments still as bytes."""
+
+    def __init__(self, content: Any, function: _Function, flow_run: FlowRun) -> None:
+        (
+            _, self.number, call_id, attempt, _, _,
+            number, name, task, ordinal, created_at, tags, version, self._args, self._kwargs,
+        ) = content  # fmt: skip
+        self._function = function
+        self._value: object = None
+        task_run = TaskRun(flow_run, number, name, task, ordinal, created_at, (), tags, version)
+        self.call = Call(call_id, task_run, attempt, self._execute, (), {})
+
+    def do(self) -> tuple[Outcome, object]:
+        """Run the call; return its outcome and what the task returned."""
+        call = self.call
+        try:
+            # In an empty context: nothing that a task sets is seen by the next one.
+            outcome = Context().run(call.run, f"pid {os.getpid()}", time.process_time)
+        except BaseException as error:  # such as sys.exit() in the __reduce__ of the result
+            outcome = Outcome(call.id, unsendable(result_message(call.task_run.task, self._value, error)))
+        return outcome, self._value
+
+    def _execute(self) -> object:
+        function = self._function.get()
+        if self._kwargs is None:
+            args, kwargs = _load(self._args, "its arguments")
+        else:
+            args = [_unpacked(value) for value in self._args]
+            kwargs = {name: _unpacked(value) for name, value in self._kwargs.items()}
+        self._args = self._kwargs = None
+        self._value = function(*args, **kwargs)
+        return self._value
+
+
+def _unpacked(value: Any) -> Any:
+    if type(value) is not tuple:
+        return value
+    payload = Payload._make(value)
+    return unpack(payload) if payload.format == "json" else _load(payload.data, "one of its arguments")
+
+
+def _load(data: bytes, what: str) -> Any:
+    try:
+        return pickle.loads(data)
+    except ModuleNotFoundError as error:
+        first = sys.path[0] if sys.path else ""
+        raise UnpicklableError(f"worker cannot import '{error.name}' (sys.path[0]={first!r})") from error
+    except Exception as error:
+        raise UnpicklableError(f"{what} cannot be rebuilt in a worker process: {reason(error)}") from error
+
+
+def _find_initializer(initializer: str | bytes) -> Callable[[], object]:
+    if isinstance(initializer, bytes):
+        found: Callable[[], object] = pickle.loads(initializer)
+        return found
+    module, _, name = initializer.partition(":")
+    found = importlib.import_module(module)  # type: ignore[assignment]
+    for part in name.split("."):
+        found = getattr(found, part)
+    return found
+
+
+def _end_forked(outcome: Outcome) -> NoReturn:
+    """End a child that a task has forked and that came back from the task: it is not the worker."""
+    error = outcome.state.packed_data
+    code = error.code if isinstance(error, SystemExit) else None if outcome.state.is_completed() else 1
+    leave(code if isinstance(code, int) else int(code is not None))
