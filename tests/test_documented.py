@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import doctest
 import inspect
 import json
+import os
 import re
 import subprocess
 import sys
@@ -101,6 +103,18 @@ class TestReadme:
 
         assert (ended.returncode, ended.stdout) == (0, "")
 
+    def test_failure_looks_as_shown(self, monkeypatch):
+        """The commands of the failing run print what README shows, but for names, paths and times."""
+        monkeypatch.setenv("PATH", str(Path(LOCALFLOW).parent), prepend=os.pathsep)
+        (console,) = [block.text for block in blocks() if "show @last\n" in block.text]
+
+        printed = "".join(
+            f"$ {command}\n{run('sh', '-c', command.replace('examples/', f'{ROOT}/examples/') + ' 2>&1').stdout}"
+            for command in re.findall(r"^\$ (.*)$", console, re.MULTILINE)
+        )
+
+        assert doctest.OutputChecker().check_output(masked(console), masked(printed), doctest.ELLIPSIS), printed
+
     @pytest.mark.parametrize("block", [block for block in blocks() if block.language == "python"], ids=str)
     def test_python_is_tested(self, block):
         """Every block of Python is one of those that the tests here run."""
@@ -194,7 +208,7 @@ class TestReadme:
             public = {name for name, value in vars(interface).items() if is_public_method(name, value)}
 
             assert hasattr(hookspecs, hook.strip("`"))
-            assert hasattr(testing, suite.strip("`"))
+            assert suite.strip("`") in testing.__all__
             assert set(re.findall(r"\w+", required)) == interface.__abstractmethods__
             assert set(re.findall(r"\w+", optional)) == public - interface.__abstractmethods__
 
@@ -227,6 +241,14 @@ class TestAllDocuments:
         folders = [f"{path.parent.name}/" for path in package.glob("*/__init__.py")]
         modules = [path.name for path in package.glob("*.py")]
         assert sorted(named) == sorted([*modules, *folders])
+
+
+def masked(printed: str) -> str:
+    """Return what the command line printed without what differs from run to run."""
+    (flow_run,) = re.findall(r"^see: localflow show (\S+)$", printed, re.MULTILINE)
+    printed = printed.replace(flow_run, "NAME")
+    printed = re.sub(r"\b[\d.]+(us|ms|s)\b", "TIME", printed)
+    return re.sub(r" {2,}|(?<=TIME) ", "  ", printed)
 
 
 def option_rows() -> list[list[str]]:
