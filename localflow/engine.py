@@ -73,6 +73,7 @@ class Engine:
         self._news: deque[LiveRun | Outcome] = deque()
         self._graph = RunGraph()
         self._runs: dict[int, LiveRun] = {}
+        self._flows: list[ActiveFlow] = []
         self._lanes: dict[object, Lane] = {}
         self._lanes_lock = threading.Lock()
         self._unsaved: list[Record] = []
@@ -80,7 +81,7 @@ class Engine:
         """Told when a flow run has no open task runs left, and when a caller may run its call or give it up."""
         self.callbacks = CallbackRunner()
         self.shield = Shield()
-        self._error: BaseException | None = None
+        self._error: Exception | None = None
         self._interrupted = False
 
     # -- flows -------------------------------------------------------------------------------------------------------
@@ -104,6 +105,7 @@ class Engine:
         running = Running()
         self._append([record, StateChange(record, 1, running.type, running.name, "", running.instant)])
         active = ActiveFlow(self, record, lane, depth)
+        self._flows.append(active)
         try:
             state = self._run_body(active, body)
         except STOPS:
@@ -250,10 +252,10 @@ class Engine:
         """Do what only the baton's holder may; whatever goes wrong there breaks the engine instead of being lost."""
         try:
             work(*args)
-        except BaseException as error:
-            self._break(error)
+        except Exception as error:
             if not isinstance(error, StoreError):
-                raise
+                _log.exception("the engine broke down, no more tasks are started")
+            self._break(error)
 
     def _take_news(self, ended: list[LiveRun]) -> None:
         """Bring the graph up to date; runs that have ended are added to `ended`."""
@@ -369,18 +371,19 @@ class Engine:
     def _append(self, records: Sequence[Record]) -> None:
         """Commit records of a flow run, together with whatever waits to be stored, and tell the notifiers."""
         with self.shield, self._baton:
-            if self._error is not None:
-                raise self._error
-            self._unsaved.extend(records)
-            self._guarded(self._save)
+            if self._error is None:
+                self._unsaved.extend(records)
+                self._guarded(self._save)
         if self._error is not None:
             raise self._error
         self._turn()
 
-    def _break(self, error: BaseException) -> None:
+    def _break(self, error: Exception) -> None:
+        """Start and show nothing any more: whoever waits for anything gets `error`."""
         self._error = error
-        runs, self._runs = list(self._runs.values()), {}
-        for run in runs:
-            run.future._abandon(error)
+        self._runs.clear()
+        for active in self._flows:
+            for future in active.futures:
+                future._abandon(error)
         with self._progress:
             self._progress.notify_all()

@@ -132,8 +132,10 @@ class TaskFuture(Generic[R]):
         return callbacks or ()
 
     def _abandon(self, error: BaseException) -> None:
-        """Give up: nothing can be shown of this run any more, whoever waits gets `error`."""
+        """Give up, unless the end has been shown: whoever waits gets `error`."""
         with self._lock:
+            if self._done:
+                return
             self._error = error
             waiters, self._waiters = self._waiters, None
         for waiter in waiters or ():
