@@ -59,9 +59,10 @@ def run(*command: str | Path, **options: object) -> subprocess.CompletedProcess[
 
 def rows(first_column: str) -> list[list[str]]:
     """Return the rows of the README table whose header begins with `first_column`, without the code marks."""
-    _, _, table = README.partition(f"\n| {first_column} |")
+    _, found, table = README.partition(f"\n| {first_column} |")
+    assert found, f"README has no table that begins with {first_column}"
     lines = table.split("\n\n")[0].splitlines()[2:]
-    return [[cell.strip() for cell in line.strip("|").split(" | ")] for line in lines]
+    return [[cell.strip() for cell in line[1:-1].split("|")] for line in lines]
 
 
 class TestReadme:
@@ -131,7 +132,7 @@ class TestReadme:
 
     def test_verbs_and_their_options_exist(self):
         """Every command of the table has the options named beside it."""
-        for command, purpose in rows(""):
+        for command, purpose in rows("command"):
             verb = [word for word in command.strip("`").split()[1:] if word.islower()]
             options = re.findall(r"`(--?\w[\w-]*)", purpose)
 
