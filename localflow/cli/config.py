@@ -1,0 +1,49 @@
+"""`localflow config`: the settings in force, and whether localflow.toml is right."""
+
+from __future__ import annotations
+
+import click
+
+from localflow.cli import output
+from localflow.cli.groups import VerbGroup
+
+
+@click.group(cls=VerbGroup)
+def config() -> None:
+    """Show and check the settings: localflow.toml, environment variables, defaults."""
+
+
+@config.command()
+@click.option("--origin", "with_origin", is_flag=True, help="Say where each value comes from.")
+@click.option("--json", "as_json", is_flag=True, help="Print JSON.")
+def show(with_origin: bool, as_json: bool) -> None:
+    """Print every setting in force, secrets masked."""
+    from localflow.masking import literal
+    from localflow.printable import printable
+    from localflow.project import Project
+
+    settings = Project.load().show()
+    if as_json and with_origin:
+        output.print_json({each.key: {"value": each.value, "origin": each.origin} for each in settings})
+    elif as_json:
+        output.print_json({each.key: each.value for each in settings})
+    elif with_origin:
+        output.print_table(
+            ["SETTING", "VALUE", "ORIGIN"], [[each.key, literal(each.value), each.origin] for each in settings]
+        )
+    else:
+        for each in settings:
+            output.print_data(printable(f"{each.key} = {literal(each.value)}"))
+
+
+@config.command()
+def validate() -> None:
+    """Check localflow.toml, the environment variables and the plugins they name; list every mistake."""
+    from localflow.project import Project
+    from localflow.tomlfile import shown_path
+
+    file = Project.load().settings.file
+    if file is None:
+        output.print_data("there is no localflow.toml here; the defaults are valid")
+    else:
+        output.print_data(f"{shown_path(file)} is valid")

@@ -1,0 +1,39 @@
+"""`localflow plugins`: which executors, state stores and notifiers are installed."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import click
+
+from localflow.cli import output
+
+if TYPE_CHECKING:
+    from localflow.plugins import Listed
+
+
+@click.command()
+@click.option("--json", "as_json", is_flag=True, help="Print JSON.")
+def plugins(as_json: bool) -> None:
+    """List the executors, state stores and notifiers that are installed, and plugins that do not work."""
+    from localflow.plugins import installed_plugins
+
+    listing = installed_plugins().listing()
+    if as_json:
+        output.print_json([_as_json(listed) for listed in listing])
+    else:
+        rows = [[each.role, each.name, each.plugin, each.distribution, each.version] for each in listing if each.name]
+        output.print_table(["ROLE", "NAME", "PLUGIN", "DISTRIBUTION", "VERSION"], rows)
+    for problem in dict.fromkeys(each.problem for each in listing if each.problem):
+        output.say_warning(problem)
+
+
+def _as_json(listed: Listed) -> dict[str, str | None]:
+    return {
+        "role": listed.role or None,
+        "name": listed.name or None,
+        "plugin": listed.plugin,
+        "distribution": listed.distribution,
+        "version": listed.version,
+        "problem": listed.problem or None,
+    }

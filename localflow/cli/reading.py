@@ -1,0 +1,50 @@
+"""Open the state store for reading, without creating one where nothing is recorded yet."""
+
+from __future__ import annotations
+
+from contextlib import contextmanager
+from typing import TYPE_CHECKING
+
+from localflow.masking import MASK, dotted
+from localflow.project import Project
+from localflow.record_buffer import RecordBuffer
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+    from pathlib import Path
+
+    from localflow.interfaces import StateStore
+
+
+class NothingRecorded(RecordBuffer):
+    """Stands for a state store that does not exist yet."""
+
+    def __init__(self, path: Path) -> None:
+        super().__init__([])
+        self._path = path
+
+    @property
+    def location(self) -> str:
+        """Where the store will be."""
+        return str(self._path)
+
+
+@contextmanager
+def recorded() -> Iterator[StateStore]:
+    """Open the state store of the settings for the block; an empty stand-in where there is none yet."""
+    project = Project.load()
+    path = _path(project)
+    store = project.open_store() if path is None or path.exists() else NothingRecorded(path)
+    try:
+        yield store
+    finally:
+        store.close()
+
+
+def _path(project: Project) -> Path | None:
+    """Return where the state store keeps its files, None for one that has no option `path`."""
+    key = dotted("stores", project.settings.store, "path")
+    for shown in project.show():
+        if shown.key == key and isinstance(shown.value, str) and shown.value != MASK:
+            return project.root / shown.value
+    return None

@@ -1,0 +1,268 @@
+"""What the store knows of runs, put together for readers; nothing is unpickled.
+
+`as_json()` of the classes below is what `--json` prints: instants are ISO 8601 in UTC, secrets are `***`.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+from datetime import UTC, datetime
+from typing import TYPE_CHECKING, Any, NamedTuple, TypeAlias
+
+from localflow.masking import masked
+from localflow.records import FlowRun, StateChange, TaskRun
+from localflow.states import FINAL_TYPES, NOT_READY, StateType
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Sequence
+
+    from localflow.interfaces import StateStore
+    from localflow.payloads import Payload
+    from localflow.records import Execution, FlowRunSummary
+    from localflow.states import Cause
+
+Json: TypeAlias = "dict[str, Any]"
+
+UNSUCCESSFUL = frozenset({StateType.FAILED, StateType.CRASHED, StateType.CANCELLED})
+
+
+class Moment(NamedTuple):
+    """A state that a run was in, and since when."""
+
+    type: StateType
+    name: str
+    message: str
+    timestamp: float
+
+    def as_json(self) -> Json:
+        """Return the state as the list of a run's history has it."""
+        return {**state_json(self), "timestamp": instant(self.timestamp)}
+
+
+class RunHistory:
+    """A flow run or a task run with all its state changes."""
+
+    def __init__(self, run: FlowRun | TaskRun, changes: Sequence[StateChange] = ()) -> None:
+        self.run = run
+        self.changes = list(changes)
+
+    @property
+    def moments(self) -> list[Moment]:
+        """All states it was in, from the PENDING that its record implies."""
+        changes = (Moment(change.type, change.name, change.message, change.timestamp) for change in self.changes)
+        return [self._first(), *changes]
+
+    @property
+    def state(self) -> Moment | StateChange:
+        """The newest state."""
+        return self.changes[-1] if self.changes else self._first()
+
+    @property
+    def is_blocked(self) -> bool:
+        """Whether it never ran because an upstream did not complete."""
+        return self.state.name == NOT_READY and self.state.type is StateType.PENDING
+
+    @property
+    def attempt(self) -> int:
+        """The newest attempt."""
+        return self.changes[-1].attempt if self.changes else 1
+
+    @property
+    def cause(self) -> Cause | None:
+        """Why it did not complete, if it did not."""
+        return self.changes[-1].cause if self.changes else None
+
+    @property
+    def execution(self) -> Execution | None:
+        """Where the newest attempt ran."""
+        return next((change.execution for change in reversed(self.changes) if change.execution), None)
+
+    @property
+    def started_at(self) -> float | None:
+        """When it started to run, in the first attempt."""
+        for change in self.changes:
+            if change.execution is not None and change.execution.started_at is not None:
+                return change.execution.started_at
+        return next((change.timestamp for change in self.changes if change.type is StateType.RUNNING), None)
+
+    @property
+    def ended_at(self) -> float | None:
+        """When it ended, in the last attempt."""
+        if self.state.type not in FINAL_TYPES:
+            return None
+        execution = self.changes[-1].execution
+        return execution.ended_at if execution and execution.ended_at is not None else self.state.timestamp
+
+    def as_json(self) -> Json:
+        """Return all that is known of the run."""
+        run, execution, cause = self.run, self.execution, self.cause
+        view: Json = {"id": run.id, "name": run.name}
+        if isinstance(run, TaskRun):
+            view |= {"task": run.task, "number": run.number, "tags": list(run.tags), "version": run.version}
+        return view | {
+            "state": state_json(self.state),
+            "history": [moment.as_json() for moment in self.moments],
+            "attempt": self.attempt,
+            "created_at": instant(run.created_at),
+            "started_at": instant(self.started_at),
+            "ended_at": instant(self.ended_at),
+            "worker": execution.worker if execution else None,
+            "pid": execution.pid if execution else None,
+            "cpu_seconds": execution.cpu_seconds if execution else None,
+            "peak_rss_bytes": execution.peak_rss_bytes if execution else None,
+            "cause": cause._asdict() if cause else None,
+        }
+
+    def _first(self) -> Moment:
+        return Moment(StateType.PENDING, "Pending", "", self.run.created_at)
+
+
+class FlowRunHistory(RunHistory):
+    """A flow run with its task runs and the flow runs it called."""
+
+    run: FlowRun
+
+    def __init__(self, run: FlowRun) -> None:
+        super().__init__(run)
+        self.task_runs: list[RunHistory] = []
+        self.subflow_runs: list[FlowRunSummary] = []
+
+    @classmethod
+    def read(cls, store: StateStore, run: FlowRun) -> FlowRunHistory:
+        """Read a flow run's records and those of the flow runs that it or its tasks called."""
+        history = cls(run)
+        by_number: dict[int, RunHistory] = {0: history}
+        for record in store.read(run.id):
+            if isinstance(record, TaskRun):
+                by_number[record.number] = RunHistory(record)
+            elif isinstance(record, StateChange):
+                by_number[record.run.number].changes.append(record)
+        del by_number[0]
+        history.task_runs = list(by_number.values())
+        family = [summary for summary in store.list_flow_runs() if summary.flow_run.root_id == run.root_id]
+        parents = {run.id, *(task_run.run.id for task_run in history.task_runs)}
+        history.subflow_runs = [summary for summary in reversed(family) if summary.flow_run.parent_id in parents]
+        return history
+
+    def upstream_names(self, run: TaskRun) -> list[str]:
+        """Return the names of the runs a task run waits for; the id where it belongs to another flow run."""
+        names = self._names()
+        return [names.get(upstream, upstream) for upstream in run.upstreams]
+
+    def blocked_by(self) -> dict[str, list[RunHistory]]:
+        """Return the task runs that never ran, under the name of the run at the root of it."""
+        names = self._names()
+        culprits: dict[str, str] = {}
+        groups: dict[str, list[RunHistory]] = {}
+        completed = {history.run.id for history in self.task_runs if history.state.type is StateType.COMPLETED}
+        for history in self.task_runs:  # in call order: what blocks a run comes before it
+            if history.is_blocked and isinstance(history.run, TaskRun):
+                blockers = [upstream for upstream in history.run.upstreams if upstream not in completed]
+                first = blockers[0] if blockers else ""
+                culprit = culprits.get(first) or names.get(first, first)
+                culprits[history.run.id] = culprit
+                groups.setdefault(culprit, []).append(history)
+        return groups
+
+    def as_json(self) -> Json:
+        """Return all that is known of the flow run, its task runs in call order."""
+        names = self._names()
+        return {
+            **flow_run_json(self.run, self.state, self.started_at, self.ended_at),
+            "attempt": self.attempt,
+            "history": [moment.as_json() for moment in self.moments],
+            "cause": self.cause._asdict() if self.cause else None,
+            "task_runs": [self._task_run_json(history, names) for history in self.task_runs],
+            "subflow_runs": [summary_json(summary) for summary in self.subflow_runs],
+        }
+
+    def task_run_json(self, history: RunHistory) -> Json:
+        """Return all that is known of one of the task runs."""
+        return self._task_run_json(history, self._names())
+
+    def _task_run_json(self, history: RunHistory, names: dict[str, str]) -> Json:
+        assert isinstance(history.run, TaskRun)
+        upstreams = history.run.upstreams
+        return history.as_json() | {
+            "upstreams": [names.get(upstream, upstream) for upstream in upstreams],
+            "upstream_ids": list(upstreams),
+        }
+
+    def _names(self) -> dict[str, str]:
+        names = {history.run.id: history.run.name for history in self.task_runs}
+        return names | {summary.flow_run.id: summary.flow_run.name for summary in self.subflow_runs}
+
+
+def flow_run_tree(store: StateStore, run: FlowRun) -> Iterator[FlowRunHistory]:
+    """Yield the histories of a flow run and of the unsuccessful flow runs below it, top down, one at a time."""
+    pending = [run]
+    while pending:
+        history = FlowRunHistory.read(store, pending.pop(0))
+        yield history
+        pending += [
+            summary.flow_run
+            for summary in history.subflow_runs
+            if summary.change is None or summary.change.type is not StateType.COMPLETED
+        ]
+
+
+# -- as JSON ---------------------------------------------------------------------------------------------------------
+
+
+def summary_json(summary: FlowRunSummary) -> Json:
+    """Return what `localflow runs --json` prints of a flow run."""
+    run, change, started_at, ended_at = summary
+    state = change or Moment(StateType.PENDING, "Pending", "", run.created_at)
+    return flow_run_json(run, state, started_at, ended_at)
+
+
+def flow_run_json(run: FlowRun, state: Moment | StateChange, started_at: float | None, ended_at: float | None) -> Json:
+    """Return a flow run and its newest state."""
+    return {
+        "id": run.id,
+        "name": run.name,
+        "flow": run.flow,
+        "state": state_json(state),
+        "parameters": json_safe(masked(dict(run.parameters))),
+        "created_at": instant(run.created_at),
+        "started_at": instant(started_at),
+        "ended_at": instant(ended_at),
+        "root_id": run.root_id,
+        "parent_id": run.parent_id,
+        "executor": run.executor,
+        "entry_point": run.entry_point,
+        "versions": dict(run.versions),
+        "host": run.host,
+        "pid": run.pid,
+    }
+
+
+def state_json(state: Moment | StateChange) -> Json:
+    """Return a state as every view has it."""
+    return {"type": state.type.value, "name": state.name, "message": state.message}
+
+
+def result_json(payload: Payload | None) -> object:
+    """Return a recorded result: the value where it is kept as JSON, else a note that a pickle is there."""
+    if payload is None:
+        return None
+    if payload.format != "json":
+        return f"<pickled, {len(payload.data)} bytes>"
+    return json_safe(json.loads(payload.data))
+
+
+def instant(timestamp: float | None) -> str | None:
+    """Return an instant in ISO 8601, in UTC."""
+    return None if timestamp is None else datetime.fromtimestamp(timestamp, UTC).isoformat(timespec="microseconds")
+
+
+def json_safe(value: Any) -> Any:
+    """Return the value with numbers that JSON has no word for, such as NaN, as text."""
+    if isinstance(value, float) and not math.isfinite(value):
+        return repr(value)
+    if isinstance(value, (list, tuple)):
+        return [json_safe(item) for item in value]
+    if isinstance(value, dict):
+        return {key: json_safe(item) for key, item in value.items()}
+    return value

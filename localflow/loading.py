@@ -1,0 +1,158 @@
+"""Load the flow that `localflow run FILE[:flow]` names."""
+
+from __future__ import annotations
+
+import os
+import re
+import sys
+import traceback
+import types
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from localflow.errors import FlowNotFoundError, UsageError, suggestion
+from localflow.flows import Flow
+from localflow.interrupts import STOPS
+from localflow.payloads import by_value
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+
+#: The name a flow's file is loaded under. Nothing importable has it, and `if __name__ == "__main__"` is false.
+MODULE_NAME = "__localflow_main__"
+
+_PACKAGE = f"{Path(__file__).parent}{os.sep}"
+
+
+def load_flow(reference: str) -> Flow[..., Any]:
+    """Execute a file and return a flow in it.
+
+    Args:
+        reference: `file.py`, or `file.py:name` with the name of the flow or of the variable that holds it.
+
+    Raises:
+        UsageError: the file cannot be read, is not Python, or raises when it is executed.
+        FlowNotFoundError: it holds no such flow, or several and none of them is named.
+    """
+    file, name = _split(reference)
+    module = _load_module(file)
+    flows: dict[str, Flow[..., Any]] = {}
+    for variable, value in vars(module).items():
+        if isinstance(value, Flow) and not any(value is known for known in flows.values()):
+            flows[variable] = value
+    return _only_flow(file, flows) if name is None else _named_flow(file, name, module, flows)
+
+
+def _split(reference: str) -> tuple[str, str | None]:
+    if ":" not in reference or _is_file(reference):
+        return reference, None
+    if match := re.fullmatch(r"(.+?\.py):(.*)", reference, re.DOTALL):  # names of flows may hold a colon, too
+        return match[1], match[2]
+    file, _, name = reference.rpartition(":")
+    return file, name
+
+
+def _is_file(path: str) -> bool:
+    try:
+        return Path(path).is_file()
+    except (OSError, ValueError):
+        return False
+
+
+def _load_module(file: str) -> types.ModuleType:
+    path = Path(file)
+    try:
+        source = path.read_bytes()
+    except FileNotFoundError:
+        raise UsageError(f"no such file: {file!r}{_similar_file(path)}") from None
+    except IsADirectoryError:
+        raise UsageError(f"{file!r} is a folder; name a Python file in it") from None
+    except (OSError, ValueError) as error:
+        raise UsageError(f"cannot read {file!r}: {getattr(error, 'strerror', None) or error}") from None
+    path = path.resolve()
+    module = types.ModuleType(MODULE_NAME)
+    module.__file__ = str(path)
+    sys.modules[MODULE_NAME] = module  # dataclasses, pickle and others look a class up by its module's name
+    sys.path.insert(0, str(path.parent))
+    sys.argv = [str(path)]
+    try:
+        exec(compile(source, str(path), "exec", dont_inherit=True), vars(module))
+    except (SyntaxError, ValueError) as error:
+        if _user_frames(error):
+            raise UsageError(_raised(file, error)) from None
+        text = "".join(traceback.format_exception_only(error)).rstrip()
+        raise UsageError(f"{file!r} is not valid Python:\n{text}") from None
+    except STOPS:
+        raise
+    except BaseException as error:
+        raise UsageError(_raised(file, error)) from None
+    by_value(module)
+    return module
+
+
+def _similar_file(path: Path) -> str:
+    try:
+        return suggestion(path.name, (other.name for other in path.parent.glob("*.py")))
+    except (OSError, ValueError):
+        return ""
+
+
+def _raised(file: str, error: BaseException) -> str:
+    if isinstance(error, SystemExit):
+        return (
+            f"{file!r} called sys.exit({error}) when it was loaded; "
+            'move what should only run as a script under `if __name__ == "__main__":`'
+        )
+    return f"{file!r} raised an exception when it was loaded:\n{_user_traceback(error)}"
+
+
+def _user_traceback(error: BaseException) -> str:
+    """Return the traceback without frames of localflow."""
+    report = traceback.TracebackException.from_exception(error)
+    part: traceback.TracebackException | None = report
+    while part is not None:
+        part.stack = traceback.StackSummary.from_list(list(_without_localflow(part.stack)))
+        part = part.__cause__ or part.__context__
+    return "".join(report.format()).rstrip()
+
+
+def _user_frames(error: BaseException) -> list[traceback.FrameSummary]:
+    return list(_without_localflow(traceback.extract_tb(error.__traceback__)))
+
+
+def _without_localflow(frames: Iterable[traceback.FrameSummary]) -> Iterable[traceback.FrameSummary]:
+    return (frame for frame in frames if not frame.filename.startswith(_PACKAGE))
+
+
+def _only_flow(file: str, flows: dict[str, Flow[..., Any]]) -> Flow[..., Any]:
+    own = {variable: flow for variable, flow in flows.items() if flow.fn.__module__ == MODULE_NAME}
+    if len(own) == 1:
+        return next(iter(own.values()))
+    if "main" in own:
+        return own["main"]
+    if own:
+        raise FlowNotFoundError(f"{file!r} holds several flows, name one: {_choices(file, own)}")
+    imported = f"; flows it imports: {_choices(file, flows)}" if flows else "; put @flow on a function"
+    raise FlowNotFoundError(f"{file!r} holds no flow of its own{imported}")
+
+
+def _named_flow(file: str, name: str, module: types.ModuleType, flows: dict[str, Flow[..., Any]]) -> Flow[..., Any]:
+    value = vars(module).get(name)
+    if isinstance(value, Flow):
+        return value
+    named = [flow for flow in flows.values() if flow.name == name]
+    if len(named) == 1:
+        return named[0]
+    if named:
+        same = {variable: flow for variable, flow in flows.items() if flow.name == name}
+        raise FlowNotFoundError(f"{file!r} holds several flows named {name!r}, name a variable: {_choices(file, same)}")
+    if value is not None:
+        hint = "; put @flow on it" if isinstance(value, types.FunctionType) else ""
+        raise FlowNotFoundError(f"{name!r} in {file!r} is of type {type(value).__name__}, not a flow{hint}")
+    known = {**dict.fromkeys(flows), **dict.fromkeys(flow.name for flow in flows.values())}
+    holds = f"; it holds {_choices(file, flows)}" if flows else "; it holds no flow at all"
+    raise FlowNotFoundError(f"{file!r} holds no flow {name!r}{suggestion(name, known) or holds}")
+
+
+def _choices(file: str, flows: dict[str, Flow[..., Any]]) -> str:
+    return ", ".join(f"{file}:{variable}" for variable in flows)

@@ -1,0 +1,88 @@
+"""Find the run that a reference of the command line means: `RUN` or `RUN/TASK`."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from localflow.errors import RunNotFoundError, suggestion
+from localflow.records import TaskRun
+from localflow.states import StateType
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Sequence
+
+    from localflow.history import FlowRunHistory, RunHistory
+    from localflow.interfaces import StateStore
+    from localflow.records import FlowRunSummary
+
+LAST, LAST_FAILED = "@last", "@last-failed"
+
+_FAILURES = frozenset({StateType.FAILED, StateType.CRASHED})
+_SHOWN_CANDIDATES = 10
+
+
+def find_flow_run(store: StateStore, reference: str) -> FlowRunSummary:
+    """Return the flow run with this id, name or id prefix, or the one that `@last` or `@last-failed` means.
+
+    A name that several runs have means the newest of them; the other two are about runs that no flow called.
+
+    Raises:
+        RunNotFoundError: there is none, or the prefix is that of several.
+    """
+    runs = store.list_flow_runs()
+    if not runs:
+        raise RunNotFoundError(f"no flow run is recorded in {store.location}")
+    if reference.startswith("@"):
+        return _last(runs, reference)
+    for run in runs:
+        if run.flow_run.id == reference:
+            return run
+    named = [run for run in runs if run.flow_run.name == reference]
+    if named:
+        return named[0]
+    candidates = [run for run in runs if run.flow_run.id.startswith(reference)] if reference else []
+    if len(candidates) == 1:
+        return candidates[0]
+    if candidates:
+        listed = _listed(f"{run.flow_run.id} ({run.flow_run.name})" for run in candidates)
+        raise RunNotFoundError(f"{len(candidates)} flow runs have an id that begins with {reference!r}: {listed}")
+    hint = suggestion(reference, {run.flow_run.name for run in runs})
+    raise RunNotFoundError(f"no flow run {reference!r} in {store.location}{hint}")
+
+
+def find_task_run(history: FlowRunHistory, reference: str) -> RunHistory:
+    """Return the task run with this name or id, or the only one of the task with this name.
+
+    Raises:
+        RunNotFoundError: there is none, or there are several.
+    """
+    task_runs = history.task_runs
+    for matching in (
+        [task_run for task_run in task_runs if task_run.run.id == reference],
+        [task_run for task_run in task_runs if task_run.run.name == reference],
+        [task_run for task_run in task_runs if isinstance(task_run.run, TaskRun) and task_run.run.task == reference],
+    ):
+        if len(matching) == 1:
+            return matching[0]
+        if matching:
+            listed = _listed(f"{task_run.run.name} ({task_run.run.id})" for task_run in matching)
+            raise RunNotFoundError(
+                f"{len(matching)} task runs of flow run {history.run.name!r} are called {reference!r}: {listed}"
+            )
+    hint = suggestion(reference, {task_run.run.name for task_run in task_runs})
+    raise RunNotFoundError(f"flow run {history.run.name!r} has no task run {reference!r}{hint}")
+
+
+def _last(runs: Sequence[FlowRunSummary], reference: str) -> FlowRunSummary:
+    if reference not in (LAST, LAST_FAILED):
+        raise RunNotFoundError(f"{reference!r} means no run{suggestion(reference, (LAST, LAST_FAILED))}")
+    for run in runs:
+        if run.flow_run.parent_id is None and (reference == LAST or (run.change and run.change.type in _FAILURES)):
+            return run
+    raise RunNotFoundError("no flow run that failed or crashed is recorded")
+
+
+def _listed(texts: Iterable[str]) -> str:
+    known = list(texts)
+    more = len(known) - _SHOWN_CANDIDATES
+    return ", ".join(known[:_SHOWN_CANDIDATES]) + (f" and {more} more" if more > 0 else "")
