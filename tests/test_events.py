@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from datetime import UTC, datetime
 
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 from localflow.events import describe, duration
@@ -85,6 +85,7 @@ def test_duration_is_never_negative() -> None:
 
 
 @given(st.text(st.characters(codec=None)), st.floats(0, 4e9))
+@example("\udcff", 0.0)
 def test_every_text_survives_strict_json(text: str, timestamp: float) -> None:
     """Whatever a user names things, the event is valid UTF-8 JSON and its instant an aware one."""
     run = TASK_RUN._replace(name=text, task=text, flow_run=RUN._replace(name=text, flow=text))
@@ -93,7 +94,6 @@ def test_every_text_survives_strict_json(text: str, timestamp: float) -> None:
     event = json.loads(json.dumps(describe(change), ensure_ascii=False, allow_nan=False).encode("utf-8", "strict"))
 
     assert datetime.fromisoformat(event["timestamp"]).tzinfo == UTC
-    assert "\udcff" not in event["state"]["message"]
 
 
 def test_huge_texts_are_shortened() -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import pytest
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 from localflow.printable import printable, shortened
@@ -26,6 +26,7 @@ def test_escapes_what_a_terminal_would_act_on(text: str, expected: str) -> None:
 
 
 @given(st.text(st.characters(codec=None)))
+@example("\udcff")
 def test_result_is_always_one_printable_line(text: str) -> None:
     """Whatever the text, nothing that remains is unprintable or breaks the line."""
     assert printable(text).isprintable()

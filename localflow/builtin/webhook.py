@@ -49,7 +49,6 @@ class WebhookNotifier(Notifier):
         """Post the change; raises DeliveryError unless a status of 200 to 299 comes back."""
         import json
         from http.client import HTTPException
-        from ssl import SSLCertVerificationError
 
         event = describe(change)
         body = json.dumps(event).encode()
@@ -60,7 +59,7 @@ class WebhookNotifier(Notifier):
                 status = self._post(body, headers, until)
             except (OSError, HTTPException) as error:
                 problem = shortened(str(error) or type(error).__name__, _REASON_LIMIT)
-                may_retry = not isinstance(error, SSLCertVerificationError)
+                may_retry = True
             else:
                 if 200 <= status < 300:
                     return

@@ -101,16 +101,16 @@ def test_telling_does_not_wait_for_the_end() -> None:
     notifications.close()
 
 
-def test_no_thread_before_the_first_change() -> None:
+def test_no_thread_without_a_change(monkeypatch: pytest.MonkeyPatch) -> None:
     """A run with nothing to tell starts no thread, not even to end."""
-    before = threading.active_count()
+    started: list[threading.Thread] = []
+    monkeypatch.setattr(threading.Thread, "start", started.append)
     notifications = Notifications([Subscription("ops", IdleNotifier(), on=frozenset({"Failed"}))])
 
     notifications.publish([make_change(StateType.COMPLETED)])
-    during = threading.active_count()
     notifications.close()
 
-    assert (before, during, threading.active_count()) == (before, before, before)
+    assert started == []
 
 
 class IdleNotifier(Notifier):
@@ -398,6 +398,26 @@ def test_full_queue_drops_the_newest(slow: SlowNotifier, caplog: pytest.LogCaptu
     assert [change.sequence for change in slow.changes] == list(range(2, 10_003))
     warnings = ["notifier 'ops' has 10000 notifications waiting; more are dropped until it catches up"]
     assert caplog.messages == warnings
+
+
+def test_warnings_are_written_before_close_returns(slow: SlowNotifier) -> None:
+    """A program that ends right after `close` has still said what went wrong, though its logging takes a while."""
+    written: list[str] = []
+
+    class Ponderous(logging.Handler):
+        def emit(self, record: logging.LogRecord) -> None:
+            threading.Event().wait(0.1)
+            written.append(record.getMessage())
+
+    handler = Ponderous()
+    logging.getLogger(LOGGER).addHandler(handler)
+    notifications = Notifications([Subscription("ops", slow)], deadline=0.05)
+    notifications.publish([make_change()])
+
+    notifications.close()
+    logging.getLogger(LOGGER).removeHandler(handler)
+
+    assert len(written) == 1
 
 
 def test_hanging_log_handler_blocks_nobody(slow: SlowNotifier) -> None:

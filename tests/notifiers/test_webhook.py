@@ -66,9 +66,6 @@ class TestContract(NotifierContract):
         """Return the bodies the server has received."""
         return lambda: [request.body.decode() for request in receiver.requests]
 
-    def test_leaves_no_thread_behind(self) -> None:
-        """The threads of the server would be counted too; every test here checks that no thread is left."""
-
 
 # -- the request -----------------------------------------------------------------------------------------------------
 
