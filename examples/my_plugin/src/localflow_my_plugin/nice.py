@@ -6,6 +6,7 @@ import os
 import sys
 import threading
 from concurrent.futures import ThreadPoolExecutor
+from contextvars import Context
 from typing import TYPE_CHECKING, Annotated
 
 from localflow.interfaces import AtLeast, Call, Executor, Report
@@ -41,19 +42,20 @@ class NiceExecutor(Executor):
         """Hand the calls to the pool."""
         assert self._pool is not None, "submit before start"
         for call in calls:
-            self._pool.submit(self._run, call)
+            self._pool.submit(self._run, call, self._pool)
 
     def shutdown(self) -> None:
-        """Give up what is waiting and let the threads end."""
+        """Give up the calls in hand: those that wait are dropped, of those that run nothing is reported any more."""
         if self._pool is not None:
             self._pool.shutdown(wait=False, cancel_futures=True)
             self._pool = None
 
-    def _run(self, call: Call) -> None:
-        # The worker's name is recorded: `localflow show` prints it beside the task run.
-        outcome = call.run(worker=f"{threading.current_thread().name} (niceness {self._niceness})")
-        assert self._report is not None
-        self._report([outcome])
+    def _run(self, call: Call, pool: ThreadPoolExecutor) -> None:
+        # The name of the worker is recorded: `localflow show` prints it beside the task run.
+        worker = f"{threading.current_thread().name} (niceness {self._niceness})"
+        outcome = Context().run(call.run, worker)  # a context of its own: what a task sets there ends with it
+        if pool is self._pool and self._report is not None:
+            self._report([outcome])
 
     def _step_back(self) -> None:
         if sys.platform == "linux":
