@@ -54,7 +54,7 @@ def outcome_frame(number: int, task: str, outcome: Outcome, value: object) -> by
     records = to_plain(outcome.records) if outcome.records else ()
     return frame(
         (
-            OUTCOME, number, outcome.call_id, state.type.value, state.name, state.message, state.instant, cause,
+            OUTCOME, number, outcome.call_id, state.type._value_, state.name, state.message, state.instant, cause,
             None if payload is None else tuple(payload), execution, records,
         )
     )  # fmt: skip

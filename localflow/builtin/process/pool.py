@@ -59,7 +59,7 @@ class Pool:
         self._lock = threading.Lock()
         self._assignment = Assignment(settings.workers)
         self._answers: list[Outcome] = []
-        """Outcomes that came about without a worker, to be reported by the thread."""
+        """Outcomes that the thread is about to report."""
         self._unwanted: set[int] = set()
         """Ids of calls to be cancelled."""
         self._patience: float | None = None
@@ -138,17 +138,15 @@ class Pool:
 
     def _turn(self) -> None:
         news, said = self._listen(self._patience)
-        outcomes: list[Outcome] = []
         with self._lock:
             for worker, contents in news:
-                self._settle(worker, contents, outcomes)
+                self._settle(worker, contents)
             for message in said:
-                self._hear(message, outcomes)
+                self._hear(message)
             if self._unwanted:
-                self._cancel_unwanted(outcomes)
+                self._cancel_unwanted()
             self._assignment.assign()
-            outcomes.extend(self._answers)
-            self._answers.clear()
+            outcomes, self._answers = self._answers, []
         if outcomes:
             try:
                 self._report(outcomes)
@@ -192,7 +190,7 @@ class Pool:
         waits = [OVERDUE_SECONDS] if assignment.is_ahead() else []
         return min(waits + staff.waits(), default=None)
 
-    def _settle(self, worker: Worker, contents: Sequence[Any], outcomes: list[Outcome]) -> None:
+    def _settle(self, worker: Worker, contents: Sequence[Any]) -> None:
         """Take in what a worker has written."""
         seconds = []
         for content in contents:
@@ -201,7 +199,7 @@ class Pool:
                 if worker.in_hand.pop(content[1], None) is None:
                     continue
                 outcome = read_outcome(content)
-                outcomes.append(outcome)
+                self._answers.append(outcome)
                 execution = outcome.execution
                 if execution is not None and execution.started_at is not None and execution.ended_at is not None:
                     seconds.append(execution.ended_at - execution.started_at)
@@ -214,12 +212,12 @@ class Pool:
         if worker.spent and not worker.in_hand and not worker.retiring:
             self._staff.retire(worker)
 
-    def _hear(self, message: Sequence[Any], outcomes: list[Outcome]) -> None:
+    def _hear(self, message: Sequence[Any]) -> None:
         """Take in what the supervisor has said."""
         kind = message[0]
         if kind is None:
             for orphan in self._staff.lose_supervisor():
-                self._bury(orphan, None, outcomes, patience=1.0)
+                self._bury(orphan, None, patience=1.0)
             return
         worker = self._assignment.workers.get(message[1])
         if worker is None:
@@ -229,23 +227,23 @@ class Pool:
             worker.pid = message[2]
         elif kind == UNSPAWNED:
             worker.problem = (message[2], "")
-            self._bury(worker, None, outcomes)
+            self._bury(worker, None)
         elif kind == DIED:
-            self._bury(worker, message[2], outcomes)
+            self._bury(worker, message[2])
 
-    def _bury(self, worker: Worker, status: int | None, outcomes: list[Outcome], patience: float = 0.0) -> None:
+    def _bury(self, worker: Worker, status: int | None, patience: float = 0.0) -> None:
         """Read what a dead worker has left, take back what it had not begun, and report what it was in."""
-        self._settle(worker, worker.last_words(patience), outcomes)
+        self._settle(worker, worker.last_words(patience))
         self._assignment.put_back(recall_all(worker))
-        outcomes.extend(self._staff.bury(worker, status))
+        self._answers.extend(self._staff.bury(worker, status))
 
-    def _cancel_unwanted(self, outcomes: list[Outcome]) -> None:
+    def _cancel_unwanted(self) -> None:
         unwanted, self._unwanted = self._unwanted, set()
         assignment = self._assignment
 
         def kept(shipments: Sequence[Shipment]) -> list[Shipment]:
             state = Cancelled("the task was cancelled before it began")
-            outcomes.extend(Outcome(item.call.id, state) for item in shipments if item.call.id in unwanted)
+            self._answers.extend(Outcome(item.call.id, state) for item in shipments if item.call.id in unwanted)
             return [item for item in shipments if item.call.id not in unwanted]
 
         assignment.put_back(kept(assignment.take_backlog()))
@@ -253,7 +251,7 @@ class Pool:
             if any(item.call.id in unwanted for item in worker.in_hand.values()):
                 assignment.put_back(kept(recall_all(worker)))
                 # What it has now is the call it is in, and perhaps outcomes on their way.
-                self._settle(worker, worker.last_words(), outcomes)
+                self._settle(worker, worker.last_words())
                 for number, item in worker.in_hand.items():
                     if item.call.id in unwanted:
                         worker.sentences[number] = Cancelled("the task was cancelled while it was running")

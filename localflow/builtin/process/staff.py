@@ -167,7 +167,6 @@ class Staff:
 
     def bury(self, worker: Worker, status: int | None) -> list[Outcome]:
         """Release what a dead worker had; return the outcome of the call it was in, if it was in one."""
-        self.forget(worker.number)
         outcomes = [
             Outcome(
                 shipment.call.id,
@@ -176,6 +175,7 @@ class Staff:
             )
             for number, shipment in worker.in_hand.items()
         ]
+        self.forget(worker.number)
         if worker.problem is not None:
             self._start_failed(*worker.problem, worker.made_at)
         elif not worker.ready and not worker.retiring:

@@ -39,7 +39,6 @@ from localflow.builtin.process.transport import (
     UNABLE,
     FrameReader,
     frame,
-    numbers,
 )
 from localflow.calls import Call, Outcome
 from localflow.errors import UnpicklableError
@@ -119,13 +118,13 @@ class _Worker:
     def work(self) -> None:
         """Do calls until told to exit."""
         pid = os.getpid()
+        name = f"pid {pid}"
         while (token := self._next_token()) != EXIT:
-            [number] = numbers(token)
-            work = self._find(number)
-            outcome, value = work.do()
+            work = self._find(int.from_bytes(token, "little"))
+            outcome, value = work.do(name)
             if os.getpid() != pid:
                 _end_forked(outcome)
-            self._write(outcome_frame(number, work.call.task_run.task, outcome, value))
+            self._write(outcome_frame(work.number, work.call.task_run.task, outcome, value))
             del work, outcome, value  # they may be large, and the next call may be long in coming
 
     def _next_token(self) -> bytes:
@@ -213,12 +212,12 @@ class _Work:
         task_run = TaskRun(flow_run, number, name, task, ordinal, created_at, (), tags, version)
         self.call = Call(call_id, task_run, attempt, self._execute, (), {})
 
-    def do(self) -> tuple[Outcome, object]:
-        """Run the call; return its outcome and what the task returned."""
+    def do(self, worker: str) -> tuple[Outcome, object]:
+        """Run the call in the worker of this name; return its outcome and what the task returned."""
         call = self.call
         try:
             # In an empty context: nothing that a task sets is seen by the next one.
-            outcome = Context().run(call.run, f"pid {os.getpid()}", time.process_time)
+            outcome = Context().run(call.run, worker, time.process_time)
         except BaseException as error:  # such as sys.exit() in the __reduce__ of the result
             outcome = Outcome(call.id, unsendable(result_message(call.task_run.task, self._value, error)))
         return outcome, self._value

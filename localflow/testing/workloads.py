@@ -1,0 +1,153 @@
+"""What the calls of the executor contract do. Workers import this module, so it imports little."""
+
+from __future__ import annotations
+
+import ctypes
+import os
+import signal
+import sys
+import time
+from contextvars import ContextVar
+from pathlib import Path
+from typing import Any, NoReturn
+
+from localflow.context import TaskContext, current_run
+from localflow.states import Completed, Failed, State, StateType
+
+#: What `leave_variable` leaves.
+variable: ContextVar[str] = ContextVar("variable", default="untouched")
+
+
+class Boom(Exception):
+    """An exception like any other."""
+
+
+class Bang(BaseException):
+    """One that `except Exception` lets pass."""
+
+
+class TwoArguments(Exception):
+    """Pickles, but does not come back: `__init__` wants more than `args` has."""
+
+    def __init__(self, one: str, two: str) -> None:
+        super().__init__(f"{one} and {two}")
+
+
+class Locked:
+    """Cannot be pickled."""
+
+    def __reduce__(self) -> NoReturn:
+        raise TypeError("it holds a lock")
+
+
+def identity(value: object = None, **others: object) -> Any:
+    """Return the argument."""
+    return others or value
+
+
+def total(*values: int, start: int = 0) -> int:
+    """Return the sum."""
+    return sum(values, start)
+
+
+def type_name(value: object) -> str:
+    """Return the name of the argument's type."""
+    return type(value).__name__
+
+
+def fail(error: BaseException) -> NoReturn:
+    """Raise the argument."""
+    raise error
+
+
+def fail_with_cause() -> NoReturn:
+    """Raise with a cause."""
+    try:
+        raise KeyError("the cause")
+    except KeyError as error:
+        raise Boom("the effect") from error
+
+
+def two_arguments() -> NoReturn:
+    """Raise an exception that pickle cannot rebuild."""
+    raise TwoArguments("this", "that")
+
+
+def call_exit(code: object) -> NoReturn:
+    """Call `sys.exit`."""
+    sys.exit(code)  # type: ignore[arg-type]
+
+
+def returned_state(kind: str) -> State:
+    """Return a state."""
+    return Failed(message="as told") if kind == "failed" else Completed(data=[1, 2], message="as told")
+
+
+def make_locked() -> Locked:
+    """Return what cannot be pickled."""
+    return Locked()
+
+
+def context_facts() -> tuple[str, str, int, int, tuple[str, ...], str, str]:
+    """Return what a task can know of itself."""
+    context = current_run()
+    assert isinstance(context, TaskContext)
+    run = context.task_run
+    return run.name, run.task, run.number, context.attempt, run.tags, run.flow_run.id, run.flow_run.name
+
+
+def record_something() -> None:
+    """Record a state change of this run, as a flow that is called in a task does for its own."""
+    from localflow.records import StateChange
+
+    context = current_run()
+    assert isinstance(context, TaskContext)
+    context.records.append(StateChange(context.task_run, 1, StateType.RUNNING, "Running", "", 12.5))
+
+
+def leave_variable() -> str:
+    """Return a context variable as it was, and set it."""
+    before = variable.get()
+    variable.set("touched")
+    return before
+
+
+def note(path: str, text: str, seconds: float = 0.0) -> str:
+    """Append a line to a file, in one write, then take a while."""
+    descriptor = os.open(path, os.O_WRONLY | os.O_APPEND | os.O_CREAT)
+    os.write(descriptor, f"{text}\n".encode())
+    os.close(descriptor)
+    time.sleep(seconds)
+    return text
+
+
+def pid(seconds: float = 0.0) -> int:
+    """Take a while, and return the pid."""
+    time.sleep(seconds)
+    return os.getpid()
+
+
+def wait_for_file(path: str, seconds: float = 30.0) -> bool:
+    """Return whether the file has appeared in that time."""
+    deadline = time.monotonic() + seconds
+    while time.monotonic() < deadline:
+        if Path(path).exists():
+            return True
+        time.sleep(0.005)
+    return False
+
+
+def end_process(status: int) -> NoReturn:
+    """End the process at once."""
+    os._exit(status)
+
+
+def kill_process(signum: int = signal.SIGKILL) -> None:
+    """Send a signal to this process."""
+    os.kill(os.getpid(), signum)
+    time.sleep(30)
+
+
+def read_null() -> None:
+    """Read memory at address 0."""
+    ctypes.string_at(0)
