@@ -215,14 +215,13 @@ class _Reader:
             at = origin()._replace(root="")
             self.problems.append(Problem(at, f"{dotted(*prefix)} must be a table, got {found(values)}"))
             return
-        if nests_too_deeply(values):
-            self.problems.append(Problem(origin(), "tables or arrays are nested too deeply"))
-            return
         for key, value in values.items():
             self._read_top(key, value, origin)
 
     def _read_top(self, key: str, value: object, origin: Callable[..., Origin]) -> None:
-        if key in CHOICES:
+        if nests_too_deeply(value):
+            self._complain(origin(key), "tables or arrays are nested too deeply")
+        elif key in CHOICES:
             self._choose(key, Value(value, origin(key)))
         elif key == LIMITS or key in SECTIONS:
             if not isinstance(value, dict):
@@ -345,8 +344,11 @@ def _unknown_variable(head: str, rest: list[str]) -> str:
         return f"names no option; write {ENV_PREFIX}{head}__NAME__OPTION"
     if head == LIMITS.upper():
         return f"names no tag; write {ENV_PREFIX}{head}__TAG"
-    if len(rest) == 2:
-        known = [f"{ENV_PREFIX}{section}__{rest[0]}__{rest[1]}" for section in sections]
-    else:
-        known = [*(f"{ENV_PREFIX}{choice.upper()}" for choice in CHOICES), *RESERVED_VARIABLES]
-    return f"unknown variable{suggestion(ENV_PREFIX + '__'.join([head, *rest]), known)}"
+    names = [choice.upper() for choice in CHOICES]
+    reserved = [variable.removeprefix(ENV_PREFIX) for variable in RESERVED_VARIABLES]
+    near = suggestion(head, sections if rest else [*names, *reserved])
+    if near:
+        meant = near.split("'")[1]
+        return f"unknown variable; did you mean '{ENV_PREFIX}{'__'.join([meant, *rest])}'?"
+    known = [*names, *(f"{section}__NAME__OPTION" for section in sections), f"{LIMITS.upper()}__TAG"]
+    return f"unknown variable; known: {', '.join(ENV_PREFIX + name for name in known)}"

@@ -219,7 +219,9 @@ def installed_plugins() -> Plugins:
     if _loaded is None:
         with _lock:
             if _is_loading:
-                raise PluginError("a flow was run while the plugins were loading; a plugin must not do so at import")
+                raise PluginError(
+                    "plugins were asked for while they were loading; a plugin must not run flows at import"
+                )
             if _loaded is None:
                 _is_loading = True
                 try:
@@ -353,13 +355,11 @@ def _may_have_entry_points() -> bool:
         except (OSError, TypeError):
             continue
         for name in names:
-            suffix = name[-10:].lower()
-            if suffix.endswith((".dist-info", ".egg-info", ".egg")):
-                inner = "EGG-INFO" if suffix.endswith(".egg") else ""
+            if name[-10:].lower().endswith((".dist-info", "egg-info")):
                 try:
-                    text = Path(folder, name, inner, "entry_points.txt").read_bytes()
+                    text = Path(folder, name, "entry_points.txt").read_bytes()
                 except OSError:
                     continue
-                if b"[localflow]" in text:
+                if f"[{GROUP}]".encode() in text:
                     return True
     return False

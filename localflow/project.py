@@ -218,7 +218,7 @@ class Project:
             return factory(**options)
         except LocalflowError:
             raise
-        except Exception as error:
+        except (Exception, SystemExit) as error:
             told = printable(" ".join(exception_text(error).split())) or type(error).__name__
             reason = without(bound.secrets, told)
             cause = error if reason == told else None
