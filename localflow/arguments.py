@@ -12,7 +12,7 @@ import dataclasses
 from typing import TYPE_CHECKING, Any, Generic, TypeVar
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable
+    from collections.abc import Callable
 
 T = TypeVar("T")
 
@@ -53,7 +53,7 @@ def find(value: object, kinds: tuple[type, ...]) -> list[Any]:
 
 
 def replace(value: object, kinds: tuple[type, ...], substitute: Callable[[Any], object]) -> Any:
-    """Return `value` with every instance of `kinds` (and every `quote`) replaced.
+    """Return `value` with every instance of `kinds` replaced, and every `quote` by what it holds unless it is a kind.
 
     `substitute` is called once for each distinct instance. Containers without one come back as the same object.
     A container that holds both itself and something to replace keeps its inner reference to the original.
@@ -73,7 +73,7 @@ def replace(value: object, kinds: tuple[type, ...], substitute: Callable[[Any], 
         elif type(item) in _ATOMS or key in replaced or key in entered:
             continue
         elif isinstance(item, marked):
-            replaced[key] = item.value if isinstance(item, quote) else substitute(item)
+            replaced[key] = substitute(item) if isinstance(item, kinds) else item.value  # type: ignore[attr-defined]
         else:
             children = _children(item)
             if children:
@@ -97,10 +97,10 @@ def _children(item: object) -> list[object] | None:
 def _rebuild(item: Any, new: Callable[[object], object]) -> object:
     kind = type(item)
     if isinstance(item, tuple):
-        values: Iterable[object] = (new(child) for child in item)
-        return kind._make(values) if hasattr(kind, "_make") else kind(values)
+        # Not by the type itself: a subclass may take other arguments than its items.
+        return tuple.__new__(kind, [new(child) for child in item])
     if isinstance(item, frozenset):
-        return kind(new(child) for child in item)
+        return frozenset.__new__(kind, [new(child) for child in item])
     clone: Any = copy.copy(item)
     if isinstance(item, list):
         clone[:] = [new(child) for child in item]

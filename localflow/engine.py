@@ -22,14 +22,16 @@ import threading
 from collections import deque
 from typing import TYPE_CHECKING, Any
 
+from localflow import arguments
 from localflow.callbacks import CallbackRunner
 from localflow.calls import Call, Outcome, failed_state
 from localflow.context import FlowContext, entered
 from localflow.errors import FlowDepthError, RunCancelledError, StoreError
 from localflow.final_state import final_state
+from localflow.futures import TaskFuture
 from localflow.graph import RunGraph
 from localflow.interrupts import STOPS, Shield
-from localflow.live import ActiveFlow, Lane, LiveRun, executor_name
+from localflow.live import ActiveFlow, Lane, LiveRun, claim, executor_name, release
 from localflow.records import FlowRun, StateChange
 from localflow.states import (
     INTERRUPTED,
@@ -61,7 +63,7 @@ class Engine:
     def __init__(
         self,
         store: StateStore,
-        make_executor: Callable[[str], Executor],
+        make_executor: Callable[[str | Executor], Executor],
         notifications: Notifications | None = None,
     ) -> None:
         self.store = store
@@ -81,6 +83,8 @@ class Engine:
         """Told when a flow run has no open task runs left, and when a caller may run its call or give it up."""
         self.callbacks = CallbackRunner()
         self.shield = Shield()
+        self._here = threading.local()
+        """`handed`: what this thread is handing over, so that a turn within an executor's `submit` only adds to it."""
         self._error: Exception | None = None
         self._interrupted = False
 
@@ -126,9 +130,13 @@ class Engine:
                         raise
                     failure = failed_state(error, "Flow")
             self._wait_for_all(active)
+            for future in arguments.find(returned, (TaskFuture,)):
+                future.wait()  # it may be of the flow that called this one
         except STOPS:
             self.interrupt()
             raise
+        finally:
+            active.over = True
         if failure is not None:
             return failure
         return final_state(returned, [*(future.state for future in active.futures), *active.subflows])
@@ -162,9 +170,8 @@ class Engine:
         with self._lanes_lock:
             lane = self._lanes.get(key)
             if lane is None:
-                made = self._make_executor(executor) if isinstance(executor, str) else executor
-                lane = Lane(executor_name(executor), made)
-                made.start(self.report)
+                lane = Lane(executor_name(executor), claim(self._make_executor(executor)))
+                lane.executor.start(self.report)
                 self._lanes[key] = lane
         return lane
 
@@ -178,6 +185,7 @@ class Engine:
                 lane.executor.shutdown()
             except Exception:
                 _log.exception("executor '%s' failed to shut down", lane.name)
+            release(lane.executor)
 
     # -- news --------------------------------------------------------------------------------------------------------
 
@@ -187,6 +195,7 @@ class Engine:
             raise self._error
         if self._interrupted:
             raise RunCancelledError("the flow run was interrupted, no more tasks can be called in it")
+        run.active.futures.append(run.future)
         self._news.append(run)
         self._turn()
         if run.lane.executor.runs_in_caller:
@@ -225,28 +234,40 @@ class Engine:
 
     def _turn(self) -> None:
         with self.shield:
-            self._take_turns()
+            handed: deque[tuple[Lane, list[Call]]] | None = getattr(self._here, "handed", None)
+            if handed is not None:
+                self._take_turns(handed)
+                return
+            handed = self._here.handed = deque()
+            try:
+                self._take_turns(handed)
+                while handed:
+                    self._hand_over(*handed.popleft())
+            finally:
+                del self._here.handed
 
-    def _take_turns(self) -> None:
+    def _take_turns(self, handed: deque[tuple[Lane, list[Call]]]) -> None:
         while self._news and self._baton.acquire(blocking=False):
-            ended: list[LiveRun] = []
-            handed: list[tuple[Lane, list[Call]]] = []
             try:
                 if self._error is not None:
                     self._news.clear()
                 else:
-                    self._guarded(self._decide, ended, handed)
+                    self._guarded(self._decide, handed)
             finally:
                 self._baton.release()
-            for lane, calls in handed:
-                self._hand_over(lane, calls)
 
-    def _decide(self, ended: list[LiveRun], handed: list[tuple[Lane, list[Call]]]) -> None:
-        """Do one turn's work up to the commit and what it allows to be shown; what is to be handed over is returned."""
+    def _decide(self, handed: deque[tuple[Lane, list[Call]]]) -> None:
+        """Do one turn's work up to the commit and what it allows to be shown; calls to hand over join `handed`."""
+        ended: list[LiveRun] = []
         self._take_news(ended)
-        starting = self._take_ready(handed)
+        starting = self._take_ready()
         if ended or starting or len(self._unsaved) >= _UNSAVED_LIMIT:
             self._show(self._commit(), ended, starting)
+        calls: dict[Lane, list[Call]] = {}
+        for run in starting:
+            if run.call is not None and not run.lane.executor.runs_in_caller:
+                calls.setdefault(run.lane, []).append(run.call)
+        handed.extend(calls.items())
 
     def _guarded(self, work: Callable[..., None], *args: Any) -> None:
         """Do what only the baton's holder may; whatever goes wrong there breaks the engine instead of being lost."""
@@ -265,12 +286,12 @@ class Engine:
             if isinstance(item, LiveRun):
                 self._add(item, ended)
             else:
-                run = self._runs.pop(item.call_id, None)
-                if run is None:
-                    if self._interrupted:
-                        continue
-                    _log.warning("an executor reported call %s, which is not open; ignored", item.call_id)
+                run = self._runs.get(item.call_id)
+                if run is None or run.call is None:
+                    if not self._interrupted:
+                        _log.warning("an executor reported call %s, which it does not have; ignored", item.call_id)
                     continue
+                del self._runs[item.call_id]
                 run.lane.in_hand -= 1
                 self._unsaved.extend(item.records)
                 self._end(run, item.state, item.execution, item.result)
@@ -283,7 +304,11 @@ class Engine:
 
     def _add(self, run: LiveRun, ended: list[LiveRun]) -> None:
         self._unsaved.append(run.record)
-        if run.blocker is None:
+        if self._interrupted:
+            run.node = run.future._node = self._graph.add_ended()
+            self._end(run, Cancelled("the flow run was interrupted", name=INTERRUPTED))
+            ended.append(run)
+        elif run.blocker is None:
             run.node = run.future._node = self._graph.add([future._node for future in run.upstreams])
             self._runs[run.node] = run
         else:
@@ -298,7 +323,7 @@ class Engine:
             run = self._runs.pop(node)
             upstream = next(future for future in run.upstreams if future._node == culprit)
             assert upstream._ending is not None  # what blocks has ended
-            self._end(run, not_ready(upstream._ending))
+            self._end(run, not_ready(upstream._ending, f"task run '{upstream.name}'"))
             ended.append(run)
 
     def _end(self, run: LiveRun, state: State, execution: Any = None, result: Payload | None = None) -> None:
@@ -307,22 +332,17 @@ class Engine:
         run.future._ending = state
         self._unsaved.append(run.change(state, execution, result))
 
-    def _take_ready(self, handed: list[tuple[Lane, list[Call]]]) -> list[LiveRun]:
+    def _take_ready(self) -> list[LiveRun]:
         """Start what the executors have room for."""
         starting: list[LiveRun] = []
         for lane in list(self._lanes.values()):
-            room = lane.room() if lane.ready else 0
-            if room <= 0:
-                continue
-            calls = []
+            room = max(0, lane.room()) if lane.ready else 0
             for _ in range(room):
                 run = lane.ready.popleft()
                 self._unsaved.append(run.change(Running()))
-                calls.append(run.make_call())
+                run.make_call()
                 starting.append(run)
-            lane.in_hand += len(calls)
-            if not lane.executor.runs_in_caller:
-                handed.append((lane, calls))
+            lane.in_hand += room
         return starting
 
     def _save(self) -> None:

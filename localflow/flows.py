@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+import math
 import os
 import platform
 import time
@@ -13,7 +14,7 @@ from localflow import arguments
 from localflow.context import FlowContext, TaskContext, current_run
 from localflow.engine import Engine
 from localflow.errors import UnpicklableError
-from localflow.functions import DecoratedFunction
+from localflow.functions import DecoratedFunction, function_name
 from localflow.futures import TaskFuture, futures_in
 from localflow.live import executor_name as executor_name
 from localflow.names import random_id, random_name
@@ -41,6 +42,8 @@ class FinishedRun(NamedTuple):
 
     flow_run: FlowRun
     state: State
+    failed_notifications: int = 0
+    """How many notifications nobody got: their notifier failed, was too slow or had too many waiting."""
 
 
 class Flow(DecoratedFunction[P, R], Generic[P, R]):
@@ -57,16 +60,16 @@ class Flow(DecoratedFunction[P, R], Generic[P, R]):
         version: str | None = None,
         executor: str | Executor | None = None,
     ) -> None:
-        name = getattr(fn, "__name__", type(fn).__name__).replace("_", "-") if name is None else name
+        name = function_name(fn).replace("_", "-") if name is None else name
         super().__init__(fn, name=name, description=description, version=version, executor=executor)
 
     @property
     def entry_point(self) -> str:
         """Where the flow is found again: the file (as the interpreter knows it) and the function's name in it."""
         code = getattr(inspect.unwrap(self.fn), "__code__", None)
-        return f"{code.co_filename if code else self.fn.__module__}:{self.fn.__qualname__}"
+        return f"{code.co_filename if code else self.module}:{self.qualname}"
 
-    def __call__(self, *args: Any, wait_for: Any = None, **kwargs: Any) -> State:
+    def __call__(self, /, *args: Any, wait_for: Any = None, **kwargs: Any) -> State:
         """Run the flow and return its final state; an exception of the body is in the state, it does not escape.
 
         In the body of another flow it is a subflow: its own flow run, on the parent's executor unless it names one.
@@ -81,7 +84,7 @@ class Flow(DecoratedFunction[P, R], Generic[P, R]):
         if isinstance(context, FlowContext):
             return self._run_as_subflow(context, parameters, wait_for)
         if isinstance(context, TaskContext):
-            return self._run_in_task(context, parameters)
+            return self._run_in_task(context, parameters, wait_for)
         from localflow.project import Project
 
         project = Project.load()
@@ -99,7 +102,11 @@ class Flow(DecoratedFunction[P, R], Generic[P, R]):
         self, project: Project, store: StateStore, parameters: dict[str, Any], wait_for: object = None
     ) -> FinishedRun:
         notifications = project.make_notifications()
-        engine = Engine(store, project.make_executor, notifications)
+        engine = Engine(
+            store,
+            lambda executor: project.make_executor(executor) if isinstance(executor, str) else executor,
+            notifications,
+        )
         try:
             lane = engine.lane(self.executor or project.executor)
             parameters, blocker = _settled(parameters, wait_for)
@@ -108,8 +115,8 @@ class Flow(DecoratedFunction[P, R], Generic[P, R]):
                 state = engine.run_flow(record, lambda: self._body(parameters), lane, blocker=blocker)
         finally:
             engine.close()
-            notifications.close()
-        return FinishedRun(record, state)
+            failed_notifications = notifications.close()
+        return FinishedRun(record, state, failed_notifications)
 
     def _run_as_subflow(self, context: FlowContext, parameters: dict[str, Any], wait_for: object) -> State:
         parent = context.active
@@ -121,15 +128,16 @@ class Flow(DecoratedFunction[P, R], Generic[P, R]):
         parent.subflows.append(state)
         return state
 
-    def _run_in_task(self, context: TaskContext, parameters: dict[str, Any]) -> State:
+    def _run_in_task(self, context: TaskContext, parameters: dict[str, Any], wait_for: object) -> State:
         """Run inside a task: in sequence, with what it records travelling to the store with the task's outcome."""
         from localflow import SequentialExecutor
 
         task_run = context.task_run
-        engine = Engine(RecordBuffer(context.records), lambda name: SequentialExecutor())
+        engine = Engine(RecordBuffer(context.records), lambda executor: SequentialExecutor())
+        parameters, blocker = _settled(parameters, wait_for)
         record = self._record(parameters, "sequential", task_run.flow_run.root_id, task_run.id)
         try:
-            return engine.run_flow(record, lambda: self._body(parameters), engine.lane("sequential"))
+            return engine.run_flow(record, lambda: self._body(parameters), engine.lane("sequential"), blocker=blocker)
         finally:
             engine.close()
 
@@ -190,8 +198,10 @@ def flow(fn: Callable[..., Any] | None = None, /, **options: Any) -> Any:
 
 def json_safe(value: object, depth: int = 8) -> object:
     """Return `value` as JSON can hold it, for readers; what it cannot hold becomes its bounded repr."""
-    if value is None or isinstance(value, (bool, int, float, str)):
-        return value if type(value) in (type(None), bool, int, float, str) else _bounded_repr(value)
+    if type(value) in (type(None), bool, int, str):
+        return value
+    if type(value) is float:
+        return value if math.isfinite(value) else repr(value)
     if depth and isinstance(value, (list, tuple)) and type(value) in (list, tuple):
         return [json_safe(item, depth - 1) for item in value]
     if depth and isinstance(value, Mapping) and all(type(key) is str for key in value):

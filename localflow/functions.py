@@ -2,20 +2,18 @@
 
 from __future__ import annotations
 
-import copy
 import functools
 import inspect
 import sys
 from typing import TYPE_CHECKING, Any, Generic, ParamSpec, TypeVar, cast
 
 from localflow.errors import ReservedArgumentError
+from localflow.interfaces import Executor
 from localflow.payloads import travels_by_value
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
     from typing import Self
-
-    from localflow.interfaces import Executor
 
 P = ParamSpec("P")
 R = TypeVar("R")
@@ -37,48 +35,64 @@ class DecoratedFunction(Generic[P, R]):
         version: str | None = None,
         executor: str | Executor | None = None,
     ) -> None:
+        decorator = self.kind.lower()
         if isinstance(fn, (staticmethod, classmethod)) or not callable(fn):
-            raise TypeError(f"@{self.kind.lower()} takes a function, not {type(fn).__name__} {fn!r}")
+            raise TypeError(f"@{decorator} takes a function, not {type(fn).__name__} {fn!r}")
         if inspect.iscoroutinefunction(fn) or inspect.isasyncgenfunction(fn) or inspect.isgeneratorfunction(fn):
             raise TypeError(
-                f"@{self.kind.lower()} takes a plain function; '{name}' is async or a generator, which localflow "
+                f"@{decorator} takes a plain function; '{name}' is async or a generator, which localflow "
                 "does not run yet: call asyncio.run(...) or list(...) inside a plain function"
             )
         if not isinstance(name, str) or not name:
-            raise TypeError(f"@{self.kind.lower()}(name=...) takes a text that is not empty, not {name!r}")
-        functools.update_wrapper(cast(Any, self), fn)
+            raise TypeError(f"@{decorator}(name=...) takes a text that is not empty, not {name!r}")
+        for option, value in {"description": description, "version": version}.items():
+            if value is not None and not isinstance(value, str):
+                raise TypeError(f"@{decorator}({option}=...) of '{name}' takes a text, not {value!r}")
+        if not (executor is None or isinstance(executor, Executor) or (isinstance(executor, str) and executor)):
+            raise TypeError(
+                f"@{decorator}(executor=...) of '{name}' takes the name of an executor or an Executor, not {executor!r}"
+            )
+        functools.update_wrapper(cast(Any, self), fn, updated=())  # the function's own attributes must not hide ours
         self.fn = fn
         self.name = name
         self.description = inspect.getdoc(fn) or "" if description is None else description
         self.version = version
         self.executor = executor
-        self._signature = inspect.signature(fn)
+        self.module: str | None = getattr(fn, "__module__", None)
+        self.qualname: str = getattr(fn, "__qualname__", function_name(fn))
+        self._signature = _signature(fn)
         if "wait_for" in self._signature.parameters:
             raise ReservedArgumentError(self.kind, name, "wait_for")
         self._least, self._most = _positional_range(self._signature)
 
     def with_options(self, **options: Any) -> Self:
         """Return a copy with these options changed; takes what the decorator takes."""
-        allowed = self._options()
+        current = self.options()
         for option in options:
-            if option not in allowed:
+            if option not in current:
                 raise TypeError(
-                    f"{self.kind.lower()} '{self.name}' has no option '{option}'; it has {', '.join(allowed)}"
+                    f"{self.kind.lower()} '{self.name}' has no option '{option}'; it has {', '.join(current)}"
                 )
-        clone = copy.copy(self)
-        for option, value in options.items():
-            setattr(clone, option, value)
-        return clone
+        return type(self)(self.fn, **{**current, **options})
 
-    def _options(self) -> tuple[str, ...]:
-        return ("name", "description", "version", "executor")
+    def options(self) -> dict[str, Any]:
+        """Return the options of the decorator that are in force."""
+        return {
+            "name": self.name,
+            "description": self.description,
+            "version": self.version,
+            "executor": self.executor,
+        }
+
+    def __copy__(self) -> Self:
+        return self.with_options()
 
     def bind(self, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> dict[str, Any]:
         """Return the parameters of a call by name, defaults included; raises TypeError as the function would."""
         try:
             bound = self._signature.bind(*args, **kwargs)
         except TypeError as error:
-            raise TypeError(f"{self.fn.__qualname__}() {error}") from None
+            raise TypeError(f"{self.qualname}() {error}") from None
         bound.apply_defaults()
         return dict(bound.arguments)
 
@@ -93,15 +107,13 @@ class DecoratedFunction(Generic[P, R]):
 
     def __reduce__(self) -> Any:
         """Pickle by reference where the module can be imported, like the plain function would be."""
-        if not travels_by_value(self.fn.__module__):
-            original = _find(self.fn.__module__, self.fn.__qualname__)
+        if self.module is not None and not travels_by_value(self.module):
+            original = _find(self.module, self.qualname)
             if original is self:
-                return _find, (self.fn.__module__, self.fn.__qualname__)
+                return _find, (self.module, self.qualname)
             if isinstance(original, DecoratedFunction) and original.fn is self.fn:
-                options = {option: self.__dict__[option] for option in self._options() if option != "executor"}
-                return _changed, (original, options)
-        state = {key: value for key, value in self.__dict__.items() if key not in ("executor", "_signature")}
-        return _rebuilt, (type(self), state)
+                return _changed, (original, {**self.options(), "executor": None})
+        return _rebuilt, (type(self), self.fn, {**self.options(), "executor": None})
 
 
 def _find(module: str, qualname: str) -> Any:
@@ -116,10 +128,22 @@ def _changed(original: DecoratedFunction[Any, Any], options: dict[str, Any]) -> 
     return original.with_options(**options)
 
 
-def _rebuilt(kind: type[DecoratedFunction[Any, Any]], state: dict[str, Any]) -> Any:
-    decorated = kind.__new__(kind)
-    decorated.__dict__.update(state, executor=None, _signature=inspect.signature(state["fn"]))
-    return decorated
+def _rebuilt(kind: type[DecoratedFunction[Any, Any]], fn: Callable[..., Any], options: dict[str, Any]) -> Any:
+    return kind(fn, **options)
+
+
+def function_name(fn: Callable[..., Any]) -> str:
+    """Return a function's name; that of the function inside a partial, of the class of a callable object."""
+    while isinstance(fn, functools.partial):
+        fn = fn.func
+    return getattr(fn, "__name__", type(fn).__name__)
+
+
+def _signature(fn: Callable[..., Any]) -> inspect.Signature:
+    try:
+        return inspect.signature(fn)
+    except ValueError:  # some functions written in C do not tell theirs
+        return inspect.signature(lambda *args, **kwargs: None)
 
 
 def _positional_range(signature: inspect.Signature) -> tuple[int, int]:

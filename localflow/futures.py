@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, Generic, TypeVar
 from localflow.states import State
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+    from collections.abc import Callable, Iterable, Sequence
 
     from localflow.callbacks import Callback
 
@@ -149,15 +149,25 @@ def futures_in(wait_for: object) -> list[TaskFuture[Any] | State]:
         TypeError: something else is in it; waiting for it would silently be no wait at all.
     """
     found: list[TaskFuture[Any] | State] = []
+    entered: set[int] = set()
     pending = [wait_for]
     while pending:
         item = pending.pop()
         if isinstance(item, (TaskFuture, State)):
             found.append(item)
         elif isinstance(item, (list, tuple, set, frozenset, dict)):
-            pending.extend(reversed(list(item.values() if isinstance(item, dict) else item)))
+            if id(item) not in entered:
+                entered.add(id(item))
+                pending.extend(reversed(_waited_for(item)))
         else:
             raise TypeError(
                 f"wait_for takes futures, states and collections of these, not {type(item).__name__} {item!r}"
             )
     return found
+
+
+def _waited_for(container: Iterable[Any]) -> list[Any]:
+    """Return what of a container is waited for: of a dict its values, and keys that are futures or states."""
+    if isinstance(container, dict):
+        return [*(key for key in container if isinstance(key, (TaskFuture, State))), *container.values()]
+    return list(container)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import itertools
 import time
 from collections import defaultdict, deque
@@ -9,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from localflow import arguments
 from localflow.calls import Call
-from localflow.errors import ForeignFutureError
+from localflow.errors import ForeignFutureError, OutsideFlowError
 from localflow.futures import TaskFuture, futures_in
 from localflow.payloads import Packed
 from localflow.records import FlowRun, StateChange, TaskRun
@@ -25,6 +26,7 @@ if TYPE_CHECKING:
     from localflow.tasks import Task
 
 PENDING = Pending()
+_SPARE = "_localflow_spare"
 _INPUTS = (TaskFuture, State, arguments.quote)
 
 
@@ -92,8 +94,8 @@ class LiveRun:
             state.cause, result,
         )  # fmt: skip
 
-    def make_call(self) -> Call:
-        """Put data in the place of futures and return the call; if that fails, a call that raises the reason."""
+    def make_call(self) -> None:
+        """Put data in the place of futures and keep the call; if that fails, a call that raises the reason."""
         args, kwargs, holds_packed = self.args, self.kwargs, False
         function: Callable[..., Any] = self.function
         if self.resolve:
@@ -115,7 +117,6 @@ class LiveRun:
                 function, args, kwargs = _raise, (error,), {}
             holds_packed = bool(packed)
         self.call = Call(self.node, self.record, 1, function, args, kwargs, holds_packed)
-        return self.call
 
 
 class ActiveFlow:
@@ -129,6 +130,8 @@ class ActiveFlow:
         self.futures: list[TaskFuture[Any]] = []
         self.subflows: list[State] = []
         self.ended = 0
+        self.over = False
+        """Whether all that it started has ended and nothing may be added."""
         self._numbers = itertools.count(1)
         self._ordinals: defaultdict[str, Iterator[int]] = defaultdict(itertools.count)
 
@@ -142,8 +145,12 @@ class ActiveFlow:
         """Make a task run of a call; with an executor that runs in the caller it has ended on return."""
         engine = self.engine
         lane = self.lane if task.executor is None else engine.lane(task.executor)
+        if self.over:
+            raise OutsideFlowError(task.name, "submit", f"after flow run '{self.record.name}' had ended")
         found = arguments.find((args, kwargs), _INPUTS)
         resolve = bool(found)
+        if resolve:
+            args, kwargs = _snapshot(args, kwargs)
         if wait_for is not None:
             found = [*found, *futures_in(wait_for)]
         upstreams, blocker, ids = self._sort(found) if found else ((), None, ())
@@ -153,7 +160,6 @@ class ActiveFlow:
         run = LiveRun(self, lane, record, task, args, kwargs, upstreams, resolve)
         run.blocker = blocker
         run.future = TaskFuture((self.record.id, number), name, PENDING, engine, engine.lock)
-        self.futures.append(run.future)
         engine.submit(run)
         return run.future
 
@@ -179,6 +185,15 @@ class ActiveFlow:
         return tuple(futures), blocker, tuple(ids)
 
 
+def _snapshot(args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> tuple[tuple[Any, ...], Mapping[str, Any]]:
+    """Copy the containers that hold futures: the caller may change them before the call runs."""
+    if all(isinstance(value, _INPUTS) for value in (*args, *kwargs.values())):
+        return args, kwargs
+    copies: tuple[tuple[Any, ...], Mapping[str, Any]]
+    copies = arguments.replace((args, kwargs), _INPUTS, lambda item: item)
+    return copies
+
+
 def executor_name(executor: str | Executor) -> str:
     """Return how an executor is recorded: its configured name, or the class of an instance given in code."""
     return executor if isinstance(executor, str) else type(executor).__name__
@@ -187,3 +202,19 @@ def executor_name(executor: str | Executor) -> str:
 def _raise(error: Exception) -> None:
     """Raise: the body of a call whose arguments could not be put together."""
     raise error
+
+
+def claim(executor: Executor) -> Executor:
+    """Return the executor, or a copy of it while another engine has it.
+
+    An instance named in code may be wanted by several flow runs at once. The copy is taken before the instance starts,
+    when it is nothing but its options.
+    """
+    spare = copy.copy(executor)
+    kept = vars(executor).setdefault(_SPARE, spare)
+    return executor if kept is spare else copy.copy(kept)
+
+
+def release(executor: Executor) -> None:
+    """Let an executor be used by the next engine that wants it."""
+    vars(executor).pop(_SPARE, None)

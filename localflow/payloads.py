@@ -11,6 +11,7 @@ import sys
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from localflow.errors import UnpicklableError
+from localflow.interrupts import STOPS
 
 if TYPE_CHECKING:
     from types import ModuleType
@@ -40,7 +41,7 @@ def pack(value: object) -> Payload:
     if kind is int or kind is float or kind is str or ((kind is list or kind is dict) and _is_plain(value)):
         try:
             return Payload("json", json.dumps(value).encode())
-        except ValueError:  # an int of more digits than Python prints
+        except (ValueError, RecursionError):  # an int of more digits than Python prints; deep nesting
             pass
     return Payload("pickle", pickle_value(value))
 
@@ -58,7 +59,9 @@ def pickle_value(value: object) -> bytes:
 
     try:
         data: bytes = cloudpickle.dumps(value, protocol=5)
-    except Exception as error:
+    except STOPS:
+        raise
+    except BaseException as error:  # also sys.exit() in a __reduce__
         raise UnpicklableError(f"{type_name(value)} cannot be pickled: {error}") from error
     return data
 
@@ -89,8 +92,12 @@ def type_name(value: object) -> str:
 
 
 def _is_plain(value: object) -> bool:
-    """Return whether JSON gives back the very same lists, dicts and atoms; large structures are left to pickle."""
+    """Return whether JSON gives back the very same lists, dicts and atoms; large structures are left to pickle.
+
+    A container that is there twice would come back as two, so that is left to pickle, too.
+    """
     pending: list[Any] = [value]
+    containers: set[int] = set()
     nodes = 0
     while pending:
         item = pending.pop()
@@ -98,6 +105,10 @@ def _is_plain(value: object) -> bool:
         kind = type(item)
         if nodes > _NODE_LIMIT:
             return False
+        if kind is list or kind is dict:
+            if id(item) in containers:
+                return False
+            containers.add(id(item))
         if kind is list:
             pending.extend(item)
         elif kind is dict:

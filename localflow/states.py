@@ -233,10 +233,11 @@ class State:
 
     def __reduce__(self) -> tuple[Any, ...]:
         fields = (self.type, self.name, self.message, self._data, self.instant, self.cause, self.run_id, self.run_label)
-        return _restore, fields
+        return _restore, (self.id, *fields)
 
 
 def _restore(
+    id: str,
     type: StateType,
     name: str,
     message: str,
@@ -246,7 +247,9 @@ def _restore(
     run_id: str,
     run_label: str,
 ) -> State:
-    return State(type, name, message, data, instant=instant, cause=cause, run_id=run_id, run_label=run_label)
+    state = State(type, name, message, data, instant=instant, cause=cause, run_id=run_id, run_label=run_label)
+    state._id = id
+    return state
 
 
 class Returned:
@@ -282,6 +285,9 @@ class Blocked:
         while isinstance(state.packed_data, Blocked):
             state = state.packed_data.upstream
         return state
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return Blocked, (self.root(),)
 
 
 # -- constructors ----------------------------------------------------------------------------------------------------
@@ -332,9 +338,9 @@ def Retrying(message: str = "", data: object = None, name: str = "Retrying") -> 
     return State(StateType.RUNNING, name, message, data)
 
 
-def not_ready(upstream: State) -> State:
-    """A run that will never start because `upstream` did not complete."""
-    label = upstream.run_label or f"state '{upstream.name}'"
+def not_ready(upstream: State, label: str = "") -> State:
+    """A run that will never start because `upstream`, the state of the run that `label` names, did not complete."""
+    label = label or upstream.run_label or f"state '{upstream.name}'"
     return State(StateType.PENDING, NOT_READY, upstream_message(label), Blocked(upstream))
 
 

@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from typing import TYPE_CHECKING, Any, Generic, ParamSpec, TypeVar, overload
 
+from localflow.arguments import quote, replace
 from localflow.context import FlowContext, current_run
 from localflow.errors import OutsideFlowError
-from localflow.functions import DecoratedFunction
+from localflow.functions import DecoratedFunction, function_name
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable
+    from collections.abc import Callable
 
     from localflow.futures import TaskFuture
     from localflow.interfaces import Executor
@@ -37,11 +39,17 @@ class Task(DecoratedFunction[P, R], Generic[P, R]):
         version: str | None = None,
         executor: str | Executor | None = None,
     ) -> None:
-        name = getattr(fn, "__name__", type(fn).__name__) if name is None else name
+        name = function_name(fn) if name is None else name
         super().__init__(fn, name=name, description=description, version=version, executor=executor)
         self.tags = _sorted_tags(tags)
 
-    def __call__(self, *args: Any, wait_for: Any = None, **kwargs: Any) -> Any:
+    def __get__(self, instance: object, owner: type | None = None) -> Task[..., R]:
+        """Return the task itself from a class, and from an instance a task of the bound method."""
+        if instance is None:
+            return self
+        return Task(self.fn.__get__(instance, owner), **self.options())
+
+    def __call__(self, /, *args: Any, wait_for: Any = None, **kwargs: Any) -> Any:
         """Call the task: a TaskFuture in the body of a flow, the function's own value elsewhere.
 
         Args:
@@ -54,11 +62,12 @@ class Task(DecoratedFunction[P, R], Generic[P, R]):
         """
         context = current_run()
         if not isinstance(context, FlowContext):
+            args, kwargs = _unquoted(args, kwargs)
             return self.fn(*args, **kwargs)
         self.check_arguments(args, kwargs)
         return context.active.submit(self, args, kwargs, wait_for)
 
-    def submit(self, *args: Any, wait_for: Any = None, **kwargs: Any) -> TaskFuture[R]:
+    def submit(self, /, *args: Any, wait_for: Any = None, **kwargs: Any) -> TaskFuture[R]:
         """Make a task run of the call and return its future; the same as calling the task in a flow.
 
         Raises:
@@ -73,12 +82,11 @@ class Task(DecoratedFunction[P, R], Generic[P, R]):
 
     def with_options(self, **options: Any) -> Task[P, R]:
         """Return a copy with these options changed: name, description, tags, version, executor."""
-        if "tags" in options:
-            options["tags"] = _sorted_tags(options["tags"])
         return super().with_options(**options)
 
-    def _options(self) -> tuple[str, ...]:
-        return (*super()._options(), "tags")
+    def options(self) -> dict[str, Any]:
+        """Return the options of the decorator that are in force."""
+        return {**super().options(), "tags": self.tags}
 
 
 @overload
@@ -112,4 +120,17 @@ def task(fn: Callable[..., Any] | None = None, /, **options: Any) -> Any:
 def _sorted_tags(tags: Iterable[str] | None) -> tuple[str, ...]:
     if isinstance(tags, str):
         raise TypeError(f"tags takes a collection of texts, not the text {tags!r}; write tags=[{tags!r}]")
-    return tuple(sorted(set(tags or ())))
+    if tags is None:
+        return ()
+    texts = list(tags) if isinstance(tags, Iterable) else [tags]
+    if not all(isinstance(text, str) for text in texts):
+        raise TypeError(f"tags takes a collection of texts, not {tags!r}")
+    return tuple(sorted(set(texts)))
+
+
+def _unquoted(args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[tuple[Any, ...], dict[str, Any]]:
+    """Take arguments out of their `quote`, as a call in a flow does."""
+    if not any(type(value) is quote for value in (*args, *kwargs.values())):
+        return args, kwargs
+    bare: tuple[tuple[Any, ...], dict[str, Any]] = replace((args, kwargs), (), lambda item: item)
+    return bare

@@ -34,9 +34,10 @@ NOT_COMPLETED = 1
 @click.option("--executor", metavar="NAME", help="What a flow that names no executor runs on.")
 @click.option("-j", "--workers", type=click.IntRange(min=1), metavar="N", help="How many workers that executor has.")
 def run(reference: str, assignments: Sequence[str], executor: str | None, workers: int | None) -> int:
-    """Run the flow in FILE, or the one of several that FLOW names.
+    """Run a flow of a Python file.
 
-    Its final state is printed; what did not complete, and why, is told on stderr.
+    FLOW is needed where FILE has several. The final state is printed; what did not complete, and why, is told on
+    stderr.
     """
     from localflow.parameters import fit_parameters
     from localflow.project import Project
@@ -101,7 +102,7 @@ def _run(flow: Flow[..., Any], project: Project, store: StateStore, parameters: 
         )
 
     try:
-        flow_run, state = flow.execute(project, AnnouncingStore(store, announce), parameters)
+        flow_run, state, failed_notifications = flow.execute(project, AnnouncingStore(store, announce), parameters)
     except (KeyboardInterrupt, SystemExit):
         for flow_run in begun:
             output.say_line(f"flow run {flow_run.name!r} was stopped")
@@ -109,6 +110,8 @@ def _run(flow: Flow[..., Any], project: Project, store: StateStore, parameters: 
         raise
     took = output.duration(begun_at, time.monotonic())
     output.say_line(f"flow run {flow_run.name!r} is {state.name} after {took}")
+    if failed_notifications:
+        output.say_warning(f"notifications: {failed_notifications} failed")
     output.print_last_data(repr(state))
     if state.is_completed():
         return 0

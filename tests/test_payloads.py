@@ -1,0 +1,244 @@
+"""Values as bytes: JSON where it is faithful, pickle otherwise, and never a failure that escapes."""
+
+from __future__ import annotations
+
+import json
+import math
+import pickle
+import sys
+import threading
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from localflow import Completed, Failed
+from localflow.errors import UnpicklableError
+from localflow.payloads import Packed, Payload, pack, type_name, unpack
+
+
+class Point:
+    def __init__(self, x: int) -> None:
+        self.x = x
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, Point) and other.x == self.x
+
+    def __hash__(self) -> int:
+        return self.x
+
+
+class Loud:
+    """Says when it is unpickled."""
+
+    unpickled = 0
+
+    def __setstate__(self, state: object) -> None:
+        Loud.unpickled += 1
+
+    def __getstate__(self) -> object:
+        return {"some": "state"}
+
+
+class Exiting:
+    """Ends the program when it is pickled."""
+
+    def __reduce__(self) -> Any:
+        sys.exit("pickled")
+
+
+class Name(str):
+    """A text that is more than a text."""
+
+
+json_values = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats() | st.text(),
+    lambda inner: st.lists(inner, max_size=4) | st.dictionaries(st.text(), inner, max_size=4),
+    max_leaves=20,
+)
+python_values = st.recursive(
+    st.none()
+    | st.integers()
+    | st.text()
+    | st.binary()
+    | st.complex_numbers(allow_nan=False)
+    | st.builds(Point, st.integers()),
+    lambda inner: (
+        st.lists(inner, max_size=3)
+        | st.tuples(inner, inner)
+        | st.dictionaries(st.integers() | st.text() | st.booleans(), inner, max_size=3)
+        | st.frozensets(st.integers(), max_size=3)
+    ),
+    max_leaves=15,
+)
+
+
+def same(left: object, right: object) -> bool:
+    """Return whether two values agree in type and content, NaN and the sign of zero included."""
+    if type(left) is not type(right):
+        return False
+    if isinstance(left, float) and isinstance(right, float):
+        return repr(left) == repr(right)
+    if isinstance(left, (list, tuple)):
+        return len(left) == len(right) and all(map(same, left, right))  # type: ignore[arg-type]
+    if isinstance(left, dict) and isinstance(right, dict):
+        return same(list(left), list(right)) and all(same(left[key], right[key]) for key in left)
+    return left == right
+
+
+@given(json_values)
+def test_plain_values_come_back_the_same(value: object) -> None:
+    """Everything JSON can hold comes back equal, of the same types, in the same order."""
+    assert same(unpack(pack(value)), value)
+
+
+@given(python_values)
+def test_other_values_come_back_the_same(value: object) -> None:
+    """Tuples, bytes, odd keys and objects come back as themselves."""
+    assert same(unpack(pack(value)), value)
+
+
+@pytest.mark.parametrize("value", [None, True, False, 1, -1.5, "text", [1, "a", None], {"k": [{"l": 2}]}])
+def test_plain_values_are_readable_json(value: object) -> None:
+    """What JSON gives back exactly is stored as JSON, so that no reader needs to unpickle it."""
+    payload = pack(value)
+
+    assert payload.format == "json"
+    assert json.loads(payload.data) == value
+
+
+@pytest.mark.parametrize(
+    "value",
+    [(1, 2), {1: "a"}, {True: 1}, {None: 1}, b"bytes", Name("n"), [Name("n")], {Name("k"): 1}, [(1,)], {1}, Point(1)],
+    ids=repr,
+)
+def test_what_json_would_change_is_pickled(value: Any) -> None:
+    """JSON would make tuples lists and keys texts, so it is not used for them."""
+    payload = pack(value)
+
+    assert payload.format == "pickle"
+    assert same(unpack(payload), value)
+
+
+@pytest.mark.parametrize(
+    "value", [math.nan, math.inf, -math.inf, -0.0, 1e308, 5e-324, 10**5000, -(2**64), "\ud800", "\0"], ids=range(10)
+)
+def test_odd_atoms_come_back(value: object) -> None:
+    """Numbers at the edges, lone surrogates and NUL are kept."""
+    for item in (value, [value], {"k": value}):
+        assert same(unpack(pack(item)), item)
+
+
+def test_a_list_that_holds_itself_comes_back() -> None:
+    """A cycle is for pickle."""
+    loop: list[Any] = [1]
+    loop.append(loop)
+
+    result = unpack(pack(loop))
+
+    assert result[1] is result
+
+
+def test_a_list_held_twice_stays_one_list() -> None:
+    """Two references to one list come back as two references to one list."""
+    inner = [1]
+
+    result = unpack(pack([inner, inner]))
+
+    assert result[0] is result[1]
+
+
+@pytest.mark.parametrize("depth", [50, 400, 900, 990])
+def test_deeply_nested_lists_are_packed_or_refused(depth: int) -> None:
+    """Nesting deeper than the encoder bears is an UnpicklableError, nothing else."""
+    value: Any = []
+    for _ in range(depth):
+        value = [value]
+
+    try:
+        payload = pack(value)
+    except UnpicklableError:
+        return
+
+    assert unpack(payload) == value
+
+
+def test_large_structures_come_back() -> None:
+    """Size changes the format, not the value."""
+    value = {"rows": [[n, str(n)] for n in range(5_000)]}
+
+    assert unpack(pack(value)) == value
+
+
+@pytest.mark.parametrize(
+    "value",
+    [threading.Lock(), (n for n in range(3)), [threading.Lock()]],
+    ids=["lock", "generator", "nested"],
+)
+def test_what_cannot_be_pickled_says_so(value: object) -> None:
+    """The error names the type."""
+    with pytest.raises(UnpicklableError, match=f"{type_name(value)} cannot be pickled"):
+        pack(value)
+
+
+def test_a_completed_state_whose_value_cannot_be_kept_has_no_record_of_it() -> None:
+    """A result is kept if possible, and its state never fails for it."""
+    assert Completed(data=threading.Lock()).recordable() is None
+    assert Completed(data=[1]).recordable() == Payload("json", b"[1]")
+    assert Failed(data=[1]).recordable() is None
+
+
+def test_a_value_that_exits_when_pickled_has_no_record() -> None:
+    """Even sys.exit() while a value is pickled is no more than a missing record."""
+    assert Completed(data=Exiting()).recordable() is None
+
+
+def test_a_deeply_nested_value_has_a_record_or_none() -> None:
+    """Asking for the record of a deeply nested value does not raise."""
+    value: Any = []
+    for _ in range(990):
+        value = [value]
+
+    Completed(data=value).recordable()
+
+
+def test_lambdas_and_local_classes_are_packed() -> None:
+    """What plain pickle refuses travels by value."""
+
+    class Local:
+        x = 3
+
+    function, kind = unpack(pack((lambda n: n + 1, Local)))
+
+    assert function(1) == 2
+    assert kind.x == 3
+
+
+def test_packed_values_stay_bytes_until_asked_for() -> None:
+    """Looking at a packed value unpickles nothing; each `get` gives a new object."""
+    packed = Packed(pack(Loud()))
+    before = Loud.unpickled
+    repr(packed)
+    state = Completed(data=packed)
+    repr(state)
+    state.is_completed()
+    untouched = Loud.unpickled - before
+
+    first, second = packed.get(), state.result()
+
+    assert untouched == 0
+    assert first is not second
+
+
+def test_a_packed_value_inside_a_pickle_arrives_as_the_value() -> None:
+    """What receives the arguments need not know that they were packed."""
+    sent = pickle.dumps([Packed(pack((1, Point(2))))])
+
+    assert pickle.loads(sent) == [(1, Point(2))]
+
+
+def test_type_names() -> None:
+    """Types are named as one would import them."""
+    assert type_name([]) == "list"
+    assert type_name(threading.Event()) == "threading.Event"
