@@ -37,4 +37,4 @@ class TestProcessExecutorThatRecycles(ExecutorContract):
     @pytest.fixture
     def executor(self) -> ProcessExecutor:
         """Return the executor."""
-        return ProcessExecutor(workers=3, max_tasks_per_worker=2)
+        return ProcessExecutor(workers=3, max_tasks_per_worker=25)

@@ -34,9 +34,8 @@ def keep_importable(function: Any) -> None:
     module = sys.modules.get(name) if isinstance(name, str) else None
     if module is None or travels_by_value(name):
         return
-    file = getattr(module, "__file__", None)
     spec = _find(str(name))
-    if spec is None or (file is not None and spec.origin is not None and not _same(file, spec.origin)):
+    if spec is None or _is_another_file(getattr(module, "__file__", None), spec):
         by_value(module)
 
 
@@ -59,5 +58,8 @@ def _find_on(name: str, path: Sequence[str] | None) -> ModuleSpec | None:
     return None
 
 
-def _same(one: str, other: str) -> bool:
-    return os.path.realpath(one) == os.path.realpath(other)
+def _is_another_file(file: str | None, spec: ModuleSpec) -> bool:
+    # Some of the standard library is frozen into the interpreter, and has a file for readers only.
+    if file is None or spec.origin is None or not spec.has_location:
+        return False
+    return os.path.realpath(file) != os.path.realpath(spec.origin)

@@ -207,8 +207,9 @@ class Pool:
                 self._staff.welcome(worker)
             elif kind == UNABLE:
                 worker.problem = content[1:]
-        worker.news_at = time.monotonic()
-        self._assignment.learn(seconds)
+        if contents:
+            worker.news_at = time.monotonic()
+            self._assignment.learn(seconds)
         if worker.spent and not worker.in_hand and not worker.retiring:
             self._staff.retire(worker)
 

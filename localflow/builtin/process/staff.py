@@ -81,14 +81,13 @@ class Staff:
 
     def hire(self) -> None:
         """Start the workers that are missing, or as many as may be tried now."""
-        if self.problem is not None:
-            return
+        if self._hopeless is None:
+            self._try_to_hire(time.monotonic())
+        if self._hopeless is not None and not any(worker.ready for worker in self._workers.values()):
+            self.problem = self._hopeless
+
+    def _try_to_hire(self, now: float) -> None:
         missing = self._assignment.missing()
-        if self._hopeless is not None:
-            if not any(worker.ready for worker in self._workers.values()):
-                self.problem = self._hopeless
-            return
-        now = time.monotonic()
         if self._failures and missing > 0:
             if now < self._next_start_at or not all(worker.ready for worker in self._workers.values()):
                 return
@@ -139,7 +138,7 @@ class Staff:
 
     def give_up(self, text: str) -> None:
         """Start nothing more, and kill what there is."""
-        self.problem = (text, "")
+        self.problem = self._hopeless = (text, "")
         for worker in self._workers.values():
             self.kill(worker)
 

@@ -65,7 +65,9 @@ def main(control: int, engine: int) -> NoReturn:
     for stream in (sys.stdout, sys.stderr):
         if stream is not None:
             stream.reconfigure(encoding="utf-8", errors="backslashreplace", line_buffering=True)  # type: ignore[union-attr]
-    importlib.import_module("cloudpickle")
+    for name in ("cloudpickle", "resource"):  # which the first call of each worker would import otherwise
+        with contextlib.suppress(ImportError):
+            importlib.import_module(name)
     gc.collect()
     gc.freeze()
     supervisor = _Supervisor(socket.socket(fileno=control), engine)

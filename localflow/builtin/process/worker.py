@@ -48,7 +48,7 @@ from localflow.records import FlowRun, TaskRun
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-_PIECE = 1 << 18
+_PIECE = 1 << 16
 
 
 def main(calls: int, tokens: int, outcomes: int, faults: int) -> NoReturn:

@@ -31,7 +31,7 @@ if TYPE_CHECKING:
 
     from localflow.builtin.process.packing import Shipment
 
-_PIECE = 1 << 18
+_PIECE = 1 << 16
 _KNOWN_LIMIT = 1000
 _FAULTS = {signal.SIGSEGV, signal.SIGABRT, signal.SIGBUS, signal.SIGILL, signal.SIGFPE}
 _FAULT_TEXT_LIMIT = 1 << 16
