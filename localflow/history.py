@@ -24,6 +24,8 @@ if TYPE_CHECKING:
 
 Json: TypeAlias = "dict[str, Any]"
 
+_SHOWN_DEPTH = 50
+
 UNSUCCESSFUL = frozenset({StateType.FAILED, StateType.CRASHED, StateType.CANCELLED})
 
 
@@ -257,12 +259,14 @@ def instant(timestamp: float | None) -> str | None:
     return None if timestamp is None else datetime.fromtimestamp(timestamp, UTC).isoformat(timespec="microseconds")
 
 
-def json_safe(value: Any) -> Any:
-    """Return the value with numbers that JSON has no word for, such as NaN, as text."""
+def json_safe(value: Any, depth: int = _SHOWN_DEPTH) -> Any:
+    """Return the value with what JSON has no word for, such as NaN, as text, and without its deepest parts."""
     if isinstance(value, float) and not math.isfinite(value):
         return repr(value)
+    if isinstance(value, (list, tuple, dict)) and not depth:
+        return "..."
     if isinstance(value, (list, tuple)):
-        return [json_safe(item) for item in value]
+        return [json_safe(item, depth - 1) for item in value]
     if isinstance(value, dict):
-        return {key: json_safe(item) for key, item in value.items()}
+        return {key: json_safe(item, depth - 1) for key, item in value.items()}
     return value

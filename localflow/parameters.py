@@ -57,6 +57,11 @@ def fit_parameters(flow: str, function: Callable[..., object], texts: Mapping[st
         except ValueError:
             expected = describe(annotation, function.__module__)
             problems.append(f"parameter {name!r}: expected {expected}, got {_shown(name, text)}")
+    problems += [
+        f"flow {flow!r} takes {name!r} by position only, so it cannot be run from the command line"
+        for name, p in named.items()
+        if p.kind is p.POSITIONAL_ONLY
+    ]
     missing = [name for name, p in named.items() if p.default is p.empty and name not in texts]
     if missing:
         problems.append(

@@ -10,7 +10,10 @@ from localflow.cli.groups import VerbGroup
 
 @click.group(cls=VerbGroup)
 def config() -> None:
-    """Show and check the settings: localflow.toml, environment variables, defaults."""
+    """Show or check the settings.
+
+    They come from localflow.toml, from environment variables, and from defaults.
+    """
 
 
 @config.command()
@@ -38,7 +41,10 @@ def show(with_origin: bool, as_json: bool) -> None:
 
 @config.command()
 def validate() -> None:
-    """Check localflow.toml, the environment variables and the plugins they name; list every mistake."""
+    """Check the settings and list every mistake.
+
+    Checked are localflow.toml, environment variables, and the plugins that these name.
+    """
     from localflow.project import Project
     from localflow.tomlfile import shown_path
 

@@ -59,8 +59,8 @@ def prepare_streams() -> None:
 def print_data(text: str) -> None:
     """Print on stdout a text that is safe already; raises BrokenPipeError or OutputError."""
     try:
-        click.echo(text, color=_colour(sys.stdout))
-    except OSError as error:
+        click.echo(text, file=sys.stdout, color=_colour(sys.stdout))
+    except (OSError, ValueError) as error:  # a ValueError if the flow has closed it
         _refuse(error)
 
 
@@ -76,8 +76,8 @@ def print_json(value: object) -> None:
 
 def say(text: str) -> None:
     """Print on stderr a text that is safe already; a stderr that nobody reads is no reason to fail."""
-    with suppress(OSError):
-        click.echo(text, err=True, color=_colour(sys.stderr))
+    with suppress(OSError, ValueError):
+        click.echo(text, file=sys.stderr, color=_colour(sys.stderr))
 
 
 def say_line(text: str) -> None:
@@ -115,15 +115,16 @@ def flush() -> None:
     if sys.stdout is not None:
         try:
             sys.stdout.flush()
-        except OSError as error:
+        except (OSError, ValueError) as error:
             _refuse(error)
 
 
-def _refuse(error: OSError) -> NoReturn:
+def _refuse(error: OSError | ValueError) -> NoReturn:
     abandon_stdout()
     if isinstance(error, BrokenPipeError):
         raise error
-    raise OutputError(f"cannot write to standard output: {error.strerror or error}") from error
+    reason = getattr(error, "strerror", None) or error
+    raise OutputError(f"cannot write to standard output: {reason}") from error
 
 
 def abandon_stdout() -> None:

@@ -15,7 +15,10 @@ if TYPE_CHECKING:
 @click.command()
 @click.option("--json", "as_json", is_flag=True, help="Print JSON.")
 def plugins(as_json: bool) -> None:
-    """List the executors, state stores and notifiers that are installed, and plugins that do not work."""
+    """List installed executors, state stores and notifiers.
+
+    Plugins that do not work are named with the reason.
+    """
     from localflow.plugins import installed_plugins
 
     listing = installed_plugins().listing()

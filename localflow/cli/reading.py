@@ -34,7 +34,7 @@ def recorded() -> Iterator[StateStore]:
     """Open the state store of the settings for the block; an empty stand-in where there is none yet."""
     project = Project.load()
     path = _path(project)
-    store = project.open_store() if path is None or path.exists() else NothingRecorded(path)
+    store = NothingRecorded(path) if path is not None and _is_missing(path) else project.open_store()
     try:
         yield store
     finally:
@@ -48,3 +48,13 @@ def _path(project: Project) -> Path | None:
         if shown.key == key and isinstance(shown.value, str) and shown.value != MASK:
             return project.root / shown.value
     return None
+
+
+def _is_missing(path: Path) -> bool:
+    try:
+        path.stat()
+    except (FileNotFoundError, NotADirectoryError):
+        return True
+    except OSError:  # whoever opens the store words it
+        return False
+    return False

@@ -21,7 +21,10 @@ _SHORT_ID = 8
 @click.option("-n", "--limit", type=click.IntRange(min=1), default=20, show_default=True, help="How many at most.")
 @click.option("--json", "as_json", is_flag=True, help="Print JSON.")
 def runs(limit: int, as_json: bool) -> None:
-    """List the newest flow runs, those that other flows called included."""
+    """List the newest flow runs.
+
+    Those that other flows called are among them.
+    """
     from localflow.cli.reading import recorded
     from localflow.history import summary_json
 

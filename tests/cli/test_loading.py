@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import subprocess
 import sys
 from typing import TYPE_CHECKING
 
@@ -123,16 +124,15 @@ def test_a_file_of_imported_flows_only_lists_them(own_folder: Path) -> None:
         load_flow(file)
 
 
-def test_what_the_file_defines_travels_by_value(own_folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_what_the_file_defines_travels_by_value(own_folder: Path) -> None:
     """Workers cannot import it, so functions and classes of it are pickled whole."""
-    file = write(own_folder / "one.py", ONE)
+    file = write(own_folder / "one.py", ONE + "\nclass Point:\n    x = 1\n")
 
-    packed = cloudpickle.dumps(load_flow(file).fn)
-    with monkeypatch.context() as elsewhere:
-        elsewhere.delitem(sys.modules, MODULE_NAME)
-        unpacked = cloudpickle.loads(packed)
+    packed = cloudpickle.dumps(load_flow(file).fn.__globals__["Point"])
+    program = f"import pickle; print(pickle.loads({packed!r}).x)"
+    elsewhere = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=False)
 
-    assert unpacked()[0] == MODULE_NAME
+    assert elsewhere.stdout == "1\n", elsewhere.stderr
 
 
 def test_dataclasses_and_annotations_find_their_module(own_folder: Path) -> None:

@@ -183,6 +183,16 @@ def test_extra_names_go_to_a_function_that_takes_any() -> None:
     assert fit_parameters("anything", anything, {"first": "1", "colour": "red"}) == {"first": 1, "colour": "red"}
 
 
+def test_a_parameter_without_a_name_cannot_be_given() -> None:
+    """Only a call in code can."""
+
+    def by_position(first: int, /) -> None:
+        """Take a value by position."""
+
+    with pytest.raises(UsageError, match="takes 'first' by position only"):
+        fit_parameters("by-position", by_position, {"first": "1"})
+
+
 def test_one_annotation_that_cannot_be_evaluated_leaves_the_others_in_force() -> None:
     """A name that exists for type checkers only is as good as no annotation."""
 

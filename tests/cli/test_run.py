@@ -22,7 +22,8 @@ from localflow import flow, task
 @task
 def wait_long():
     print("at work", flush=True)
-    time.sleep(60)
+    for _ in range(2000):  # not one long sleep: a signal just before it would be seen only at its end
+        time.sleep(0.02)
 
 @task
 def later(x): ...
@@ -268,6 +269,29 @@ def test_a_state_that_cannot_be_printed_is_never_a_success(own_folder: Path, tut
 
     assert done.returncode == 4
     assert done.stderr.splitlines()[-1] == "error: cannot write to standard output: No space left on device"
+
+
+def test_notifications_that_failed_are_counted(cli: Cli, own_folder: Path) -> None:
+    """They change neither the state nor the exit code."""
+    (own_folder / "localflow.toml").write_text('[notifiers.ops]\ntype = "command"\ncommand = ["false"]\n')
+    (own_folder / "flows.py").write_text("from localflow import flow\n@flow\ndef main(): ...\n")
+
+    done = cli("run", "flows.py")
+
+    assert done.returncode == 0
+    assert "\nwarning: notifications: 2 failed\n" in done.stderr
+
+
+def test_a_flow_that_closes_stdout_is_told_of(cli: Cli, own_folder: Path) -> None:
+    """Exit code 4 and one line, whatever the flow has done to the stream."""
+    (own_folder / "flows.py").write_text(
+        "import sys\nfrom localflow import flow\n@flow\ndef main(): sys.stdout.close()\n"
+    )
+
+    done = cli("run", "flows.py")
+
+    assert done.returncode == 4
+    assert "error: cannot write to standard output: I/O operation on closed file" in done.stderr.splitlines()[-1]
 
 
 def test_a_store_that_cannot_be_opened_is_exit_code_3_before_anything_runs(cli: Cli, own_folder: Path) -> None:
