@@ -94,13 +94,36 @@ class Flow(DecoratedFunction[P, R], Generic[P, R]):
         finally:
             store.close()
 
-    def execute(self, project: Project, store: StateStore, parameters: Mapping[str, object]) -> FinishedRun:
-        """Run the flow with a project's settings, recording in a store that the caller has opened and will close."""
-        return self._run(project, store, self.bind((), parameters))
+    def execute(
+        self,
+        project: Project,
+        store: StateStore,
+        parameters: Mapping[str, object],
+        on_start: Callable[[FlowRun], None] | None = None,
+    ) -> FinishedRun:
+        """Run the flow with a project's settings, recording in a store that the caller has opened and will close.
+
+        Args:
+            project: where executors and notifiers come from.
+            store: where to record.
+            parameters: the flow's parameters by name.
+            on_start: told of the flow run once its start is recorded, so that its name may be shown.
+        """
+        return self._run(project, store, self.bind((), parameters), on_start=on_start)
 
     def _run(
-        self, project: Project, store: StateStore, parameters: dict[str, Any], wait_for: object = None
+        self,
+        project: Project,
+        store: StateStore,
+        parameters: dict[str, Any],
+        wait_for: object = None,
+        on_start: Callable[[FlowRun], None] | None = None,
     ) -> FinishedRun:
+        def body() -> object:
+            if on_start is not None:
+                on_start(record)
+            return self._body(parameters)
+
         notifications = project.make_notifications()
         engine = Engine(
             store,
@@ -112,7 +135,7 @@ class Flow(DecoratedFunction[P, R], Generic[P, R]):
             parameters, blocker = _settled(parameters, wait_for)
             record = self._record(parameters, lane.name)
             with engine.shield.listening():
-                state = engine.run_flow(record, lambda: self._body(parameters), lane, blocker=blocker)
+                state = engine.run_flow(record, body, lane, blocker=blocker)
         finally:
             engine.close()
             failed_notifications = notifications.close()

@@ -89,8 +89,6 @@ def _chosen_executor(flow: Flow[..., Any], project: Project, executor: str | Non
 
 
 def _run(flow: Flow[..., Any], project: Project, store: StateStore, parameters: dict[str, object]) -> int:
-    from localflow.cli.announcing import AnnouncingStore
-
     begun: list[FlowRun] = []
     begun_at = time.monotonic()
 
@@ -102,7 +100,7 @@ def _run(flow: Flow[..., Any], project: Project, store: StateStore, parameters: 
         )
 
     try:
-        flow_run, state, failed_notifications = flow.execute(project, AnnouncingStore(store, announce), parameters)
+        flow_run, state, failed_notifications = flow.execute(project, store, parameters, announce)
     except (KeyboardInterrupt, SystemExit):
         for flow_run in begun:
             output.say_line(f"flow run {flow_run.name!r} was stopped")

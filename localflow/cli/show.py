@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
     Field = tuple[str, str | Cell]
 
-_SHOWN_TASK_RUNS = 50
+_SHOWN_TASK_RUNS = 1000
 _SHOWN_FLOW_RUNS = 20
 _SHOWN_VALUE = 1_000
 

@@ -188,9 +188,9 @@ def test_show_limits_what_it_lists(cli: Cli, own_folder: Path, read_json: Any) -
     """What failed is always among it, and the rest is counted; `--all` and `--json` have everything."""
     (own_folder / "flows.py").write_text(
         "from localflow import flow, task\n"
-        "@task\ndef step(x):\n    if x in (90, 110): raise ValueError(x)\n"
+        "@task\ndef step(x):\n    if x in (90, 1010): raise ValueError(x)\n"
         "@flow\ndef below(): ...\n"
-        "@flow\ndef main():\n    for x in range(120): step(x)\n    for _ in range(25): below()\n"
+        "@flow\ndef main():\n    for x in range(1020): step(x)\n    for _ in range(25): below()\n"
     )
     cli("run", "flows.py")
 
@@ -199,13 +199,13 @@ def test_show_limits_what_it_lists(cli: Cli, own_folder: Path, read_json: Any) -
     few, everything = cli("show", name).stdout, cli("show", name, "--all").stdout
 
     shown = re.findall(r"^step-\d+", few, re.MULTILINE)
-    assert len(shown) == 50
+    assert len(shown) == 1000
     assert "step-90" in shown
-    assert "step-110" in shown
-    assert "\n... and 70 more; --all shows them\n" in few
+    assert "step-1010" in shown
+    assert "\n... and 20 more; --all shows them\n" in few
     assert "\n25 flow runs were called:\n" in few
     assert few.endswith("\n... and 5 more; --all shows them\n")
-    assert len(re.findall(r"^step-", everything, re.MULTILINE)) == 120
+    assert len(re.findall(r"^step-", everything, re.MULTILINE)) == 1020
     assert "--all" not in everything
 
 
