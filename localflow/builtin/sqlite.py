@@ -1,0 +1,237 @@
+"""The default state store: one SQLite file that several processes write and read at the same time.
+
+Records are only ever inserted, each `append` in one transaction on the one connection that writes. Reading has
+connections of its own: with SQLite's write-ahead log readers and the writer do not wait for each other.
+"""
+
+from __future__ import annotations
+
+import os
+import sqlite3
+import threading
+from contextlib import closing, contextmanager, suppress
+from pathlib import Path
+from typing import TYPE_CHECKING, Literal
+
+from localflow.builtin.storage import rows
+from localflow.builtin.storage.database import begin, connect, open_database, sqlite_failure
+from localflow.builtin.storage.failures import not_a_record, not_recorded, was_removed
+from localflow.builtin.storage.lifetime import Lifetime
+from localflow.builtin.storage.summary import summarise
+from localflow.errors import CorruptStoreError
+from localflow.interfaces import FlowRun, StateChange, StateStore, TaskRun
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator, Sequence
+
+    from localflow.builtin.storage.rows import Row
+    from localflow.interfaces import FlowRunSummary, Payload, Record
+
+_MAX_KEYS = 10_000
+
+_ADD_FLOW_RUN = """
+    INSERT INTO flow_runs (id, name, flow, created_at, root_id, parent_id, parameters, entry_point, executor, versions,
+                           host, pid, arguments_format, arguments)
+    VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)
+"""
+_ADD_TASK_RUN = "INSERT INTO task_runs VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?)"
+# Most state changes say nothing beyond these columns, and what is not bound takes no time.
+_ADD_PLAIN_CHANGE = """
+    INSERT INTO state_changes (flow_run, number, sequence, type, name, message, timestamp, previous, attempt)
+    VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?)
+"""
+_ADD_FULL_CHANGE = "INSERT INTO state_changes VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)"
+_ADD_LARGE_RESULT = "INSERT INTO large_results VALUES (?, ?, ?, ?)"
+
+_FIND_FLOW_RUN = "SELECT key FROM flow_runs WHERE id = ?"
+_READ_FLOW_RUNS = """
+    SELECT key, id, name, flow, created_at, root_id, parent_id, parameters, entry_point, executor, versions, host, pid,
+           arguments_format, arguments
+    FROM flow_runs ORDER BY key DESC LIMIT ?
+"""
+_READ_FLOW_RUN = """
+    SELECT key, id, name, flow, created_at, root_id, parent_id, parameters, entry_point, executor, versions, host, pid,
+           arguments_format, arguments
+    FROM flow_runs WHERE id = ?
+"""
+_READ_TASK_RUNS = """
+    SELECT number, name, task, ordinal, created_at, upstreams, tags, version
+    FROM task_runs WHERE flow_run = ? ORDER BY number
+"""
+_READ_CHANGES = """
+    SELECT number, sequence, type, name, message, timestamp, previous, attempt,
+           worker, pid, started_at, ended_at, cpu_seconds, peak_rss_bytes, cause
+    FROM state_changes WHERE flow_run = ? ORDER BY number, sequence
+"""
+_READ_FLOW_CHANGES = """
+    SELECT number, sequence, type, name, message, timestamp, previous, attempt,
+           worker, pid, started_at, ended_at, cpu_seconds, peak_rss_bytes, cause
+    FROM state_changes WHERE flow_run = ? AND number = 0 ORDER BY sequence
+"""
+_READ_RESULT = """
+    SELECT result_format, coalesce(result, (
+        SELECT data FROM large_results AS large
+        WHERE large.flow_run = change.flow_run AND large.number = change.number AND large.sequence = change.sequence
+    ))
+    FROM state_changes AS change
+    WHERE flow_run = (SELECT key FROM flow_runs WHERE id = ?) AND number = ? AND result_format IS NOT NULL
+    ORDER BY sequence DESC LIMIT 1
+"""
+
+
+class SqliteStateStore(StateStore):
+    """Keeps records in the SQLite file at `path`, which is made if it is missing.
+
+    Every commit is safe against the death of any process, with durability `full` against power loss too.
+    """
+
+    def __init__(
+        self, path: Path = Path(".localflow/localflow.db"), durability: Literal["process", "full"] = "process"
+    ) -> None:
+        self._path = Path(path).absolute()
+        self._lifetime = Lifetime(self.location)
+        self._writer = open_database(self._path, power_safe=durability == "full")
+        self._cursor = self._writer.cursor()
+        self._write_lock = threading.Lock()
+        self._reader = connect(self._path)
+        self._read_lock = threading.Lock()
+        self._file = str(self._path)
+        self._inode = self._path.stat().st_ino
+        self._keys: dict[str, int] = {}  # of flow runs, by id
+
+    @property
+    def location(self) -> str:
+        """The path of the file."""
+        return str(self._path)
+
+    def append(self, records: Sequence[Record]) -> None:
+        """Add records in one transaction."""
+        with self._write_lock:
+            self._lifetime.check()
+            self._refuse_removed()
+            try:
+                try:
+                    self._commit(records)
+                except (UnicodeEncodeError, OverflowError, sqlite3.IntegrityError):  # the last for NaN, as NULL
+                    self._roll_back()
+                    self._commit(records, rows.boxed)
+            except sqlite3.Error as error:
+                raise sqlite_failure(self._path, error) from error
+            finally:
+                if self._writer.in_transaction:
+                    self._roll_back()
+
+    def list_flow_runs(self, limit: int | None = None) -> list[FlowRunSummary]:
+        """Return the flow runs with their newest state, last recorded first."""
+        with self._read_lock, self._failures():
+            self._lifetime.check()
+            summaries = []
+            for key, *row in self._reader.execute(_READ_FLOW_RUNS, (-1 if limit is None else limit,)).fetchall():
+                flow_run = rows.flow_run_of(row)
+                changes = self._reader.execute(_READ_FLOW_CHANGES, (key,))
+                summaries.append(summarise(flow_run, [rows.state_change_of(flow_run, change) for change in changes]))
+            return summaries
+
+    def read(self, flow_run_id: str) -> Iterator[Record]:
+        """Yield a flow run, its task runs by number, then all state changes, all as of one instant."""
+        self._lifetime.check()
+        return self._read(flow_run_id)
+
+    def load_result(self, flow_run_id: str, number: int) -> Payload | None:
+        """Return the newest recorded result of a run."""
+        with self._read_lock, self._failures():
+            self._lifetime.check()
+            row = self._reader.execute(_READ_RESULT, (flow_run_id, number)).fetchone()
+            return rows.result_of(row) if row else None
+
+    def close(self) -> None:
+        """Release the file; the last process to do so folds the write-ahead log into it."""
+        with self._write_lock, self._read_lock:
+            if self._lifetime.end():
+                self._reader.close()
+                self._writer.close()
+
+    def _commit(self, records: Sequence[Record], box: Callable[[Row], Row] | None = None) -> None:
+        """Insert all records in one transaction, their rows as they are or boxed."""
+        key_of = self._keys.get
+        task_runs: list[Row] = []
+        plain_changes: list[Row] = []
+        full_changes: list[Row] = []
+        large_results: list[Row] = []
+        begin(self._cursor)
+        for record in records:
+            if isinstance(record, StateChange):
+                flow_run = record.run.flow_run
+                key = key_of(flow_run.id) or self._find_key(flow_run)
+                if record.execution is None and record.cause is None and record.result is None:
+                    plain_changes.append(rows.plain_change_row(key, record))
+                    continue
+                full_changes.append(rows.full_change_row(key, record))
+                large_result = rows.large_result_row(key, record)
+                if large_result is not None:
+                    large_results.append(large_result)
+            elif isinstance(record, TaskRun):
+                key = key_of(record.flow_run.id) or self._find_key(record.flow_run)
+                task_runs.append(rows.task_run_row(key, record))
+            elif isinstance(record, FlowRun):
+                self._cursor.execute(_ADD_FLOW_RUN, rows.flow_run_row(record))
+                self._keys[record.id] = self._cursor.lastrowid or 0
+            else:
+                raise not_a_record(record)
+        for statement, added in (
+            (_ADD_TASK_RUN, task_runs),
+            (_ADD_PLAIN_CHANGE, plain_changes),
+            (_ADD_FULL_CHANGE, full_changes),
+            (_ADD_LARGE_RESULT, large_results),
+        ):
+            if added:
+                self._cursor.executemany(statement, map(box, added) if box else added)
+        self._cursor.execute("COMMIT")
+
+    def _find_key(self, flow_run: FlowRun) -> int:
+        """Return the key of a flow run that an earlier store object, maybe another process's, has recorded."""
+        row = self._cursor.execute(_FIND_FLOW_RUN, (flow_run.id,)).fetchone()
+        if row is None:
+            raise not_recorded(flow_run.id)
+        if len(self._keys) >= _MAX_KEYS:
+            self._keys.clear()
+        key: int = row[0]
+        self._keys[flow_run.id] = key
+        return key
+
+    def _roll_back(self) -> None:
+        self._keys.clear()  # those of flow runs that are now not there
+        with suppress(sqlite3.Error):  # what went wrong before is what the caller must hear of
+            self._cursor.execute("ROLLBACK")
+
+    def _refuse_removed(self) -> None:
+        """Notice that the file has gone or is another one: SQLite would go on writing into the void."""
+        try:
+            removed = os.stat(self._file).st_ino != self._inode  # noqa: PTH116 - twice as quick, at every commit
+        except OSError:
+            removed = True
+        if removed:
+            raise was_removed(self._path)
+
+    def _read(self, flow_run_id: str) -> Iterator[Record]:
+        with self._failures(), closing(connect(self._path)) as connection:
+            connection.execute("BEGIN")  # all that follows sees the store as it is at the first SELECT
+            for key, *row in connection.execute(_READ_FLOW_RUN, (flow_run_id,)).fetchall():
+                flow_run = rows.flow_run_of(row)
+                yield flow_run
+                runs: dict[int, FlowRun | TaskRun] = {0: flow_run}
+                for task_row in connection.execute(_READ_TASK_RUNS, (key,)):
+                    task_run = rows.task_run_of(flow_run, task_row)
+                    yield task_run
+                    runs[task_run.number] = task_run
+                for change_row in connection.execute(_READ_CHANGES, (key,)):
+                    yield rows.state_change_of(runs[change_row[0]], change_row)
+
+    @contextmanager
+    def _failures(self) -> Iterator[None]:
+        try:
+            yield
+        except sqlite3.Error as error:
+            raise sqlite_failure(self._path, error) from error
+        except (KeyError, TypeError, ValueError) as error:
+            raise CorruptStoreError(self._path, f"a row makes no sense ({error!r})") from error

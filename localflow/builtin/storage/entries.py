@@ -1,0 +1,116 @@
+"""Records as the JSON objects of a journal, and back."""
+
+from __future__ import annotations
+
+import base64
+from typing import TYPE_CHECKING, Any, TypeAlias
+
+from localflow.builtin.storage.failures import not_a_record
+from localflow.interfaces import Cause, Execution, FlowRun, Payload, StateChange, StateType, TaskRun
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from localflow.interfaces import Record
+
+Entry: TypeAlias = "dict[str, Any]"
+
+
+def flow_run_of(record: Record) -> FlowRun:
+    """Return the flow run that a record belongs to; raises StoreError for anything that is no record."""
+    if isinstance(record, StateChange):
+        return record.run.flow_run
+    if isinstance(record, (TaskRun, FlowRun)):
+        return record.flow_run
+    raise not_a_record(record)
+
+
+def entry_of(record: Record, keep: Callable[[str, Payload], Entry]) -> Entry:
+    """Return a record as a JSON object; `keep(name, payload)` gives the one for a payload."""
+    if isinstance(record, StateChange):
+        return _state_entry(record, keep)
+    if isinstance(record, TaskRun):
+        return {"kind": "task_run", **record._asdict(), "flow_run": record.flow_run.id}
+    entry = {"kind": "flow_run", **record._asdict()}
+    entry["parameters"], entry["versions"] = dict(record.parameters), dict(record.versions)
+    if record.arguments is not None:
+        entry["arguments"] = keep(f"{record.id}-arguments", record.arguments)
+    return entry
+
+
+def _state_entry(change: StateChange, keep: Callable[[str, Payload], Entry]) -> Entry:
+    run = change.run
+    entry = {
+        "kind": "state",
+        "flow_run": run.flow_run.id,
+        "number": run.number,
+        "sequence": change.sequence,
+        "type": change.type.value,
+        "name": change.name,
+        "message": change.message,
+        "timestamp": change.timestamp,
+        "previous": change.previous,
+        "attempt": change.attempt,
+    }
+    if change.execution is not None:
+        entry["execution"] = change.execution._asdict()
+    if change.cause is not None:
+        entry["cause"] = change.cause._asdict()
+    if change.result is not None:
+        entry["result"] = keep(f"{run.flow_run.id}-{run.number}-{change.sequence}", change.result)
+    return entry
+
+
+def payload_entry(payload: Payload) -> Entry:
+    """Return a payload as a JSON object: as text where it is JSON, else as base64."""
+    if payload.format == "json":
+        try:
+            return {"format": payload.format, "text": payload.data.decode()}
+        except UnicodeDecodeError:
+            pass
+    return {"format": payload.format, "base64": base64.b64encode(payload.data).decode()}
+
+
+def payload_of(entry: Entry) -> Payload:
+    """Return the payload of `payload_entry`."""
+    data = entry["text"].encode() if "text" in entry else base64.b64decode(entry["base64"], validate=True)
+    return Payload(entry["format"], data)
+
+
+class EntryReader:
+    """Makes records of the entries of one journal, in their order: later ones refer to earlier ones."""
+
+    def __init__(self, load: Callable[[Entry], Payload]) -> None:
+        """Read payloads by `load`."""
+        self._load = load
+        self._runs: dict[tuple[str, int], FlowRun | TaskRun] = {}
+
+    def record(self, entry: Entry) -> FlowRun | TaskRun | StateChange:
+        """Return the record of an entry; raises KeyError, TypeError or ValueError where it makes no sense."""
+        fields = entry.copy()
+        kind = fields.pop("kind")
+        if kind == "state":
+            return self._state_change(fields)
+        run = self._flow_run(fields) if kind == "flow_run" else self._task_run(fields)
+        self._runs[run.flow_run.id, run.number] = run
+        return run
+
+    def _flow_run(self, fields: Entry) -> FlowRun:
+        arguments = fields.pop("arguments")
+        return FlowRun(**fields, arguments=None if arguments is None else self._load(arguments))
+
+    def _task_run(self, fields: Entry) -> TaskRun:
+        flow_run, upstreams, tags = (fields.pop(name) for name in ("flow_run", "upstreams", "tags"))
+        return TaskRun(self._runs[flow_run, 0].flow_run, **fields, upstreams=tuple(upstreams), tags=tuple(tags))
+
+    def _state_change(self, fields: Entry) -> StateChange:
+        fields.pop("result", None)
+        run = self._runs[fields.pop("flow_run"), fields.pop("number")]
+        type, execution, cause = StateType(fields.pop("type")), fields.pop("execution", None), fields.pop("cause", None)
+        return StateChange(
+            run,
+            type=type,
+            **fields,
+            execution=None if execution is None else Execution(**execution),
+            cause=None if cause is None else Cause(**cause),
+        )

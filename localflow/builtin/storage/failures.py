@@ -1,0 +1,71 @@
+"""What goes wrong with the files of a state store, worded as StoreError with the path, the cause and the next move."""
+
+from __future__ import annotations
+
+import errno
+import shutil
+from typing import TYPE_CHECKING
+
+from localflow.errors import StoreError
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+_NO_SPACE = frozenset({errno.ENOSPC, errno.EDQUOT})
+_NO_PERMISSION = frozenset({errno.EROFS, errno.EACCES, errno.EPERM})
+
+
+def os_failure(path: Path, error: OSError) -> StoreError:
+    """Return the StoreError for what the operating system said about `path`."""
+    if error.errno in _NO_SPACE:
+        return no_space(path)
+    cause = error.strerror or str(error)
+    if error.errno in _NO_PERMISSION:
+        return no_permission(path, cause)
+    return StoreError(f"state store {path} cannot be used: {cause}; repair that or name another path")
+
+
+def no_space(path: Path) -> StoreError:
+    """Return the StoreError for a full disk."""
+    return StoreError(
+        f"state store {path} is full: {_free_bytes(path)} bytes are free there; "
+        "free some space, everything recorded so far is safe"
+    )
+
+
+def no_permission(path: Path, cause: str) -> StoreError:
+    """Return the StoreError for a store that may not be written."""
+    return StoreError(
+        f"state store {path} cannot be written: {cause}; make it writable for your user or name another path"
+    )
+
+
+def was_removed(path: Path) -> StoreError:
+    """Return the StoreError for a store whose file has gone or was replaced while it was open."""
+    return StoreError(
+        f"state store {path} was removed or replaced while it was in use; nothing more can be recorded, run again"
+    )
+
+
+def not_recorded(flow_run_id: str) -> StoreError:
+    """Return the StoreError for records of a flow run whose own record is missing."""
+    return StoreError(f"flow run '{flow_run_id}' is not recorded in this state store; append its FlowRun first")
+
+
+def recorded_already(flow_run_id: str) -> StoreError:
+    """Return the StoreError for a second FlowRun record of one flow run."""
+    return StoreError(f"flow run '{flow_run_id}' is recorded in this state store already; give every run its own id")
+
+
+def not_a_record(value: object) -> StoreError:
+    """Return the StoreError for something else among records."""
+    return StoreError(f"a state store keeps FlowRun, TaskRun and StateChange records, not {value!r}")
+
+
+def _free_bytes(path: Path) -> int | str:
+    for place in (path, *path.parents):
+        try:
+            return shutil.disk_usage(place).free
+        except OSError:
+            continue
+    return "?"

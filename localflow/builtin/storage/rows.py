@@ -1,0 +1,142 @@
+"""Records as rows of the SQLite store, and back.
+
+A value that SQLite has no form for (a text with lone surrogates, an integer of more than 64 bits, NaN) is *boxed*: the
+column holds its JSON as a BLOB. Rows are built unboxed, for hardly any needs it, and SQLite refuses those that do.
+"""
+
+from __future__ import annotations
+
+import math
+from typing import TYPE_CHECKING, Any, TypeAlias
+
+from localflow.builtin.storage.encoding import from_json, is_unicode, to_json
+from localflow.interfaces import Cause, Execution, FlowRun, Payload, StateChange, StateType, TaskRun
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Sequence
+
+Row: TypeAlias = "tuple[Any, ...]"
+
+SMALL_RESULT_BYTES = 200  # up to this size a result lies in the row of its state change: one page less to write
+MAX_RESULT_BYTES = 999_999_000  # SQLite's limit for a row is 10**9; a larger result is not kept
+
+_TYPES = {type.value: type for type in StateType}
+_NOT_EXECUTED = (None,) * len(Execution._fields)
+
+
+def flow_run_row(run: FlowRun) -> Row:
+    """Return the row of a flow run, boxed where it must be."""
+    parameters, versions = to_json(dict(run.parameters)), to_json(dict(run.versions))
+    start = (run.id, run.name, run.flow, run.created_at, run.root_id, run.parent_id, parameters)
+    return boxed((*start, run.entry_point, run.executor, versions, run.host, run.pid, *(run.arguments or (None, None))))
+
+
+def flow_run_of(row: Iterable[Any]) -> FlowRun:
+    """Return the flow run of a row."""
+    *columns, arguments = row  # the arguments are a BLOB of their own right
+    id, name, flow, created_at, root_id, parent_id, parameters, *end, format = map(_unboxed, columns)
+    entry_point, executor, versions, host, pid = end
+    payload = None if format is None else Payload(format, arguments)
+    start = (id, name, flow, created_at, root_id, parent_id, from_json(parameters), payload)
+    return FlowRun(*start, entry_point, executor, from_json(versions), host, pid)
+
+
+def task_run_row(key: int, run: TaskRun) -> Row:
+    """Return the row of a task run; `key` is that of its flow run."""
+    _, number, name, task, ordinal, created_at, upstreams, tags, version = run
+    return key, number, name, task, ordinal, created_at, _joined(upstreams), _joined(tags), version
+
+
+def task_run_of(flow_run: FlowRun, row: Iterable[Any]) -> TaskRun:
+    """Return the task run of a row."""
+    number, name, task, ordinal, created_at, upstreams, tags, version = map(_unboxed, row)
+    return TaskRun(flow_run, number, name, task, ordinal, created_at, _split(upstreams), _split(tags), version)
+
+
+def plain_change_row(key: int, change: StateChange) -> Row:
+    """Return the row of a state change without execution, cause and result."""
+    run, sequence, type, name, message, timestamp, previous, attempt, _, _, _ = change
+    return key, run.number, sequence, type.value, name, message, timestamp, previous, attempt
+
+
+def full_change_row(key: int, change: StateChange) -> Row:
+    """Return the row of a state change, a large result only by its format."""
+    execution, cause, result = change.execution, change.cause, change.result
+    measured: Row = execution or _NOT_EXECUTED
+    if execution is not None and _has_nan(execution):
+        measured = boxed(execution)  # here, for SQLite would take NaN for NULL without a word
+    return (
+        *plain_change_row(key, change),
+        *measured,
+        None if cause is None else to_json(cause._asdict()),
+        *((None, None) if result is None else _kept(result)),
+    )
+
+
+def large_result_row(key: int, change: StateChange) -> Row | None:
+    """Return the row of a result that does not lie in the row of its state change."""
+    result = change.result
+    if result is None or not SMALL_RESULT_BYTES < len(result.data) <= MAX_RESULT_BYTES:
+        return None
+    return key, change.run.number, change.sequence, result.data
+
+
+def state_change_of(run: FlowRun | TaskRun, row: Sequence[Any]) -> StateChange:
+    """Return the state change of a row, without its result."""
+    if bytes in map(type, row):
+        row = [*map(_unboxed, row)]
+    _, sequence, type_, name, message, timestamp, previous, attempt, *execution, cause = row
+    return StateChange(
+        *(run, sequence, _TYPES[type_], name, message, timestamp, previous, attempt),
+        None if execution[0] is None else Execution(*execution),
+        None if cause is None else Cause(**from_json(cause)),
+    )
+
+
+def result_of(row: Sequence[Any]) -> Payload:
+    """Return a result."""
+    format, data = row
+    return Payload(_unboxed(format), data)
+
+
+def boxed(row: Iterable[Any]) -> Row:
+    """Return a row with every value that SQLite has no form for as its JSON in a BLOB."""
+    return tuple(value if _fits(value) else to_json(value).encode() for value in row)
+
+
+def _unboxed(value: Any) -> Any:
+    return from_json(value.decode()) if type(value) is bytes else value
+
+
+def _fits(value: object) -> bool:
+    if isinstance(value, str):
+        return is_unicode(value)
+    if isinstance(value, int):
+        return -(2**63) <= value < 2**63
+    return not (isinstance(value, float) and math.isnan(value))
+
+
+def _has_nan(execution: Execution) -> bool:
+    _, _, started_at, ended_at, cpu_seconds, _ = execution
+    return started_at != started_at or ended_at != ended_at or cpu_seconds != cpu_seconds
+
+
+def _kept(result: Payload) -> tuple[str | None, bytes | None]:
+    size = len(result.data)
+    if size <= SMALL_RESULT_BYTES:
+        return result
+    return (result.format, None) if size <= MAX_RESULT_BYTES else (None, None)
+
+
+def _joined(texts: Sequence[str]) -> str | bytes | None:
+    """Return texts as the lines of one; None for no texts, and boxed where one of them has lines itself."""
+    if not texts:
+        return None
+    text = "\n".join(texts)
+    return text if text.count("\n") == len(texts) - 1 else to_json(texts).encode()
+
+
+def _split(joined: str | list[str] | None) -> tuple[str, ...]:
+    if joined is None:
+        return ()
+    return tuple(joined.split("\n") if isinstance(joined, str) else joined)

@@ -1,0 +1,55 @@
+"""The built-in state stores keep the contract that plugins must keep."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import pytest
+
+from localflow.builtin.json_files import JsonStateStore
+from localflow.builtin.memory import MemoryStateStore
+from localflow.builtin.sqlite import SqliteStateStore
+from localflow.testing import StateStoreContract
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+    from pathlib import Path
+
+    from localflow.interfaces import StateStore
+
+
+class TestSqliteStateStore(StateStoreContract):
+    @pytest.fixture
+    def make_store(self, tmp_path: Path) -> Callable[[], StateStore]:
+        """Open the same file each time."""
+        return lambda: SqliteStateStore(tmp_path / "state" / "localflow.db")
+
+
+class TestPowerSafeSqliteStateStore(StateStoreContract):
+    @pytest.fixture
+    def make_store(self, tmp_path: Path) -> Callable[[], StateStore]:
+        """Open the same file each time."""
+        return lambda: SqliteStateStore(tmp_path / "state" / "localflow.db", durability="full")
+
+
+class TestJsonStateStore(StateStoreContract):
+    @pytest.fixture
+    def make_store(self, tmp_path: Path) -> Callable[[], StateStore]:
+        """Open the same directory each time."""
+        return lambda: JsonStateStore(tmp_path / "state" / "runs")
+
+
+class TestPowerSafeJsonStateStore(StateStoreContract):
+    @pytest.fixture
+    def make_store(self, tmp_path: Path) -> Callable[[], StateStore]:
+        """Open the same directory each time."""
+        return lambda: JsonStateStore(tmp_path / "state" / "runs", durability="full")
+
+
+class TestMemoryStateStore(StateStoreContract):
+    survives = False
+
+    @pytest.fixture
+    def make_store(self) -> Callable[[], StateStore]:
+        """Make a new store each time: there is nothing to open again."""
+        return MemoryStateStore

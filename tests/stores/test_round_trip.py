@@ -1,0 +1,173 @@
+"""What is appended is what is read back, in every store alike."""
+
+from __future__ import annotations
+
+import math
+import uuid
+from typing import TYPE_CHECKING, Any
+
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from localflow.builtin.json_files import JsonStateStore
+from localflow.builtin.memory import MemoryStateStore
+from localflow.builtin.sqlite import SqliteStateStore
+from localflow.interfaces import Cause, Execution, FlowRun, Payload, StateChange, StateType, TaskRun
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+    from pathlib import Path
+
+    from localflow.interfaces import Record, StateStore
+
+texts = st.text(st.characters() | st.sampled_from("\n$\udc00\ud800\x00"))
+integers = st.integers() | st.integers(2**62, 2**66)
+floats = st.floats()
+plain = st.recursive(
+    st.none() | st.booleans() | integers | floats | texts,
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(texts, inner, max_size=3),
+    max_leaves=5,
+)
+text_tuples = st.lists(texts, max_size=3).map(tuple)
+payloads = st.builds(Payload, st.sampled_from(["json", "pickle"]), st.binary() | st.binary(min_size=250, max_size=400))
+types = st.sampled_from(StateType)
+executions = st.builds(
+    Execution,
+    texts,
+    st.none() | integers,
+    st.none() | floats,
+    st.none() | floats,
+    st.none() | floats,
+    st.none() | integers,
+)
+numbers = st.none() | integers
+causes = st.builds(Cause, texts, texts, texts, texts, numbers, numbers, numbers)
+
+
+@st.composite
+def flow_trees(draw: st.DrawFn) -> list[list[Record]]:
+    """Draw the records of a flow run and a subflow, in batches."""
+    root_id = uuid.uuid4().hex[:20]
+    root = draw(flow_runs(root_id, root_id, st.none()))
+    child = draw(flow_runs(f"{root_id}-child", root_id, texts))
+    records: list[Record] = [root, child]
+    runs: list[FlowRun | TaskRun] = [root, child]
+    for number, flow_run in enumerate(draw(st.lists(st.sampled_from([root, child]), max_size=3)), 1):
+        task_run = TaskRun(flow_run, number, draw(texts), draw(texts), draw(integers), draw(floats), *draw_three(draw))
+        runs.append(task_run)
+        records.append(task_run)
+    sequences = dict.fromkeys(range(len(runs)), 0)
+    for place in draw(st.lists(st.sampled_from(range(len(runs))), max_size=6)):
+        sequences[place] += 1
+        records.append(draw(changes(runs[place], sequences[place])))
+    cut = draw(st.integers(1, len(records)))
+    return [records[:cut], records[cut:]]
+
+
+def draw_three(draw: st.DrawFn) -> tuple[Any, ...]:
+    """Draw the upstreams, tags and version of a task run."""
+    return draw(text_tuples), draw(text_tuples), draw(texts)
+
+
+def flow_runs(id: str, root_id: str, parent_ids: st.SearchStrategy[str | None]) -> st.SearchStrategy[FlowRun]:
+    """Draw a flow run."""
+    return st.builds(
+        FlowRun,
+        st.just(id),
+        texts,
+        texts,
+        floats,
+        st.just(root_id),
+        parent_ids,
+        st.dictionaries(texts, plain, max_size=3),
+        st.none() | payloads,
+        texts,
+        texts,
+        st.dictionaries(texts, texts, max_size=3),
+        texts,
+        integers,
+    )
+
+
+def changes(run: FlowRun | TaskRun, sequence: int) -> st.SearchStrategy[StateChange]:
+    """Draw a state change of a run."""
+    return st.builds(
+        StateChange,
+        st.just(run),
+        st.just(sequence),
+        types,
+        texts,
+        texts,
+        floats,
+        texts,
+        integers,
+        st.none() | executions,
+        st.none() | causes,
+        st.none() | payloads,
+    )
+
+
+def comparable(value: Any) -> Any:
+    """Return a value in which NaN equals NaN."""
+    if isinstance(value, (list, tuple)):
+        return [type(value), *map(comparable, value)]
+    if isinstance(value, dict):
+        return {key: comparable(item) for key, item in value.items()}
+    return "NaN" if isinstance(value, float) and math.isnan(value) else value
+
+
+def in_order(records: list[Record]) -> list[Record]:
+    """Return records in the order of reading, with the changes of one run together."""
+    rank = {FlowRun: 0, TaskRun: 1, StateChange: 2}
+
+    def key(record: Record) -> tuple[int, ...]:
+        if isinstance(record, StateChange):
+            return 2, record.run.number, record.sequence
+        return rank[type(record)], record.number
+
+    return sorted(records, key=key)
+
+
+@pytest.fixture
+def stores(tmp_path: Path) -> Iterator[list[StateStore]]:
+    """Open one store of each kind."""
+    stores = [MemoryStateStore(), SqliteStateStore(tmp_path / "state.db"), JsonStateStore(tmp_path / "runs")]
+    yield stores
+    for store in stores:
+        store.close()
+
+
+@given(batches=flow_trees())
+@settings(deadline=None, max_examples=60, suppress_health_check=[HealthCheck.function_scoped_fixture])
+def test_records_are_given_back(stores: list[StateStore], batches: list[list[Record]]) -> None:
+    """Every store gives back exactly what it was given, and keeps the results apart."""
+    records = [record for batch in batches for record in batch]
+    flow_runs = [record for record in records if isinstance(record, FlowRun)]
+    for store in stores:
+        for batch in batches:
+            store.append(batch)
+
+        for flow_run in flow_runs:
+            own = [record for record in records if belongs(record, flow_run)]
+            expected = [change._replace(result=None) if isinstance(change, StateChange) else change for change in own]
+            read = list(store.read(flow_run.id))
+
+            assert comparable(in_order(read)) == comparable(in_order(expected))
+            for number in range(5):
+                assert store.load_result(flow_run.id, number) == newest_result(own, number)
+
+
+def belongs(record: Record, flow_run: FlowRun) -> bool:
+    """Return whether a record is one of a flow run's own."""
+    return (record.run if isinstance(record, StateChange) else record).flow_run is flow_run
+
+
+def newest_result(records: list[Record], number: int) -> Payload | None:
+    """Return the last result of a run among records."""
+    results = [
+        record.result
+        for record in records
+        if isinstance(record, StateChange) and record.run.number == number and record.result is not None
+    ]
+    return results[-1] if results else None
