@@ -51,7 +51,10 @@ def start_program(tmp_path: Path) -> Iterator[Callable[[str], subprocess.Popen[s
     yield start
     for process in started:
         process.kill()
-        process.communicate()
+        process.wait()
+        for stream in (process.stdout, process.stderr):
+            if stream is not None:
+                stream.close()
 
 
 @pytest.fixture

@@ -6,9 +6,11 @@ import array
 import contextlib
 import marshal
 import os
+import select
+import signal
 import socket
-import subprocess
 import sys
+import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -20,12 +22,19 @@ if TYPE_CHECKING:
 _PIECE = 1 << 16
 _END_DEADLINE = 3.0
 _QUIET = getattr(socket, "MSG_NOSIGNAL", 0)
+_CONTROL = 3
 
 # Reads the path for imports, then leaves the rest to the module. What fails is told over the socket, for stderr may
 # lead nowhere. Meanwhile the package `localflow.builtin` stands there empty: its own module would import all of pluggy.
 _BOOT = f"""
 import marshal, os, sys
 control, engine, size = map(int, sys.argv[1:])
+for name in os.listdir("/dev/fd"):
+    if int(name) > 2 and int(name) != control:
+        try:
+            os.close(int(name))
+        except OSError:
+            pass
 path, package = marshal.loads(os.read(control, size))
 sys.path[:] = path
 try:
@@ -61,29 +70,23 @@ class Supervisor:
         settings = marshal.dumps(([*path, str(Path(package).parent.parent)], package))
         self._socket, theirs = socket.socketpair()
         self._reader = FrameReader()
+        self._status: int | None = None
         try:
             with theirs:
                 self._socket.sendall(settings)
-                numbers = (theirs.fileno(), os.getpid(), len(settings))
-                self._process = subprocess.Popen(
-                    [sys.executable, *interpreter_flags(), "-c", _BOOT, *map(str, numbers)],
-                    stdin=subprocess.DEVNULL,
-                    pass_fds=[theirs.fileno()],
-                    env=environment,
-                    start_new_session=True,  # Ctrl-C in the terminal is for the engine alone
-                )
+                self.pid = _start(theirs.fileno(), len(settings), environment)
         except BaseException:
             self._socket.close()
             raise
-
-    def fileno(self) -> int:
-        """Return the descriptor to wait at for news."""
-        return self._socket.fileno()
+        # The end of the socket does not tell of its death where user code has forked at the wrong moment.
+        self._death: int | None = None
+        with contextlib.suppress(OSError, AttributeError):
+            self._death = os.pidfd_open(self.pid)
 
     @property
-    def pid(self) -> int:
-        """The pid of the process."""
-        return self._process.pid
+    def files(self) -> list[int]:
+        """The descriptors to wait at for news, its death included."""
+        return [self._socket.fileno()] if self._death is None else [self._socket.fileno(), self._death]
 
     def spawn(self, number: int, files: Sequence[int]) -> None:
         """Ask for a worker with these descriptors."""
@@ -106,7 +109,9 @@ class Supervisor:
     def read(self) -> list[Any] | None:
         """Return what it has said, or None if it has died."""
         try:
-            piece = self._socket.recv(_PIECE)
+            piece = self._socket.recv(_PIECE, socket.MSG_DONTWAIT)
+        except BlockingIOError:
+            return None if self._has_died() else []
         except OSError:
             return None
         return self._reader.feed(piece) if piece else None
@@ -114,21 +119,59 @@ class Supervisor:
     def end(self) -> list[int]:
         """Have it kill what is left and exit; return the pids of processes that tasks had left running."""
         self._send(END)
-        self._socket.settimeout(_END_DEADLINE)
         left: list[int] = []
-        while (contents := self.read()) is not None:
+        news = select.poll()
+        for descriptor in self.files:
+            news.register(descriptor, select.POLLIN)
+        deadline = time.monotonic() + _END_DEADLINE
+        while news.poll(max(0.0, deadline - time.monotonic()) * 1000) and (contents := self.read()) is not None:
             left.extend(pid for kind, *rest in contents if kind == LEFTOVERS for pid in rest[0])
         self.bury()
         return left
 
-    def bury(self) -> int:
-        """Release everything; return how the process ended, as `subprocess` tells it."""
+    def bury(self) -> int | None:
+        """Release everything; return how the process ended, negative for a signal, None if nobody knows."""
         self._socket.close()  # which ends it, if it is still alive
-        try:
-            return self._process.wait(_END_DEADLINE)
-        except subprocess.TimeoutExpired:
-            self._process.kill()
-            return self._process.wait()
+        deadline = time.monotonic() + _END_DEADLINE
+        while not self._has_died():
+            if time.monotonic() > deadline:
+                with contextlib.suppress(ProcessLookupError):
+                    os.kill(self.pid, signal.SIGKILL)
+            time.sleep(0.0005)
+        if self._death is not None:
+            os.close(self._death)
+        return None if self._status is None else os.waitstatus_to_exitcode(self._status)
+
+    def _has_died(self) -> bool:
+        if self._status is None:
+            try:
+                pid, status = os.waitpid(self.pid, os.WNOHANG)
+            except ChildProcessError:  # user code has waited for it, or lets nobody wait
+                return True
+            if pid:
+                self._status = status
+        return self._status is not None
+
+
+def _start(control: int, size: int, environment: Mapping[str, str]) -> int:
+    """Start the supervisor with its end of the socket; return its pid.
+
+    Not by `subprocess`: that waits for the end of a pipe, which a fork of user code at the wrong moment keeps open.
+    """
+    target = _CONTROL if control != _CONTROL else _CONTROL + 1
+    arguments = [sys.executable, *interpreter_flags(), "-c", _BOOT, str(target), str(os.getpid()), str(size)]
+    return os.posix_spawn(
+        sys.executable,
+        arguments,
+        environment,
+        file_actions=[
+            (os.POSIX_SPAWN_DUP2, control, target),
+            (os.POSIX_SPAWN_OPEN, 0, os.devnull, os.O_RDONLY, 0),
+        ],
+        setsid=True,  # Ctrl-C in the terminal is for the engine alone
+        setsigmask=(),
+        setsigdef=(signal.SIGINT, signal.SIGTERM, signal.SIGPIPE),
+    )
 
 
 def interpreter_flags() -> list[str]:

@@ -101,7 +101,8 @@ class Staff:
 
     def _start_supervisor(self) -> Supervisor:
         supervisor = Supervisor(self._packer.path, self._settings.environment)
-        self._selector.register(supervisor, selectors.EVENT_READ, supervisor)
+        for descriptor in supervisor.files:
+            self._selector.register(descriptor, selectors.EVENT_READ, supervisor)
         self._supervisor, self._supervisor_is_proven, self.supervisor_problem = supervisor, False, ""
         return supervisor
 
@@ -196,8 +197,10 @@ class Staff:
     def lose_supervisor(self) -> list[Worker]:
         """Kill the workers of a supervisor that has died, for it cannot; return them."""
         supervisor, self._supervisor = self._supervisor, None
-        assert supervisor is not None
-        self._selector.unregister(supervisor)
+        if supervisor is None:
+            return []
+        for descriptor in supervisor.files:
+            self._selector.unregister(descriptor)
         ending = supervisor.bury()
         text = self.supervisor_problem or f"the supervisor of the workers {_ending_in_words(ending)}"
         if not self._supervisor_is_proven:
@@ -234,7 +237,8 @@ class Staff:
     def close(self) -> None:
         """End the supervisor, and with it all that is left."""
         if self._supervisor is not None:
-            self._selector.unregister(self._supervisor)
+            for descriptor in self._supervisor.files:
+                self._selector.unregister(descriptor)
             left = self._supervisor.end()
             if left:
                 _log.warning("tasks had left %d process(es) running, which were killed: %s", len(left), left)
@@ -291,5 +295,7 @@ def _current_folder() -> str:
         return "/"
 
 
-def _ending_in_words(returncode: int) -> str:
+def _ending_in_words(returncode: int | None) -> str:
+    if returncode is None:
+        return "is gone"
     return f"was killed by signal {-returncode}" if returncode < 0 else f"ended with exit status {returncode}"
