@@ -136,16 +136,16 @@ def chained(links: Sequence[BaseException]) -> BaseException:
 def read_outcome(content: tuple[Any, ...]) -> Outcome:
     """Return the outcome of a call from the content of its frame."""
     _, _, call_id, type, name, message, instant, cause, payload, execution, records = content
-    kept = None if payload is None else Payload._make(payload)
-    state = State(
-        _TYPES[type], name, message, None if kept is None else Packed(kept), instant=instant,
-        cause=None if cause is None else Cause._make(cause),
-    )  # fmt: skip
+    # Here `tuple.__new__` makes the named tuples, at a third of the cost of `_make`: this is done for every call.
+    kept = None if payload is None else tuple.__new__(Payload, payload)
+    state = State(_TYPES[type], name, message, None if kept is None else Packed(kept), instant=instant)
+    if cause is not None:
+        state.cause = Cause._make(cause)
     return Outcome(
         call_id,
         state,
         kept if state.type is StateType.COMPLETED else None,
-        None if execution is None else Execution._make(execution),
+        None if execution is None else tuple.__new__(Execution, execution),
         from_plain(records) if records else (),
     )
 

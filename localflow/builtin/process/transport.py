@@ -69,41 +69,39 @@ class FrameReader:
     """Puts frames together from the pieces that reads return."""
 
     def __init__(self) -> None:
-        self._buffer = bytearray()
-        self._needed = _LENGTH.size
+        self._pieces: list[bytes] = []
+        self._held = 0
+        self._needed = 0
 
     def feed(self, piece: bytes) -> list[Any]:
         """Return the contents of the frames that are complete with `piece`; raises ValueError on what is no frame."""
-        buffer = self._buffer
-        buffer += piece
-        if len(buffer) < self._needed:
-            return []
+        if self._pieces:
+            self._pieces.append(piece)
+            self._held += len(piece)
+            if self._held < self._needed:
+                return []
+            piece = b"".join(self._pieces)
+            self._pieces.clear()
         contents = []
-        position, end = 0, len(buffer)
-        with memoryview(buffer) as view:
-            while True:
-                begin = position + _LENGTH.size
-                if begin > end:
-                    self._needed = _LENGTH.size
-                    break
-                (size,) = _LENGTH.unpack_from(buffer, position)
-                if size > _LARGEST:
-                    raise ValueError(f"not a frame: {size} bytes long")
-                if begin + size > end:
-                    self._needed = _LENGTH.size + size
-                    break
-                contents.append(_load(view, begin, begin + size))
-                position = begin + size
-        del buffer[:position]
+        view, end = memoryview(piece), len(piece)
+        position, needed = 0, _LENGTH.size
+        while position + needed <= end:
+            begin = position + _LENGTH.size
+            (size,) = _LENGTH.unpack_from(piece, position)
+            if size > _LARGEST:
+                raise ValueError(f"not a frame: {size} bytes long")
+            if begin + size > end:
+                needed = _LENGTH.size + size
+                break
+            try:
+                contents.append(marshal.loads(view[begin : begin + size]))
+            except (EOFError, TypeError) as error:
+                raise ValueError(f"not a frame: {error}") from None
+            position = begin + size
+        if position < end:
+            self._pieces.append(piece[position:])
+            self._held, self._needed = end - position, needed
         return contents
-
-
-def _load(view: memoryview, begin: int, end: int) -> Any:
-    try:
-        with view[begin:end] as body:
-            return marshal.loads(body)
-    except (EOFError, TypeError) as error:
-        raise ValueError(f"not a frame: {error}") from None
 
 
 def _exact(value: Any) -> Any:
