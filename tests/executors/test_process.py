@@ -462,6 +462,60 @@ def test_shutdown_from_inside_a_report_ends_everything() -> None:
     eventually(lambda: set(psutil.Process().children()) <= before)
 
 
+def test_an_exit_handler_that_hangs_is_not_waited_for_long() -> None:
+    """A worker that does not end when told to is killed after a grace."""
+
+    def register() -> None:
+        import atexit
+
+        atexit.register(time.sleep, 60)
+
+    with CallRunner(ProcessExecutor(workers=1)) as runner:
+        runner.run(runner.call(register))
+        before = time.monotonic()
+
+    assert 1.5 < time.monotonic() - before < 4
+
+
+def test_the_engine_opens_nothing_that_other_programs_inherit(runner: CallRunner) -> None:
+    """All descriptors that the executor opens in this process are closed in the programs it starts."""
+    before = {number for number in range(256) if is_inheritable(number)}
+
+    runner.run(*(runner.call(workloads.pid, 0.02) for _ in range(4)))
+
+    assert {number for number in range(256) if is_inheritable(number)} <= before
+
+
+def is_inheritable(descriptor: int) -> bool:
+    """Return whether programs that this process starts would have this descriptor."""
+    try:
+        return os.get_inheritable(descriptor)
+    except OSError:
+        return False
+
+
+def test_a_flow_called_in_a_task_is_recorded(tmp_path: Path) -> None:
+    """What a flow inside a task records comes to the engine with the task's outcome."""
+    from localflow import flow, task
+    from localflow.records import FlowRun
+
+    @task
+    def double(value: int) -> int:
+        return 2 * value
+
+    @flow
+    def inner() -> Any:
+        return double(4)
+
+    with CallRunner(ProcessExecutor(workers=1)) as runner:
+        call = runner.call(inner)
+        [outcome] = runner.run(call)
+
+    [nested] = [record for record in outcome.records if isinstance(record, FlowRun)]
+    assert nested.parent_id == call.task_run.id
+    assert outcome.state.result() == 8
+
+
 def test_a_second_start_is_refused(runner: CallRunner) -> None:
     """One executor object serves one flow run at a time, and says so."""
     with pytest.raises(RuntimeError, match="give each flow run its own"):

@@ -95,7 +95,7 @@ class FrameReader:
                 break
             try:
                 contents.append(marshal.loads(view[begin : begin + size]))
-            except (EOFError, TypeError) as error:
+            except (EOFError, TypeError, ValueError) as error:
                 raise ValueError(f"not a frame: {error}") from None
             position = begin + size
         if position < end:

@@ -17,7 +17,6 @@ import contextlib
 import os
 import select
 import signal
-import tempfile
 import time
 from collections import deque
 from typing import TYPE_CHECKING, Any
@@ -247,6 +246,8 @@ def _memory_file(opened: contextlib.ExitStack) -> int:
     if hasattr(os, "memfd_create"):
         descriptor = os.memfd_create("localflow-faults")
     else:
+        import tempfile  # 8 ms that Linux need not pay
+
         with tempfile.TemporaryFile(buffering=0) as file:
             descriptor = os.dup(file.fileno())
     opened.callback(os.close, descriptor)
