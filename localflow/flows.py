@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+import logging
 import math
 import os
 import platform
@@ -33,6 +34,8 @@ if TYPE_CHECKING:
 
 P = ParamSpec("P")
 R = TypeVar("R")
+
+_log = logging.getLogger("localflow.flows")
 
 _REPR_LIMIT = 200
 
@@ -125,6 +128,8 @@ class Flow(DecoratedFunction[P, R], Generic[P, R]):
             return self._body(parameters)
 
         notifications = project.make_notifications()
+        if project.settings.limits:
+            _log.warning("[limits] in the settings is not enforced by this version: tasks run without limits")
         engine = Engine(
             store,
             lambda executor: project.make_executor(executor) if isinstance(executor, str) else executor,

@@ -1217,3 +1217,12 @@ def test_flow_run_names_and_ids_differ() -> None:
     runs = [recorded(importable_flow, a=1)[1] for _ in range(5)]
 
     assert len({run.id for run in runs}) == 5
+
+
+def test_limits_that_are_not_enforced_are_said_aloud(own_folder: Path, caplog: pytest.LogCaptureFixture) -> None:
+    """A run whose settings ask for limits warns that nothing limits it."""
+    (own_folder / "localflow.toml").write_text('store = "memory"\n[limits]\ndatabase = 1\n')
+
+    flow(lambda: None)()
+
+    assert "[limits] in the settings is not enforced" in caplog.text
