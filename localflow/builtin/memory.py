@@ -9,8 +9,7 @@ from typing import TYPE_CHECKING
 from localflow.builtin.storage.failures import not_a_record, not_recorded, recorded_already
 from localflow.builtin.storage.lifetime import Lifetime
 from localflow.builtin.storage.summary import summarise
-from localflow.interfaces import StateStore
-from localflow.records import FlowRun, StateChange, TaskRun
+from localflow.interfaces import FlowRun, StateChange, StateStore, TaskRun
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence

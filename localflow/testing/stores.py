@@ -255,7 +255,13 @@ class StateStoreContract:
             flow_run = make_flow_run(name=text, flow=text, entry_point=text, host=text, versions={text: text})
             task_run = make_task_run(flow_run, name=text, task=text, upstreams=(text,), tags=(text, text), version=text)
             cause = Cause("exception", text, text, text)
-            odd: dict[str, Any] = {"name": text, "message": text, "previous": text, "cause": cause, "execution": Execution(text)}
+            odd: dict[str, Any] = {
+                "name": text,
+                "message": text,
+                "previous": text,
+                "cause": cause,
+                "execution": Execution(text),
+            }
             change = make_running(task_run, **odd)
 
             store.append([flow_run, task_run, change])
@@ -283,6 +289,20 @@ class StateStoreContract:
         store.append([flow_run, change])
 
         assert list(store.read(flow_run.id)) == [flow_run, change]
+
+    def test_not_a_number_is_read_back(self, store: StateStore) -> None:
+        """NaN is kept apart from None wherever a number may stand."""
+        nan = float("nan")
+        flow_run = make_flow_run(created_at=nan, parameters={"ratio": nan})
+        task_run = make_task_run(flow_run, created_at=nan)
+        executions = [Execution("main", 1, nan), Execution("main", 1, None, nan), Execution("main", 1, None, None, nan)]
+        changes = [make_running(task_run, number, execution=item) for number, item in enumerate(executions, 1)]
+        records: list[Record] = [flow_run, task_run, *changes, make_running(task_run, 4, timestamp=nan)]
+
+        for record in records:
+            store.append([record])
+
+        assert repr(list(store.read(flow_run.id))) == repr(records)  # for NaN does not equal NaN
 
     def test_reading_goes_on_while_records_are_added(self, store: StateStore) -> None:
         """A reader in the middle of a run does not keep the same thread from writing."""
@@ -331,6 +351,16 @@ class StateStoreContract:
 
         assert list(store.read(flow_run.id)) == [flow_run, make_running(flow_run)]
 
+    def test_flow_run_of_a_refused_batch_is_not_recorded(self, store: StateStore) -> None:
+        """A flow run that came in a refused batch is unknown afterwards."""
+        flow_run = make_flow_run()
+        stranger: Any = None
+        with pytest.raises(StoreError):
+            store.append([flow_run, stranger])
+
+        with pytest.raises(StoreError, match=flow_run.id):
+            store.append([make_running(flow_run)])
+
     # -- the list of flow runs --------------------------------------------------------------------------------------
 
     def test_flow_runs_are_listed_newest_first(self, store: StateStore) -> None:
@@ -372,6 +402,17 @@ class StateStoreContract:
         expected = completed._replace(result=None)
         assert summary == FlowRunSummary(flow_run, expected, started_at=1700000001.0, ended_at=1700000009.0)
 
+    def test_list_follows_the_changes(self, store: StateStore) -> None:
+        """The list tells the state of this moment each time it is asked for."""
+        flow_run = make_flow_run()
+        store.append([flow_run])
+        pending = store.list_flow_runs()
+
+        store.append([make_running(flow_run)])
+
+        assert pending == [FlowRunSummary(flow_run, None)]
+        assert [summary.change for summary in store.list_flow_runs()] == [make_running(flow_run)]
+
     def test_subflows_are_listed(self, store: StateStore) -> None:
         """A subflow is listed like any flow run, with its own state."""
         parent = make_flow_run(created_at=1700000000.0)
@@ -386,23 +427,28 @@ class StateStoreContract:
 
     # -- results ----------------------------------------------------------------------------------------------------
 
-    @pytest.mark.parametrize("size", [0, 1, 300, 70_000, 3_000_000])
-    def test_result_is_loaded(self, store: StateStore, size: int) -> None:
+    def test_result_is_loaded(self, store: StateStore) -> None:
         """A result is any bytes, of any size."""
         flow_run = make_flow_run()
-        task_run = make_task_run(flow_run)
-        payload = Payload("pickle", (bytes(range(256)) * (size // 256 + 1))[:size])
-        store.append([flow_run, task_run, make_running(task_run), make_completed(task_run, result=payload)])
+        store.append([flow_run])
+        sizes = (0, 1, 200, 201, 4096, 2**16, 2**16 + 1, 3_000_000)
+        for number, size in enumerate(sizes, 1):
+            task_run = make_task_run(flow_run, number)
+            payload = Payload("pickle", (bytes(range(256)) * (size // 256 + 1))[:size])
 
-        assert store.load_result(flow_run.id, task_run.number) == payload
+            store.append([task_run, make_running(task_run), make_completed(task_run, result=payload)])
 
-    @pytest.mark.parametrize("data", [b"null", b'{"a": 1}', '"\u00e9\\udcff"'.encode(), b"\xff\x00", b"1" * 70_000])
-    def test_result_as_json_is_loaded_byte_for_byte(self, store: StateStore, data: bytes) -> None:
+            assert store.load_result(flow_run.id, number) == payload
+
+    def test_result_as_json_is_loaded_byte_for_byte(self, store: StateStore) -> None:
         """A payload that says it is JSON comes back as the very bytes, white space and mistakes included."""
         flow_run = make_flow_run()
-        store.append([flow_run, make_completed(flow_run, 1, result=Payload("json", data))])
+        store.append([flow_run])
+        payloads = (b"null", b"", b'{"a": 1}\n', '"\u00e9\\udcff"'.encode(), b"\xff\x00", b"1" * 70_000)
+        for sequence, data in enumerate(payloads, 1):
+            store.append([make_completed(flow_run, sequence, result=Payload("json", data))])
 
-        assert store.load_result(flow_run.id, 0) == Payload("json", data)
+            assert store.load_result(flow_run.id, 0) == Payload("json", data)
 
     def test_newest_result_is_loaded(self, store: StateStore) -> None:
         """Of several results of a run the newest counts; a later change without one leaves it."""

@@ -25,25 +25,11 @@ class TestSqliteStateStore(StateStoreContract):
         return lambda: SqliteStateStore(tmp_path / "state" / "localflow.db")
 
 
-class TestPowerSafeSqliteStateStore(StateStoreContract):
-    @pytest.fixture
-    def make_store(self, tmp_path: Path) -> Callable[[], StateStore]:
-        """Open the same file each time."""
-        return lambda: SqliteStateStore(tmp_path / "state" / "localflow.db", durability="full")
-
-
 class TestJsonStateStore(StateStoreContract):
     @pytest.fixture
     def make_store(self, tmp_path: Path) -> Callable[[], StateStore]:
         """Open the same directory each time."""
         return lambda: JsonStateStore(tmp_path / "state" / "runs")
-
-
-class TestPowerSafeJsonStateStore(StateStoreContract):
-    @pytest.fixture
-    def make_store(self, tmp_path: Path) -> Callable[[], StateStore]:
-        """Open the same directory each time."""
-        return lambda: JsonStateStore(tmp_path / "state" / "runs", durability="full")
 
 
 class TestMemoryStateStore(StateStoreContract):

@@ -108,6 +108,23 @@ store.close()
 """
 
 
+LARGE_RESULT_SHORT_OF_SPACE = """
+store = open_store()
+flow_run = make_flow_run()
+store.append([flow_run])
+resource.setrlimit(resource.RLIMIT_FSIZE, (500_000, resource.RLIM_INFINITY))
+large = make_completed(flow_run, 1, result=Payload("pickle", bytes(1_000_000)))
+try:
+    store.append([large])
+except StoreError as error:
+    say(sys.argv[2] in str(error))
+say(sum(len(names) for _, _, names in os.walk(sys.argv[2])))
+resource.setrlimit(resource.RLIMIT_FSIZE, (resource.RLIM_INFINITY, resource.RLIM_INFINITY))
+store.append([large])
+say(store.load_result(flow_run.id, 0) == large.result)
+store.close()
+"""
+
 FULL_DISK = """
 store = open_store()
 flow_run = make_flow_run()
@@ -217,6 +234,14 @@ def test_file_that_cannot_grow_is_an_error(kind: str, path: Path, run: Run) -> N
     output = run(SHORT_OF_SPACE, kind, path)
 
     assert output == ["True", "True", "True"]
+
+
+def test_result_that_cannot_be_written_leaves_nothing(kind: str, path: Path, run: Run) -> None:
+    """A large result for which there is no room leaves no file behind, and can be appended again."""
+    output = run(LARGE_RESULT_SHORT_OF_SPACE, kind, path)
+
+    files = {"sqlite": "0", "json": "2"}  # below the path: none, or store.json and the journal
+    assert output == ["True", files[kind], "True"]
 
 
 def test_full_disk_is_an_error(kind: str, tmp_path: Path, run: Run) -> None:

@@ -95,6 +95,13 @@ def test_zeroed_page_is_noticed(path: Path) -> None:
     assert_refused(path, CorruptStoreError, "damaged")
 
 
+def test_damaged_schema_is_noticed(path: Path) -> None:
+    """A schema of which SQLite cannot even say what is wrong with it is damage like any other."""
+    path.write_bytes(path.read_bytes().replace(b"CREATE TABLE large_results", b"CREATE TA\xc2LE large_results"))
+
+    assert_refused(path, CorruptStoreError, "damaged")
+
+
 def test_directory_in_place_of_the_file_is_refused(tmp_path: Path) -> None:
     """A directory is no store."""
     with pytest.raises(StoreError, match="is not a file"):
@@ -129,6 +136,16 @@ def test_closing_leaves_one_file(path: Path) -> None:
     assert sorted(place.name for place in path.parent.iterdir()) == [".gitignore", "localflow.db"]
 
 
+def test_removed_file_does_not_come_back(path: Path) -> None:
+    """Reading a store whose file was removed is an error and makes no new one."""
+    with closing(SqliteStateStore(path)) as store:
+        path.unlink()
+
+        with pytest.raises(StoreError, match="cannot be opened"):
+            list(store.read("some-run"))
+        assert not path.exists()
+
+
 def test_record_is_added_once(path: Path) -> None:
     """A second record in the place of another is refused and changes nothing."""
     flow_run = make_flow_run()
@@ -156,8 +173,10 @@ def test_reader_does_not_keep_the_writer_waiting(path: Path) -> None:
         assert len(list(store.read(flow_run.id))) == before + 99
 
 
-def test_writer_waits_for_another_writer(path: Path) -> None:
-    """A lock held by somebody else for a moment delays an append and does not fail it."""
+@pytest.mark.parametrize("busy_seconds", [30.0, 0.05])
+def test_writer_waits_for_another_writer(path: Path, monkeypatch: pytest.MonkeyPatch, busy_seconds: float) -> None:
+    """A lock held by somebody else delays an append and does not fail it, even if SQLite has given up waiting."""
+    monkeypatch.setattr(database, "BUSY_SECONDS", busy_seconds)
     flow_run = make_flow_run()
     with closing(SqliteStateStore(path)) as store, closing(sqlite3.connect(path, check_same_thread=False)) as other:
         other.execute("BEGIN IMMEDIATE")

@@ -5,11 +5,14 @@ from __future__ import annotations
 import os
 import shutil
 import stat
+from contextlib import closing
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
 
+from localflow.builtin.json_files import JsonStateStore
+from localflow.builtin.sqlite import SqliteStateStore
 from localflow.errors import StoreError
 from localflow.interfaces import Payload
 from localflow.testing.stores import make_completed, make_flow_run, make_running
@@ -168,6 +171,19 @@ def test_relative_path_is_made_absolute(store_type: StoreType, tmp_path: Path, m
     assert list(elsewhere.iterdir()) == []
 
 
+def test_power_safe_store_keeps_the_same(kind: str, path: Path) -> None:
+    """With durability `full` everything is recorded as without, and any store reads it."""
+    make = SqliteStateStore if kind == "sqlite" else JsonStateStore
+    flow_run = make_flow_run()
+    with closing(make(path, durability="full")) as store:
+        store.append([flow_run, make_completed(flow_run, 1, result=LARGE)])
+        store.append([make_running(flow_run, 2)])
+
+    with closing(make(path)) as store:
+        assert [record.number for record in store.read(flow_run.id)] == [0, 0, 0]
+        assert store.load_result(flow_run.id, 0) == LARGE
+
+
 def test_store_that_is_removed_is_missed(open_store: OpenStore, path: Path) -> None:
     """When the files go while the store is open, the next append fails instead of writing into the void."""
     flow_run = make_flow_run()
@@ -177,4 +193,6 @@ def test_store_that_is_removed_is_missed(open_store: OpenStore, path: Path) -> N
 
     with pytest.raises(StoreError, match="removed"):
         store.append([make_running(flow_run)])
+    with pytest.raises(StoreError):
+        list(store.read(flow_run.id))
     assert not path.exists()

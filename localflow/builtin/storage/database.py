@@ -121,6 +121,8 @@ def open_database(path: Path, *, power_safe: bool) -> sqlite3.Connection:
         connection.close()
         if isinstance(error, sqlite3.Error):
             raise sqlite_failure(path, error) from error
+        if isinstance(error, UnicodeDecodeError):  # SQLite quotes what it found, and that is no text
+            raise CorruptStoreError(path, "its schema cannot be read") from error
         raise
     return connection
 

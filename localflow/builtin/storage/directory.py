@@ -77,11 +77,15 @@ def write_private_file(path: Path, content: bytes, *, sync: bool) -> None:
     """Write a file aside and put it in its place, so that it is there as a whole or not at all."""
     draft = path.with_name(path.name + ".part")
     draft.unlink(missing_ok=True)  # of a process that died while writing it
-    with os.fdopen(create_private_file(draft), "wb") as file:
-        file.write(content)
-        file.flush()
-        if sync:
-            os.fsync(file.fileno())
+    try:
+        with os.fdopen(create_private_file(draft), "wb") as file:
+            file.write(content)
+            file.flush()
+            if sync:
+                os.fsync(file.fileno())
+    except BaseException:
+        draft.unlink(missing_ok=True)
+        raise
     draft.replace(path)
     if sync:
         sync_directory(path.parent)

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from localflow.records import FlowRunSummary
-from localflow.states import FINAL_TYPES, StateType
+from localflow.interfaces import FlowRunSummary, StateType
+from localflow.states import FINAL_TYPES
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from localflow.records import FlowRun, StateChange
+    from localflow.interfaces import FlowRun, StateChange
 
 
 def summarise(flow_run: FlowRun, changes: Sequence[StateChange]) -> FlowRunSummary:
