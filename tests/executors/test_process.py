@@ -23,6 +23,8 @@ from tests.executors.conftest import eventually, is_gone, numbers_in
 if TYPE_CHECKING:
     from pathlib import Path
 
+    from localflow.interfaces import Call, Outcome
+
 
 def pids(runner: CallRunner, count: int, seconds: float = 0.0) -> set[int]:
     """Return the pids of the workers that ran `count` calls."""
@@ -340,6 +342,40 @@ def test_nothing_waits_behind_a_long_call(runner: CallRunner, tmp_path: Path) ->
     assert sorted(numbers_in(log)) == list(range(60))
 
 
+def test_nothing_waits_behind_a_long_call_while_others_stream_by(runner: CallRunner, tmp_path: Path) -> None:
+    """Calls behind a long one are taken back even if the other worker never runs out of calls."""
+    release = tmp_path / "release"
+    runner.run(*(runner.call(workloads.identity, number) for number in range(300)))  # calls are short, it learns
+    long = runner.call(workloads.wait_for_file, str(release))
+    behind = [runner.call(workloads.identity, number) for number in range(40)]
+    open_calls = {call.id for call in behind}
+
+    def stream(outcome: Outcome) -> list[Call]:
+        open_calls.discard(outcome.call_id)
+        return [runner.call(workloads.pid, 0.001)] if open_calls else []
+
+    runner.on_outcome = stream
+    runner.executor.submit([long, *behind, *(runner.call(workloads.pid, 0.001) for _ in range(40))])
+    outcomes = runner.wait_for(behind)
+    release.touch()
+    runner.wait_for([long])
+
+    assert [outcome.state.result() for outcome in outcomes] == list(range(40))
+
+
+def test_an_idle_worker_takes_over_what_another_has_not_begun(runner: CallRunner) -> None:
+    """When one worker was given all the longer calls, the other one does its share of them."""
+    runner.run(*(runner.call(workloads.pid, 0.01) for _ in range(4)))  # both workers are there
+    runner.run(*(runner.call(workloads.identity, number) for number in range(300)))  # calls are short, it learns
+    slow, quick = [[runner.call(workloads.pid, seconds) for _ in range(20)] for seconds in (0.005, 0)]
+    alternating = [call for pair in zip(slow, quick, strict=True) for call in pair]
+
+    runner.executor.submit(alternating)
+    outcomes = runner.wait_for(slow)
+
+    assert len({outcome.state.result() for outcome in outcomes}) == 2
+
+
 def test_short_calls_are_sent_ahead_and_long_ones_are_not() -> None:
     """Capacity grows while calls are short, and shrinks to a call for each worker when they are long."""
     executor = ProcessExecutor(workers=2)
@@ -429,23 +465,28 @@ def test_shutdown_kills_what_runs_with_all_it_has_started(tmp_path: Path) -> Non
     assert all(is_gone(pid) for pid in numbers_in(log))
 
 
+@pytest.mark.parametrize("new_session", [False, True])
 def test_what_tasks_leave_running_is_killed_at_the_end_and_told(
-    tmp_path: Path, caplog: pytest.LogCaptureFixture
+    tmp_path: Path, caplog: pytest.LogCaptureFixture, new_session: bool
 ) -> None:
-    """A process that outlives its task, in a session of its own even, ends with the executor."""
+    """A process that a task leaves running outlives its worker, and ends with the executor."""
     log = tmp_path / "pids"
 
     def leave_behind(path: str) -> None:
         import subprocess
 
-        workloads.note(path, str(subprocess.Popen(["sleep", "60"], start_new_session=True).pid))
+        child = subprocess.Popen(["sleep", "60"], start_new_session=new_session)
+        workloads.note(path, f"{child.pid}\n{os.getpid()}")
 
-    with CallRunner(ProcessExecutor(workers=1)) as runner:
+    with CallRunner(ProcessExecutor(workers=1, max_tasks_per_worker=1)) as runner:
         runner.run(runner.call(leave_behind, str(log)))
-        alive_meanwhile = not is_gone(numbers_in(log)[0])
+        child, worker = numbers_in(log)
+        eventually(lambda: is_gone(worker))
+        runner.run(runner.call(workloads.identity, 1))
+        alive_meanwhile = not is_gone(child)
 
     assert alive_meanwhile
-    eventually(lambda: is_gone(numbers_in(log)[0]))
+    eventually(lambda: is_gone(child))
     assert "tasks had left 1 process(es) running" in caplog.text
 
 

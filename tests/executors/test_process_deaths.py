@@ -275,6 +275,38 @@ def test_supervisors_that_die_again_and_again_are_replaced(runner: CallRunner) -
         assert outcome.state.result() == number
 
 
+def test_the_death_of_a_supervisor_is_noticed_although_a_fork_holds_its_socket(
+    run_program: Callable[[str], str],
+) -> None:
+    """A process that user code forks just when the supervisor starts does not hide its death."""
+    output = run_program("""
+import logging, psutil
+logging.disable()
+spawn, forks = os.posix_spawn, []
+
+def fork_and_spawn(*args, **options):
+    forks.append(os.fork())
+    if not forks[-1]:
+        time.sleep(60)
+    return spawn(*args, **options)
+
+os.posix_spawn = fork_and_spawn
+with CallRunner(ProcessExecutor(workers=1)) as runner:
+    runner.run(runner.call(workloads.identity, 1))
+    [supervisor] = [child for child in psutil.Process().children() if child.pid not in forks]
+    supervisor.kill()
+    try:
+        supervisor.wait(5)
+    except psutil.TimeoutExpired:
+        print("nobody noticed")
+    print(runner.run(runner.call(workloads.identity, 2))[0].state.result())
+for child in forks:
+    os.kill(child, signal.SIGKILL)
+""")
+
+    assert output == "2\n"
+
+
 def test_shutdown_copes_with_a_supervisor_that_is_gone(tmp_path: Path) -> None:
     """Nothing is left when the supervisor dies at the very end."""
     log = tmp_path / "log"
@@ -318,11 +350,11 @@ def test_starts_that_fail_are_few(tmp_path: Path) -> None:
         os._exit(3)
 
     before = time.monotonic()
-    with CallRunner(ProcessExecutor(workers=2, initializer=refuse)) as runner:
-        [outcome] = runner.run(runner.call(workloads.identity, 1))
+    with CallRunner(ProcessExecutor(workers=4, initializer=refuse)) as runner:
+        [outcome, *_] = runner.run(*(runner.call(workloads.identity, number) for number in range(4)))
 
     assert "exited with status 3 while starting" in outcome.state.message
-    assert len(numbers_in(log)) == 3
+    assert len(numbers_in(log)) == 4 + 1 + 1
     assert time.monotonic() - before > 0.6
 
 
