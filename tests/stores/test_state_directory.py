@@ -180,7 +180,7 @@ def test_power_safe_store_keeps_the_same(kind: str, path: Path) -> None:
         store.append([make_running(flow_run, 2)])
 
     with closing(make(path)) as store:
-        assert [record.number for record in store.read(flow_run.id)] == [0, 0, 0]
+        assert len(list(store.read(flow_run.id))) == 3
         assert store.load_result(flow_run.id, 0) == LARGE
 
 
