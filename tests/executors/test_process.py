@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import signal
 import sys
 import threading
 import time
@@ -466,10 +467,10 @@ def test_shutdown_kills_what_runs_with_all_it_has_started(tmp_path: Path) -> Non
 
 
 @pytest.mark.parametrize("new_session", [False, True])
-def test_what_tasks_leave_running_is_killed_at_the_end_and_told(
+def test_what_completed_tasks_leave_running_goes_on_and_is_told(
     tmp_path: Path, caplog: pytest.LogCaptureFixture, new_session: bool
 ) -> None:
-    """A process that a task leaves running outlives its worker, and ends with the executor."""
+    """A process that a completed task leaves running outlives its worker and the executor, and is named once."""
     log = tmp_path / "pids"
 
     def leave_behind(path: str) -> None:
@@ -486,8 +487,28 @@ def test_what_tasks_leave_running_is_killed_at_the_end_and_told(
         alive_meanwhile = not is_gone(child)
 
     assert alive_meanwhile
-    eventually(lambda: is_gone(child))
-    assert "tasks had left 1 process(es) running" in caplog.text
+    assert not is_gone(child)
+    os.kill(child, signal.SIGKILL)
+    assert caplog.text.count(f"tasks have left processes running, which go on: {child}") == 1
+
+
+@pytest.mark.parametrize("new_session", [False, True])
+def test_what_tasks_have_started_ends_with_them_when_they_are_killed(tmp_path: Path, new_session: bool) -> None:
+    """At a shutdown in the middle of a task, the processes it has started are killed with it."""
+    log = tmp_path / "pids"
+
+    def start_and_stay(path: str) -> None:
+        import subprocess
+
+        child = subprocess.Popen(["sleep", "60"], start_new_session=new_session)
+        workloads.note(path, str(child.pid))
+        time.sleep(60)
+
+    with CallRunner(ProcessExecutor(workers=1)) as runner:
+        runner.submit(runner.call(start_and_stay, str(log)))
+        eventually(lambda: log.exists() and numbers_in(log))
+
+    eventually(lambda: is_gone(numbers_in(log)[0]))
 
 
 def test_shutdown_from_inside_a_report_ends_everything() -> None:

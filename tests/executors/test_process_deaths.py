@@ -49,7 +49,7 @@ def test_a_signal_is_named_with_the_worker_and_the_task(runner: CallRunner, sign
     assert cause.signal == signum
     assert cause.pid is not None
     assert outcome.state.message.startswith(f"worker {cause.pid} killed by {signum.name} after ")
-    assert outcome.state.message.endswith("s while running 'kill_process-1' (attempt 1)")
+    assert outcome.state.message.endswith("s while running 'kill_process-1' (attempt 1/1)")
     assert outcome.execution is not None
     assert outcome.execution.pid == cause.pid
 

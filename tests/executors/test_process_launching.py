@@ -245,3 +245,21 @@ print(time.perf_counter() - began)
 """)
 
     assert float(output) < 1.0
+
+
+def test_files_of_the_user_named_like_the_standard_library_do_not_keep_workers_from_starting(tmp_path: Path) -> None:
+    """Workers import what they need themselves before the user's folders come first."""
+    for name in ("token", "types", "string", "signal", "logging"):
+        (tmp_path / f"{name}.py").write_text("x = 1\n")
+    (tmp_path / "flows.py").write_text(
+        "from localflow import flow, task\n"
+        "@task\ndef double(x):\n    return 2 * x\n"
+        "@flow\ndef main():\n    return double(21)\n"
+    )
+
+    done = subprocess.run(
+        [sys.executable, "-P", "-m", "localflow", "run", "flows.py", "--executor", "process"],
+        capture_output=True, text=True, timeout=30, check=False, cwd=tmp_path,
+    )  # fmt: skip
+
+    assert done.returncode == 0, done.stderr

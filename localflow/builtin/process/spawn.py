@@ -26,6 +26,8 @@ _CONTROL = 3
 
 # Reads the path for imports, then leaves the rest to the module. What fails is told over the socket, for stderr may
 # lead nowhere. Meanwhile the package `localflow.builtin` stands there empty: its own module would import all of pluggy.
+# The engine's sys.path begins with the user's folders, where a `token.py` would hide the standard library's from our
+# own imports: here it comes last, and localflow is the engine's wherever that is. Workers take the path as it is.
 _BOOT = f"""
 import marshal, os, sys
 control, engine, size = map(int, sys.argv[1:])
@@ -36,9 +38,14 @@ for name in os.listdir("/dev/fd"):
         except OSError:
             pass
 path, package = marshal.loads(os.read(control, size))
-sys.path[:] = path
+sys.path.extend(each for each in path if each not in sys.path)
 try:
-    import localflow
+    from importlib.util import module_from_spec, spec_from_file_location
+    folder = os.path.dirname(package)
+    start = os.path.join(folder, "__init__.py")
+    spec = spec_from_file_location("localflow", start, submodule_search_locations=[folder])
+    sys.modules["localflow"] = module = module_from_spec(spec)
+    spec.loader.exec_module(module)
     builtin = sys.modules["localflow.builtin"] = type(sys)("localflow.builtin")
     builtin.__path__ = [package]
     from localflow.builtin.process.supervisor import main
@@ -116,9 +123,9 @@ class Supervisor:
             return None
         return self._reader.feed(piece) if piece else None
 
-    def end(self) -> list[int]:
-        """Have it kill what is left and exit; return the pids of processes that tasks had left running."""
-        self._send(END)
+    def end(self, kill: bool) -> list[int]:
+        """Have it exit; return the pids of processes that tasks have left running, which it may have to kill first."""
+        self._send(END, int(kill))
         left: list[int] = []
         news = select.poll()
         for descriptor in self.files:

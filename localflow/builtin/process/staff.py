@@ -71,6 +71,8 @@ class Staff:
         self._failed_at = self._next_start_at = 0.0
         self._hopeless: tuple[str, str] | None = None
         self._dismissed_at = 0.0
+        self._dismissed_at_work = False
+        """Whether a worker was in a call when it was dismissed, so that what its tasks have started must end, too."""
 
     def prepare(self) -> None:
         """Start the supervisor before there are calls, to have it ready when they come."""
@@ -219,6 +221,7 @@ class Staff:
         self._dismissed_at = time.monotonic()
         for worker in self._workers.values():
             if worker.in_hand or not worker.ready:
+                self._dismissed_at_work |= bool(worker.in_hand)
                 self.kill(worker)
             elif not worker.retiring:
                 self.retire(worker)
@@ -235,13 +238,14 @@ class Staff:
         return _GRACE - waited
 
     def close(self) -> None:
-        """End the supervisor, and with it all that is left."""
+        """End the supervisor; what completed tasks have left running may go on, and is told."""
         if self._supervisor is not None:
             for descriptor in self._supervisor.files:
                 self._selector.unregister(descriptor)
-            left = self._supervisor.end()
+            left = self._supervisor.end(kill=self._dismissed_at_work)
             if left:
-                _log.warning("tasks had left %d process(es) running, which were killed: %s", len(left), left)
+                ending = "which were killed" if self._dismissed_at_work else "which go on"
+                _log.warning("tasks have left processes running, %s: %s", ending, ", ".join(map(str, left)))
         for number in [*self._workers]:
             self.forget(number)
 

@@ -90,6 +90,7 @@ class _Supervisor:
         self._pids: dict[int, int] = {}
         """Pids of living workers by number."""
         self._retired: set[int] = set()
+        self._spares_leftovers = False
         self._child_died, child_died = os.pipe()
         for descriptor in (self._child_died, child_died):
             os.set_blocking(descriptor, False)
@@ -138,6 +139,7 @@ class _Supervisor:
             elif kind == KILL and rest[0] in self._pids:
                 _kill_session(self._pids[rest[0]])
             elif kind == END:
+                self._spares_leftovers = not rest[0]
                 return False
         return bool(piece)
 
@@ -212,7 +214,7 @@ class _Supervisor:
             _kill_session(pid)
 
     def end(self) -> None:
-        """Kill the workers and everything adopted, and name what was left behind by workers that had ended."""
+        """Kill the workers, and name what was left behind by workers that had ended; kill that, too, unless spared."""
         signal.set_wakeup_fd(-1)
         workers = set(self._pids.values())
         for pid in workers:
@@ -224,8 +226,11 @@ class _Supervisor:
                 pid, _ = os.waitpid(-1, os.WNOHANG)
             except ChildProcessError:  # nobody is left
                 break
+            workers.discard(pid)
             if not pid:
-                left.update(_kill_children(besides=workers))
+                left.update(_leftovers(besides=workers, kill=not self._spares_leftovers))
+                if self._spares_leftovers and not workers:
+                    break
                 time.sleep(0.001)
         with contextlib.suppress(OSError):
             self._send(LEFTOVERS, sorted(left))
@@ -247,17 +252,18 @@ def _kill_session(leader: int) -> None:
                 os.kill(pid, signal.SIGKILL)
 
 
-def _kill_children(besides: set[int]) -> set[int]:
-    """Kill every process below this one; return the pids of those that are no workers and were still alive."""
+def _leftovers(besides: set[int], kill: bool) -> set[int]:
+    """Return the pids of living processes below this one that are no workers; kill them all, if so wanted."""
     import psutil
 
-    killed = set()
+    alive = set()
     for child in psutil.Process().children(recursive=True):
         with contextlib.suppress(psutil.Error):
             if child.status() != psutil.STATUS_ZOMBIE:
-                child.kill()
-                killed.add(child.pid)
-    return killed - besides
+                alive.add(child.pid)
+                if kill:
+                    child.kill()
+    return alive - besides
 
 
 def _prctl(option: int, value: int) -> None:

@@ -14,7 +14,7 @@ that only the other side's user code loads: reading a frame never runs code. The
     engine -> supervisor  SPAWN, worker number                               with the worker's ends of its pipes
                           RETIRE, worker number                              it was told to exit: leave its group be
                           KILL, worker number                                and everything in its session
-                          END                                                kill what is left and exit
+                          END, kill                                          exit; kill what is left, or only name it
     supervisor -> engine  SPAWNED, worker number, pid
                           UNSPAWNED, worker number, text
                           DIED, worker number, wait status

@@ -279,7 +279,8 @@ def lost_state(worker: Worker, status: int | None, shipment: Shipment) -> State:
     call = shipment.call
     message = (
         f"worker {worker.pid} {death_in_words(status)}{'' if code is None else ' without returning a result'} "
-        f"after {time.monotonic() - worker.news_at:.1f}s while running '{call.task_run.name}' (attempt {call.attempt})"
+        f"after {time.monotonic() - worker.news_at:.1f}s while running '{call.task_run.name}' "
+        f"(attempt {call.attempt}/{call.attempts})"
     )
     cause = Cause(
         "worker", message=message, traceback_text=worker.fault_text(signum), signal=signum, exit_code=code,
