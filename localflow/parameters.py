@@ -34,6 +34,10 @@ _MAPPINGS = (dict, collections.abc.Mapping, collections.abc.MutableMapping)
 _SHOWN_CHARACTERS = 80
 
 
+#: Classes that take what was typed, and know best whether it means one of them. By name: few need their modules.
+_MADE_FROM_TEXT = frozenset({"decimal.Decimal", "fractions.Fraction", "uuid.UUID", "builtins.complex"})
+
+
 def fit_parameters(flow: str, function: Callable[..., object], texts: Mapping[str, str]) -> dict[str, object]:
     """Return the values that `texts` mean for the parameters of `function`.
 
@@ -144,7 +148,23 @@ def _fitted_to_class(value: object, text: str | None, wanted: type) -> object:
         return wanted.fromisoformat(_required(string, string is not None))
     if issubclass(wanted, pathlib.PurePath):
         return wanted(_required(string, string is not None))
-    return value
+    if wanted is bytes:
+        return str(_required(string, string is not None)).encode()
+    if f"{wanted.__module__}.{wanted.__qualname__}" in _MADE_FROM_TEXT:
+        make: Any = wanted
+        try:
+            return make(_required(string, string is not None))
+        except ArithmeticError as error:  # what Decimal raises
+            raise ValueError(str(error)) from error
+    return _required(value, _may_be(value, wanted))
+
+
+def _may_be(value: object, wanted: type) -> bool:
+    """Return whether a value is of a class that no text and no JSON makes, such as one of the user's."""
+    try:
+        return isinstance(value, wanted)
+    except TypeError:  # a protocol that cannot be checked
+        return True
 
 
 def _fitted_to_one_of(value: object, text: str | None, annotations: tuple[Any, ...]) -> object:

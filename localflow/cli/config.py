@@ -48,7 +48,9 @@ def validate() -> None:
     from localflow.project import Project
     from localflow.tomlfile import shown_path
 
-    file = Project.load().settings.file
+    project = Project.load()
+    project.try_plugins()
+    file = project.settings.file
     if file is None:
         output.print_data("there is no localflow.toml here; the defaults are valid")
     else:

@@ -71,7 +71,16 @@ def print_lines(text: str, indent: str = "") -> None:
 
 def print_json(value: object) -> None:
     """Print a value as JSON in ASCII: whole in every locale, and nothing in it acts on a terminal."""
-    print_data(json.dumps(value, indent=2, allow_nan=False).replace("\x7f", "\\u007f"))
+    print_data(json.dumps(_readable(value), indent=2, allow_nan=False).replace("\x7f", "\\u007f"))
+
+
+def _readable(value: object) -> object:
+    """Show half of a surrogate pair as its escape: it is no character, and many readers of JSON refuse all with it."""
+    if isinstance(value, str):
+        return value.encode("utf-8", "backslashreplace").decode("utf-8")
+    if isinstance(value, dict):
+        return {_readable(key): _readable(item) for key, item in value.items()}
+    return [_readable(item) for item in value] if isinstance(value, (list, tuple)) else value
 
 
 def say(text: str) -> None:
