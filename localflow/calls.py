@@ -35,6 +35,8 @@ class Call(NamedTuple):
     args: tuple[Any, ...]
     kwargs: Mapping[str, Any]
     holds_packed: bool = False
+    attempts: int = 1
+    """How many attempts the task run may have in all."""
 
     def run(self, worker: str = "", cpu_clock: Callable[[], float] = time.thread_time) -> Outcome:
         """Run the call here and return its outcome; no exception escapes, whatever the task raises.

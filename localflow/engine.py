@@ -26,12 +26,13 @@ from localflow import arguments
 from localflow.callbacks import CallbackRunner
 from localflow.calls import Call, Outcome, failed_state
 from localflow.context import FlowContext, entered
-from localflow.errors import FlowDepthError, RunCancelledError, StoreError
+from localflow.errors import FlowDepthError, LocalflowError, RunCancelledError, StoreError
 from localflow.final_state import final_state
 from localflow.futures import TaskFuture
 from localflow.graph import RunGraph
 from localflow.interrupts import STOPS, Shield
 from localflow.live import ActiveFlow, Lane, LiveRun, claim, executor_name, release
+from localflow.payloads import type_name
 from localflow.records import FlowRun, StateChange
 from localflow.states import (
     INTERRUPTED,
@@ -41,6 +42,7 @@ from localflow.states import (
     State,
     StateType,
     not_ready,
+    type_and_text,
 )
 
 if TYPE_CHECKING:
@@ -171,7 +173,7 @@ class Engine:
             lane = self._lanes.get(key)
             if lane is None:
                 lane = Lane(executor_name(executor), claim(self._make_executor(executor)))
-                lane.executor.start(self.report)
+                lane.start(self.report)
                 self._lanes[key] = lane
         return lane
 
@@ -183,8 +185,10 @@ class Engine:
         for lane in lanes:
             try:
                 lane.executor.shutdown()
-            except Exception:
-                _log.exception("executor '%s' failed to shut down", lane.name)
+            except STOPS:
+                raise
+            except BaseException as error:
+                _log.error("executor %s failed to shut down: %s", lane.described(), type_and_text(error))
             release(lane.executor)
 
     # -- news --------------------------------------------------------------------------------------------------------
@@ -207,7 +211,11 @@ class Engine:
 
     def report(self, outcomes: Sequence[Outcome]) -> None:
         """Take outcomes from an executor, in any thread."""
-        self._news.extend(outcomes)
+        for outcome in outcomes:
+            if isinstance(outcome, Outcome) and isinstance(outcome.state, State):
+                self._news.append(outcome)
+            else:
+                _log.error("an executor reported %.200r, which is not an Outcome with a State; ignored", outcome)
         self._turn()
 
     def interrupt(self) -> None:
@@ -274,7 +282,7 @@ class Engine:
         try:
             work(*args)
         except Exception as error:
-            if not isinstance(error, StoreError):
+            if not isinstance(error, LocalflowError):
                 _log.exception("the engine broke down, no more tasks are started")
             self._break(error)
 
@@ -350,7 +358,12 @@ class Engine:
 
     def _commit(self) -> list[Record]:
         records, self._unsaved = self._unsaved, []
-        self.store.append(records)
+        try:
+            self.store.append(records)
+        except StoreError:
+            raise
+        except BaseException as error:  # a store that raises anything else, sys.exit() too, has not recorded either
+            raise StoreError(f"state store {type_name(self.store)} failed: {type_and_text(error)}") from error
         return records
 
     def _show(self, records: Sequence[Record], ended: Sequence[LiveRun], starting: Sequence[LiveRun] = ()) -> None:
@@ -379,9 +392,10 @@ class Engine:
     def _hand_over(self, lane: Lane, calls: list[Call]) -> None:
         try:
             lane.executor.submit(calls)
-        except Exception as error:
-            _log.exception("executor '%s' failed to take %d call(s)", lane.name, len(calls))
-            message = f"executor '{lane.name}' failed to take the call: {type(error).__name__}: {error}"
+        except STOPS:
+            raise
+        except BaseException as error:
+            message = f"executor {lane.described()} failed to take the call: {type_and_text(error)}"
             self.report([Outcome(call.id, Crashed(message)) for call in calls])
 
     def _wait_for_go(self, run: LiveRun) -> None:

@@ -158,6 +158,12 @@ class UnknownPluginError(PluginError):
         super().__init__("\n".join([text, *broken]))
 
 
+class ExecutorError(LocalflowError):
+    """An executor broke its contract while a flow ran; the message names it."""
+
+    exit_code = 4
+
+
 # -- state stores: exit code 3 ---------------------------------------------------------------------------------------
 
 

@@ -15,7 +15,7 @@ from localflow import arguments
 from localflow.context import FlowContext, TaskContext, current_run
 from localflow.engine import Engine
 from localflow.errors import UnpicklableError
-from localflow.functions import DecoratedFunction, function_name
+from localflow.functions import DecoratedFunction, check_options, function_name
 from localflow.futures import TaskFuture, futures_in
 from localflow.live import executor_name as executor_name
 from localflow.names import random_id, random_name
@@ -219,6 +219,7 @@ def flow(fn: Callable[..., Any] | None = None, /, **options: Any) -> Any:
         **options: `name` (default: the function's, with `-` for `_`), `description` (default: its docstring), `version`
             (recorded with each run) and `executor` (a name of localflow.toml or an Executor; default: the project's).
     """
+    check_options("flow", options, ("name", "description", "version", "executor"))
     if fn is None:
         return lambda fn: Flow(fn, **options)
     return Flow(fn, **options)

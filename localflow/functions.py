@@ -7,12 +7,12 @@ import inspect
 import sys
 from typing import TYPE_CHECKING, Any, Generic, ParamSpec, TypeVar, cast
 
-from localflow.errors import ReservedArgumentError
+from localflow.errors import ReservedArgumentError, suggestion
 from localflow.interfaces import Executor
 from localflow.payloads import travels_by_value
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping
+    from collections.abc import Callable, Mapping, Sequence
     from typing import Self
 
 P = ParamSpec("P")
@@ -84,6 +84,12 @@ class DecoratedFunction(Generic[P, R]):
             "executor": self.executor,
         }
 
+    def __get__(self, instance: object, owner: type | None = None) -> Self:
+        """Return itself from a class, and from an instance one of the bound method."""
+        if instance is None or not hasattr(self.fn, "__get__"):
+            return self
+        return type(self)(self.fn.__get__(instance, owner), **self.options())
+
     def __copy__(self) -> Self:
         return self.with_options()
 
@@ -130,6 +136,15 @@ def _changed(original: DecoratedFunction[Any, Any], options: dict[str, Any]) -> 
 
 def _rebuilt(kind: type[DecoratedFunction[Any, Any]], fn: Callable[..., Any], options: dict[str, Any]) -> Any:
     return kind(fn, **options)
+
+
+def check_options(decorator: str, options: Mapping[str, Any], known: Sequence[str]) -> None:
+    """Raise TypeError for an option that the decorator does not have."""
+    for option in options:
+        if option not in known:
+            raise TypeError(
+                f"@{decorator} has no option '{option}'{suggestion(option, known)}; it has {', '.join(known)}"
+            )
 
 
 def function_name(fn: Callable[..., Any]) -> str:

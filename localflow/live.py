@@ -10,17 +10,18 @@ from typing import TYPE_CHECKING, Any
 
 from localflow import arguments
 from localflow.calls import Call
-from localflow.errors import ForeignFutureError, OutsideFlowError
+from localflow.errors import ExecutorError, ForeignFutureError, OutsideFlowError, PluginError
 from localflow.futures import TaskFuture, futures_in
-from localflow.payloads import Packed
+from localflow.interrupts import STOPS
+from localflow.payloads import Packed, type_name
 from localflow.records import FlowRun, StateChange, TaskRun
-from localflow.states import Pending, Returned, State
+from localflow.states import Pending, Returned, State, type_and_text
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping, Sequence
 
     from localflow.engine import Engine
-    from localflow.interfaces import Executor
+    from localflow.interfaces import Executor, Report
     from localflow.payloads import Payload
     from localflow.records import Execution
     from localflow.tasks import Task
@@ -41,9 +42,25 @@ class Lane:
         self.ready: deque[LiveRun] = deque()
         self.in_hand = 0
 
+    def start(self, report: Report) -> None:
+        """Start the executor; one that cannot is a mistake in it or in its options."""
+        try:
+            self.executor.start(report)
+        except STOPS:
+            raise
+        except BaseException as error:
+            raise PluginError(f"executor {self.described()} cannot start: {type_and_text(error)}") from error
+
+    def described(self) -> str:
+        """Return the executor's name and class, for messages."""
+        return f"'{self.name}' ({type_name(self.executor)})"
+
     def room(self) -> int:
         """Return how many more calls the executor wants now."""
-        capacity = self.executor.capacity
+        try:
+            capacity = self.executor.capacity
+        except Exception as error:
+            raise ExecutorError(f"executor {self.described()} does not tell its capacity: {error!r}") from error
         return len(self.ready) if capacity is None else min(len(self.ready), capacity - self.in_hand)
 
 

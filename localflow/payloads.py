@@ -10,7 +10,7 @@ import pickle
 import sys
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from localflow.errors import UnpicklableError
+from localflow.errors import TaskFailedError, UnpicklableError
 from localflow.interrupts import STOPS
 
 if TYPE_CHECKING:
@@ -75,8 +75,18 @@ class Packed:
         self.payload = payload
 
     def get(self) -> Any:
-        """Unpack the value: a new object at each call, raising whatever its unpickling raises."""
-        return unpack(self.payload)
+        """Unpack the value: a new object at each call.
+
+        Raises:
+            TaskFailedError: its unpickling calls `sys.exit()`, which must not end the program that asks for a value.
+            Exception: whatever else its unpickling raises.
+        """
+        try:
+            return unpack(self.payload)
+        except STOPS:
+            raise
+        except (SystemExit, GeneratorExit) as error:
+            raise TaskFailedError(type(error).__name__, f"unpickling the value raised it: {error}") from error
 
     def __reduce__(self) -> tuple[Any, ...]:
         return unpack, (tuple.__new__(Payload, self.payload),)

@@ -44,6 +44,7 @@ _HOOKS: dict[str, Role] = {
     "localflow_register_notifiers": "notifier",
 }
 _BUILTIN = "localflow.builtin"
+_redirection = threading.RLock()
 
 
 class Source(NamedTuple):
@@ -118,6 +119,11 @@ class Plugins:
         if len(found) > 1:
             raise PluginError(_registered_twice(found))
         return _imported(found[0])
+
+    def get_source(self, role: Role, name: str) -> Source:
+        """Return the plugin that registered this name; raises like `get_factory`."""
+        self.get_factory(role, name)
+        return self._registered[role][name][0].source
 
     def check(self) -> None:
         """Raise a PluginError if an installed plugin breaks the rules; one whose import failed does not matter here."""
@@ -255,7 +261,8 @@ def _imported(registration: Registration) -> Callable[..., Any]:
     factory, source = registration.factory, registration.source
     if isinstance(factory, str):
         module, _, attribute = factory.partition(":")
-        with _reasons(source, factory), _stdout_to_stderr():
+        quietly = contextlib.nullcontext() if module in sys.modules else _stdout_to_stderr()
+        with _reasons(source, factory), quietly:
             found = operator.attrgetter(attribute)(importlib.import_module(module))
             if not callable(found):
                 raise TypeError(f"{attribute} is not callable")
@@ -315,7 +322,8 @@ def _reasons(source: Source, place: str = "", passing: type[BaseException] = Key
 @contextlib.contextmanager
 def _stdout_to_stderr() -> Iterator[None]:
     """Keep what plugins print off standard output, which belongs to the data of the command line."""
-    with contextlib.redirect_stdout(sys.stderr):
+    # The redirection is the whole process's: two at once would put back each other's stream.
+    with _redirection, contextlib.redirect_stdout(sys.stderr):
         yield
 
 

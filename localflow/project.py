@@ -120,6 +120,16 @@ class Project:
         """Return the notifiers of the settings, each with what it wants to be told of."""
         return Notifications([self._subscription(table) for table in self._tables_in_use("notifiers")])
 
+    def try_plugins(self) -> None:
+        """Make every executor and notifier of the settings once, for only constructors know some mistakes.
+
+        Raises:
+            ConfigError, PluginError: the first of them.
+        """
+        for table in self._tables_in_use("executors"):
+            self.make_executor(table.name)
+        self.make_notifications().close()
+
     def show(self) -> list[Shown]:
         """Return every value in force with its origin, among them the defaults of all that is in use."""
         settings = self.settings
@@ -213,7 +223,8 @@ class Project:
         options = {key: value for key, value in bound.arguments.items() if key not in filters}
         factory = self._factory(table)
         if missing := getattr(factory, "__abstractmethods__", ()):
-            raise PluginError(f"{_named(table)}: its class {factory.__name__} lacks {', '.join(sorted(missing))}")
+            lacking = ", ".join(sorted(missing))
+            raise PluginError(f"{self._from_plugin(table)}: its class {factory.__name__} lacks {lacking}")
         try:
             return factory(**options)
         except LocalflowError:
@@ -225,7 +236,13 @@ class Project:
             if isinstance(error, (ValueError, TypeError)) and not isinstance(error, UnicodeError):
                 raise config_error([table.problem(reason)]) from cause
             kind = StoreError if table.section == "stores" else PluginError
-            raise kind(f"{_named(table)} cannot be made: {type(error).__name__}: {reason}") from cause
+            raise kind(f"{self._from_plugin(table)} cannot be made: {type(error).__name__}: {reason}") from cause
+
+    def _from_plugin(self, table: Table) -> str:
+        """Return a table's role and name with the plugin and distribution behind it, for messages."""
+        kind = table.values.get("type")
+        source = self.plugins.get_source(_ROLES[table.section], str(kind.value) if kind else table.name)
+        return f"{_named(table)} of {source}"
 
     def _subscription(self, table: Table) -> Subscription:
         bound = self._checked(table)

@@ -378,10 +378,14 @@ def first_failure(states: Iterable[State]) -> State | None:
 
 def exception_message(run: str, error: BaseException) -> str:
     """Word a failure, as `Task run encountered an exception: ValueError: boom`; `run` is `"Task"` or `"Flow"`."""
-    text = exception_text(error)
-    if isinstance(error, SystemExit):
-        text = f"{run.lower()} called sys.exit({text})"
-    return f"{run} run encountered an exception: {type(error).__name__}{f': {text}' if text else ''}"
+    text = f"{run.lower()} called sys.exit({exception_text(error)})" if isinstance(error, SystemExit) else ""
+    return f"{run} run encountered an exception: {type_and_text(error, text)}"
+
+
+def type_and_text(error: BaseException, text: str = "") -> str:
+    """Return `ValueError: boom`, or the type's name alone where there is no text."""
+    text = text or exception_text(error)
+    return f"{type(error).__name__}: {text}" if text else type(error).__name__
 
 
 def exception_text(error: BaseException) -> str:

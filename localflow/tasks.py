@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any, Generic, ParamSpec, TypeVar, overload
 from localflow.arguments import quote, replace
 from localflow.context import FlowContext, current_run
 from localflow.errors import OutsideFlowError
-from localflow.functions import DecoratedFunction, function_name
+from localflow.functions import DecoratedFunction, check_options, function_name
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -42,12 +42,6 @@ class Task(DecoratedFunction[P, R], Generic[P, R]):
         name = function_name(fn) if name is None else name
         super().__init__(fn, name=name, description=description, version=version, executor=executor)
         self.tags = _sorted_tags(tags)
-
-    def __get__(self, instance: object, owner: type | None = None) -> Task[..., R]:
-        """Return the task itself from a class, and from an instance a task of the bound method."""
-        if instance is None:
-            return self
-        return Task(self.fn.__get__(instance, owner), **self.options())
 
     def __call__(self, /, *args: Any, wait_for: Any = None, **kwargs: Any) -> Any:
         """Call the task: a TaskFuture in the body of a flow, the function's own value elsewhere.
@@ -112,6 +106,7 @@ def task(fn: Callable[..., Any] | None = None, /, **options: Any) -> Any:
         **options: `name` (default: the function's), `description` (default: its docstring), `tags` (texts), `version`
             (recorded with each run) and `executor` (a name of localflow.toml or an Executor; default: the flow's).
     """
+    check_options("task", options, ("name", "description", "tags", "version", "executor"))
     if fn is None:
         return lambda fn: Task(fn, **options)
     return Task(fn, **options)

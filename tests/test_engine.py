@@ -8,6 +8,7 @@ import logging
 import random
 import sys
 import threading
+import types
 from typing import TYPE_CHECKING, Any, ClassVar
 
 import pytest
@@ -16,7 +17,7 @@ from hypothesis import strategies as st
 
 from localflow import Completed, Failed, State, StateType, TaskFuture, flow, task
 from localflow.builtin.memory import MemoryStateStore
-from localflow.errors import LocalflowError, StoreError, WorkerCrashedError
+from localflow.errors import LocalflowError, PluginError, StoreError, WorkerCrashedError
 from localflow.interfaces import Call, Executor, Outcome, Record, StateChange, StateStore, TaskRun
 from localflow.project import Project
 from localflow.testing.stubs import ManualExecutor
@@ -375,7 +376,7 @@ def test_an_append_covers_many_runs() -> None:
 class FailingStore(RecordingStore):
     """Fails every append from the first one on that holds a certain state of a certain run."""
 
-    def __init__(self, run: str, state: str, error: Exception | None = None) -> None:
+    def __init__(self, run: str, state: str, error: BaseException | None = None) -> None:
         super().__init__(self._check)
         self.run, self.state = run, state
         self.error = error or StoreError("disk full")
@@ -549,12 +550,22 @@ def test_a_body_that_raises_something_else_gives_the_stores_error() -> None:
 def test_a_store_that_raises_something_unexpected_breaks_the_run_too(
     executor: str, state: str, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """A store plugin's bug is as loud as a full disk."""
-    store = FailingStore("give-0", state, ZeroDivisionError())
+    """A store plugin's bug is as loud as a full disk, and names the store."""
+    store = FailingStore("give-0", state, ZeroDivisionError("bug"))
 
     error = ended(lambda: run(lambda: give(1).result(PATIENCE / 2), executor, store))
 
-    assert isinstance(error, ZeroDivisionError)
+    assert isinstance(error, StoreError)
+    assert str(error).endswith("FailingStore failed: ZeroDivisionError: bug")
+
+
+def test_a_store_that_exits_breaks_the_run_too() -> None:
+    """`sys.exit()` in a store ends neither the thread nor the program as if all were well."""
+    store = FailingStore("give-0", "Completed", SystemExit(0))
+
+    error = ended(lambda: run(lambda: give(1).result(PATIENCE / 2), "thread", store))
+
+    assert isinstance(error, StoreError)
 
 
 def test_a_subflow_whose_state_cannot_be_stored_breaks_the_whole_run() -> None:
@@ -878,7 +889,7 @@ def test_an_executor_that_cannot_start_is_the_callers_error() -> None:
             raise OSError("no threads")
 
     store = RecordingStore()
-    with pytest.raises(OSError, match="no threads"):
+    with pytest.raises(PluginError, match=r"executor 'Broken' \(.*\) cannot start: OSError: no threads"):
         run(lambda: give(1), Broken(), store)
 
     assert store.records == []
@@ -893,7 +904,33 @@ def test_a_tasks_executor_that_cannot_start_fails_at_the_call() -> None:
 
     state = run(lambda: give.with_options(executor=Broken())(1), "sequential")
 
-    assert state.message == "Flow run encountered an exception: OSError: no threads"
+    assert state.message.startswith("Flow run encountered an exception: PluginError: executor 'Broken' (")
+    assert state.message.endswith(") cannot start: OSError: no threads")
+
+
+def test_an_executor_that_exits_in_submit_does_not_hang_the_run() -> None:
+    """`sys.exit()` of an executor crashes its calls, by name."""
+
+    class Leaving(InlineExecutor):
+        def submit(self, calls: Sequence[Call]) -> None:
+            sys.exit(0)
+
+    state = run(lambda: [give(1)], Leaving())
+
+    assert state.message == "1/1 states failed."
+    (crashed,) = state.result(raise_on_failure=False)
+    assert crashed.message.endswith(") failed to take the call: SystemExit: 0")
+
+
+def test_what_is_no_outcome_is_ignored() -> None:
+    """An executor that reports nonsense beside its outcomes harms nobody."""
+
+    class Confused(InlineExecutor):
+        def submit(self, calls: Sequence[Call]) -> None:
+            for call in calls:
+                self.report([42, call.run()._replace(state="done"), call.run()])
+
+    assert run(lambda: give(1), Confused()).result() == 1
 
 
 def test_an_outcome_without_details_is_enough() -> None:
@@ -950,6 +987,7 @@ def test_notifiers_are_told_after_the_store() -> None:
     class Stub:
         """Stands for a project with a notifier of the test's own."""
 
+        settings = types.SimpleNamespace(limits={})
         executor = "sequential"
         make_executor = staticmethod(Project.load().make_executor)
         make_notifications = staticmethod(Watching)
