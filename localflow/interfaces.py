@@ -3,6 +3,20 @@
 A plugin registers factories under names (see `hookspecs.py`); the options of a table in localflow.toml become the
 factory's keyword arguments, checked against its annotated signature. Annotate with `str`, `int`, `float`, `bool`,
 `list[...]`, `dict[str, ...]`, `Literal[...]`, unions of these, and `Annotated[int, AtLeast(1)]` for a least value.
+An option annotated `Path` is taken from the folder of localflow.toml.
+
+What passes through an interface are frozen named tuples; `help(FlowRun)` and so on tell each field:
+
+    Call          id task_run attempt function args kwargs; `run(worker)` runs it and returns its outcome
+    Outcome       call_id state result execution records
+    State         type name message data timestamp cause; `Completed(data=...)` and `Failed(message=...)` make one
+    FlowRun       id name flow created_at root_id parent_id parameters arguments entry_point executor versions host pid
+    TaskRun       flow_run number name task ordinal created_at upstreams tags version; `id`
+    StateChange   run sequence type name message timestamp previous attempt execution cause result
+    Execution     worker pid started_at ended_at cpu_seconds peak_rss_bytes
+    Payload       format data: a value as bytes
+
+`localflow.testing` has a suite for each interface; a subclass of it with a fixture is a plugin's test.
 """
 
 from __future__ import annotations
@@ -12,6 +26,7 @@ from collections.abc import Callable, Iterator, Sequence
 from typing import ClassVar, NamedTuple, TypeAlias
 
 from localflow.calls import Call, Outcome
+from localflow.errors import StoreError
 from localflow.payloads import Packed, Payload
 from localflow.records import Execution, FlowRun, FlowRunSummary, Record, StateChange, TaskRun
 from localflow.states import Cause, State, StateType
@@ -35,6 +50,7 @@ __all__ = [
     "StateChange",
     "StateStore",
     "StateType",
+    "StoreError",
     "TaskRun",
 ]
 
@@ -57,6 +73,11 @@ class Executor(ABC):
     Each call is answered by exactly one outcome; `call.run()` makes one wherever the call is run. The constructor keeps
     options and does nothing else: threads, processes and files begin with `start`. After `shutdown` the executor may be
     started again.
+
+    In a pool of threads, run a call as `contextvars.Context().run(call.run, name)`: in a context of its own, so that
+    nothing a task sets is seen by the next, and with the name of the worker. To run a call in another process, send
+    `cloudpickle.dumps(call)` there and the outcome back in the same way; plain pickle knows nothing of the functions of
+    a script. What travels like that must not be loaded in `report`'s thread if it can hurt: wrap data in `Packed`.
     """
 
     #: Calls see the engine's own objects; if false they see copies.
@@ -93,7 +114,11 @@ class Executor(ABC):
 
 
 class StateStore(ABC):
-    """Keeps records. Used by several threads of one process; several processes may write one store at once."""
+    """Keeps records. Used by several threads of one process; several processes may write one store at once.
+
+    Everything it cannot do raises a StoreError that names the place and the cause: what is no record, records of a flow
+    run that has not been recorded, a full disk, any use after `close`.
+    """
 
     @property
     @abstractmethod
@@ -125,7 +150,11 @@ class StateStore(ABC):
 
 
 class Notifier(ABC):
-    """Is told of state changes after they are stored, in its own thread; it may fail or hang without harm."""
+    """Is told of state changes after they are stored, in its own thread; it may fail or hang without harm.
+
+    Names and messages are the user's: escape control characters before they reach a terminal or a line of a file, and
+    shorten what may be long. Arguments, parameters and results are nobody else's business.
+    """
 
     @abstractmethod
     def notify(self, change: StateChange) -> None:
