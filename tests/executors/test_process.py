@@ -383,8 +383,10 @@ def test_short_calls_are_sent_ahead_and_long_ones_are_not() -> None:
 
     with CallRunner(executor) as runner:
         unknown = executor.capacity
+        seen: list[int] = []  # the greatest counts: a machine that is busy makes a short call long now and then
+        runner.on_outcome = lambda outcome: seen.append(executor.capacity) or ()  # type: ignore[func-returns-value]
         runner.run(*(runner.call(workloads.identity, number) for number in range(300)))
-        short = executor.capacity
+        short = max(seen)
         runner.run(*(runner.call(workloads.pid, 0.02) for _ in range(8)))
         long = executor.capacity
 
