@@ -1226,3 +1226,22 @@ def test_limits_that_are_not_enforced_are_said_aloud(own_folder: Path, caplog: p
     flow(lambda: None)()
 
     assert "[limits] in the settings is not enforced" in caplog.text
+
+
+def test_a_flow_is_a_method_where_it_is_defined_as_one() -> None:
+    """Called on an instance, a flow gets it as `self`, like any function."""
+
+    class Store:
+        rate = 3
+
+        @flow
+        def price(self, amount: int) -> int:
+            return self.rate * amount
+
+    assert Store().price(2).result() == 6
+
+
+def test_an_unknown_option_of_the_decorator_is_refused_with_those_there_are() -> None:
+    """A misspelt option names the one that was meant."""
+    with pytest.raises(TypeError, match="@flow has no option 'exekutor'; did you mean 'executor'"):
+        flow(exekutor="thread")  # type: ignore[call-overload]

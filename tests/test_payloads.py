@@ -14,7 +14,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from localflow import Completed, Failed
-from localflow.errors import UnpicklableError
+from localflow.errors import TaskFailedError, UnpicklableError
 from localflow.payloads import Packed, Payload, pack, type_name, unpack
 
 
@@ -242,3 +242,16 @@ def test_type_names() -> None:
     """Types are named as one would import them."""
     assert type_name([]) == "list"
     assert type_name(threading.Event()) == "threading.Event"
+
+
+class Leaving:
+    """Calls `sys.exit` when it is unpickled."""
+
+    def __reduce__(self) -> tuple[object, ...]:
+        return sys.exit, (0,)
+
+
+def test_a_value_that_exits_when_unpickled_does_not_end_the_program() -> None:
+    """Whoever asks for it gets an ordinary exception."""
+    with pytest.raises(TaskFailedError, match="SystemExit"):
+        Packed(pack(Leaving())).get()

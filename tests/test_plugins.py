@@ -759,3 +759,21 @@ def test_folders_that_are_not_there_are_passed_by(monkeypatch: pytest.MonkeyPatc
     monkeypatch.setattr(sys, "path", [str(tmp_path / "gone"), "", *sys.path])
 
     assert "sequential" in Plugins.load().names("executor")
+
+
+def test_looking_up_from_many_threads_leaves_standard_output_alone() -> None:
+    """Factories are imported with output turned to stderr; turned back it is the stream that was there."""
+    script = (
+        "import sys, threading\n"
+        "from localflow import flow\n"
+        "@flow\ndef nothing(): pass\n"
+        "before = sys.stdout\n"
+        "threads = [threading.Thread(target=nothing) for _ in range(6)]\n"
+        "for thread in threads: thread.start()\n"
+        "for thread in threads: thread.join()\n"
+        "assert sys.stdout is before\n"
+    )
+
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, timeout=30, check=False)
+
+    assert done.returncode == 0, done.stderr
