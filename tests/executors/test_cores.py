@@ -39,9 +39,9 @@ def test_affinity_counts() -> None:
 
 def test_version_2_takes_the_least_limit_on_the_way_up(tmp_path: Path) -> None:
     """In version 2 the limit of a group holds for all groups below it."""
-    write(tmp_path / "cgroup", "0::/work/job\n")
-    write(tmp_path / "fs/work/job/cpu.max", "max 100000\n")
-    write(tmp_path / "fs/work/cpu.max", "150000 100000\n")
+    write(tmp_path / "cgroup", "0::/batch/job\n")
+    write(tmp_path / "fs/batch/job/cpu.max", "max 100000\n")
+    write(tmp_path / "fs/batch/cpu.max", "150000 100000\n")
     write(tmp_path / "fs/cpu.max", "400000 100000\n")
 
     assert container_limit(tmp_path / "cgroup", tmp_path / "fs") == 1.5
