@@ -2,24 +2,26 @@
 
 from __future__ import annotations
 
+import inspect
 import os
 import sys
 import time
-import traceback
+from types import AsyncGeneratorType, CoroutineType, GeneratorType
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from localflow import arguments
 from localflow.context import TaskContext, entered
+from localflow.coroutines import Expired, drained, is_being_cancelled, run_to_its_end
 from localflow.payloads import Packed
 from localflow.records import Execution
-from localflow.states import Cause, State, StateType, exception_message, exception_text
+from localflow.states import State, StateType, exception_message, timed_out
+from localflow.tracebacks import cause_of, described_arguments
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping
-    from types import TracebackType
+    from collections.abc import Callable, Mapping, Sequence
 
     from localflow.payloads import Payload
-    from localflow.records import Record, TaskRun
+    from localflow.records import LogLine, Record, TaskRun
 
 
 class Call(NamedTuple):
@@ -37,33 +39,81 @@ class Call(NamedTuple):
     holds_packed: bool = False
     attempts: int = 1
     """How many attempts the task run may have in all."""
+    timeout_seconds: float | None = None
+    """How long it may take, counted from when it begins."""
+    log_prints: bool = False
+    """Whether what it prints becomes log lines."""
+    log: Callable[[LogLine], None] | None = None
+    """Takes what it says; set where the engine shares memory with it. Otherwise the outcome brings the lines."""
 
-    def run(self, worker: str = "", cpu_clock: Callable[[], float] = time.thread_time) -> Outcome:
+    @property
+    def is_async(self) -> bool:
+        """Whether the function is async, so that `run_async` can share a loop with others."""
+        return bool(getattr(self.function, "is_async", False)) or inspect.iscoroutinefunction(self.function)
+
+    def run(
+        self,
+        worker: str = "",
+        cpu_clock: Callable[[], float] = time.thread_time,
+        log: Callable[[LogLine], None] | None = None,
+    ) -> Outcome:
         """Run the call here and return its outcome; no exception escapes, whatever the task raises.
+
+        An async function runs in a loop of its own, a generator is drained to a list.
 
         Args:
             worker: the name of the worker that runs it, as `localflow show` prints it.
             cpu_clock: CPU seconds used so far by whatever runs the call.
+            log: takes what the call says instead of the outcome.
         """
-        context = TaskContext(self.task_run, self.attempt, [])
-        started_at, cpu_before = time.time(), cpu_clock()
-        with entered(context):
+        running = _Running(self, worker, cpu_clock, log)
+        with entered(running.context):
             try:
-                args, kwargs = self.unpacked_arguments() if self.holds_packed else (self.args, self.kwargs)
-                value = self.function(*args, **kwargs)
+                value = self._value()
+                if isinstance(value, (CoroutineType, AsyncGeneratorType)):
+                    value = run_to_its_end(value, self.timeout_seconds)
             except BaseException as error:  # sys.exit() in a task is that task's failure, nobody else's
-                state = failed_state(error)
-                result = None
-            else:
-                state = value if isinstance(value, State) else State(StateType.COMPLETED, data=value)
-                result = state.recordable()
-        execution = Execution(worker, os.getpid(), started_at, time.time(), cpu_clock() - cpu_before, peak_rss_bytes())
-        return Outcome(self.id, state, result, execution, tuple(context.records))
+                return running.failed(error)
+            return running.returned(value)
+
+    async def run_async(self, worker: str = "", log: Callable[[LogLine], None] | None = None) -> Outcome:
+        """Run the call of an async function in the loop that is running here and return its outcome.
+
+        Raises:
+            asyncio.CancelledError: the asyncio task that runs it was cancelled.
+        """
+        running = _Running(self, worker, time.thread_time, log)
+        with entered(running.context):
+            try:
+                value = self._value()
+                if isinstance(value, (CoroutineType, AsyncGeneratorType)):
+                    value = await drained(value, self.timeout_seconds)
+            except BaseException as error:
+                if is_being_cancelled(error):
+                    raise
+                return running.failed(error)
+            return running.returned(value)
 
     def unpacked_arguments(self) -> tuple[tuple[Any, ...], dict[str, Any]]:
         """Return args and kwargs with packed data unpacked."""
         args, kwargs = arguments.replace((self.args, dict(self.kwargs)), (Packed,), Packed.get)
         return args, kwargs
+
+    def _value(self) -> Any:
+        args, kwargs = self.unpacked_arguments() if self.holds_packed else (self.args, self.kwargs)
+        value = self.function(*args, **kwargs)
+        return list(value) if isinstance(value, GeneratorType) and self._is_generator else value
+
+    @property
+    def _is_generator(self) -> bool:
+        return bool(getattr(self.function, "is_generator", False)) or inspect.isgeneratorfunction(self.function)
+
+
+class Output(NamedTuple):
+    """What a call has said so far, while it is still running."""
+
+    call_id: int
+    lines: Sequence[LogLine]
 
 
 class Outcome(NamedTuple):
@@ -76,20 +126,54 @@ class Outcome(NamedTuple):
     execution: Execution | None = None
     records: tuple[Record, ...] = ()
     """What flows called inside the task have recorded; committed together with the task's own state."""
+    lines: Sequence[LogLine] = ()
+    """What the call has said since its last `Output`."""
 
 
-def failed_state(error: BaseException, run: str = "Task") -> State:
+class _Running:
+    """A call between its begin and its end."""
+
+    def __init__(
+        self, call: Call, worker: str, cpu_clock: Callable[[], float], log: Callable[[LogLine], None] | None
+    ) -> None:
+        self._call = call
+        self._worker = worker
+        self._cpu_clock = cpu_clock
+        self._lines: list[LogLine] = []
+        log = log or call.log or self._lines.append
+        self.context = TaskContext(call.task_run, call.attempt, [], log, call.log_prints)
+        self._started_at, self._began, self._cpu_before = time.time(), time.monotonic(), cpu_clock()
+
+    def returned(self, value: object) -> Outcome:
+        limit = self._call.timeout_seconds
+        if limit is not None and time.monotonic() - self._began > limit:
+            return self._ended(timed_out(limit))
+        state = value if isinstance(value, State) else State(StateType.COMPLETED, data=value)
+        return self._ended(state, state.recordable())
+
+    def failed(self, error: BaseException) -> Outcome:
+        limit = self._call.timeout_seconds
+        if limit is not None and (isinstance(error, Expired) or time.monotonic() - self._began > limit):
+            return self._ended(timed_out(limit))
+        return self._ended(failed_state(error, call=self._call))
+
+    def _ended(self, state: State, result: Payload | None = None) -> Outcome:
+        cpu_seconds = self._cpu_clock() - self._cpu_before
+        execution = Execution(self._worker, os.getpid(), self._started_at, time.time(), cpu_seconds, peak_rss_bytes())
+        return Outcome(self._call.id, state, result, execution, tuple(self.context.records), tuple(self._lines))
+
+
+def failed_state(error: BaseException, run: str = "Task", call: Call | None = None) -> State:
     """Return the FAILED state for an exception of a task (or of a flow's body)."""
-    cause = Cause("exception", type(error).__name__, exception_text(error), traceback_text(error))
+    called_with = {} if call is None else described_arguments(call.function, call.args, call.kwargs)
+    cause = cause_of(error, called_with)
     return State(StateType.FAILED, message=exception_message(run, error), data=error, cause=cause)
 
 
-def traceback_text(error: BaseException) -> str:
-    """Return the traceback without the frames of localflow that lead to the user's code."""
-    frames: TracebackType | None = error.__traceback__
-    while frames is not None and frames.tb_frame.f_globals.get("__name__", "").startswith("localflow."):
-        frames = frames.tb_next
-    return "".join(traceback.format_exception(type(error), error, frames or error.__traceback__))
+def timed_out_outcome(call: Call, execution: Execution | None = None, lines: Sequence[LogLine] = ()) -> Outcome:
+    """Return the outcome of a call that an executor has stopped, or given up, at its deadline."""
+    assert call.timeout_seconds is not None
+    return Outcome(call.id, timed_out(call.timeout_seconds), None, execution, (), lines)
 
 
 def peak_rss_bytes() -> int | None:

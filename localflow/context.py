@@ -7,10 +7,10 @@ from contextvars import ContextVar
 from typing import TYPE_CHECKING, NamedTuple
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Callable, Iterator
 
     from localflow.live import ActiveFlow
-    from localflow.records import FlowRun, Record, TaskRun
+    from localflow.records import FlowRun, LogLine, Record, TaskRun
 
 
 class FlowContext(NamedTuple):
@@ -18,6 +18,11 @@ class FlowContext(NamedTuple):
 
     flow_run: FlowRun
     active: ActiveFlow
+    attempt: int
+    log: Callable[[LogLine], None]
+    """Takes what the body says."""
+    log_prints: bool = False
+    """Whether what it prints becomes log lines."""
 
 
 class TaskContext(NamedTuple):
@@ -27,6 +32,10 @@ class TaskContext(NamedTuple):
     attempt: int
     records: list[Record]
     """What flows called inside the task record; it travels to the store with the task's outcome."""
+    log: Callable[[LogLine], None]
+    """Takes what the body says."""
+    log_prints: bool = False
+    """Whether what it prints becomes log lines."""
 
 
 _current: ContextVar[FlowContext | TaskContext | None] = ContextVar("localflow_run", default=None)

@@ -24,7 +24,7 @@ from typing import TYPE_CHECKING, Any
 
 from localflow import arguments
 from localflow.callbacks import CallbackRunner
-from localflow.calls import Call, Outcome, failed_state
+from localflow.calls import Call, Outcome, Output, failed_state
 from localflow.context import FlowContext, entered
 from localflow.errors import FlowDepthError, LocalflowError, RunCancelledError, StoreError
 from localflow.final_state import final_state
@@ -122,7 +122,7 @@ class Engine:
     def _run_body(self, active: ActiveFlow, body: Callable[[], object]) -> State:
         returned, failure = None, None
         try:
-            with entered(FlowContext(active.record, active)):
+            with entered(FlowContext(active.record, active, 1, lambda line: None)):
                 try:
                     returned = body()
                 except STOPS:
@@ -209,9 +209,11 @@ class Engine:
                 self._hand_over(run.lane, [run.call])
             run.future.wait()
 
-    def report(self, outcomes: Sequence[Outcome]) -> None:
-        """Take outcomes from an executor, in any thread."""
+    def report(self, outcomes: Sequence[Outcome | Output]) -> None:
+        """Take outcomes and output from an executor, in any thread."""
         for outcome in outcomes:
+            if isinstance(outcome, Output):
+                continue
             if isinstance(outcome, Outcome) and isinstance(outcome.state, State):
                 self._news.append(outcome)
             else:

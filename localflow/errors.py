@@ -90,6 +90,10 @@ class RunCancelledError(LocalflowError):
     """A run ended CANCELLED."""
 
 
+class RunTimedOutError(LocalflowError, TimeoutError):
+    """A run took longer than its `timeout_seconds`."""
+
+
 class UpstreamFailedError(LocalflowError):
     """A run never started because an upstream did not complete; the cause is the root failure."""
 

@@ -9,14 +9,15 @@ import os
 import platform
 import time
 from collections.abc import Mapping
-from typing import TYPE_CHECKING, Any, Generic, NamedTuple, ParamSpec, TypeVar, overload
+from typing import TYPE_CHECKING, Any, Generic, NamedTuple, ParamSpec, TypeVar, Unpack, overload
 
 from localflow import arguments
 from localflow.context import FlowContext, TaskContext, current_run
 from localflow.engine import Engine
 from localflow.errors import UnpicklableError
-from localflow.functions import DecoratedFunction, check_options, function_name
+from localflow.functions import DecoratedFunction, function_name
 from localflow.futures import TaskFuture, futures_in
+from localflow.keywords import FlowKeywords, check_known, checked_flag
 from localflow.live import executor_name as executor_name
 from localflow.names import random_id, random_name
 from localflow.payloads import pack
@@ -26,9 +27,9 @@ from localflow.states import State
 from localflow.version import __version__
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Iterable
 
-    from localflow.interfaces import Executor, StateStore
+    from localflow.interfaces import StateStore
     from localflow.payloads import Payload
     from localflow.project import Project
 
@@ -54,17 +55,17 @@ class Flow(DecoratedFunction[P, R], Generic[P, R]):
 
     kind = "Flow"
 
-    def __init__(
-        self,
-        fn: Callable[P, R],
-        *,
-        name: str | None = None,
-        description: str | None = None,
-        version: str | None = None,
-        executor: str | Executor | None = None,
-    ) -> None:
-        name = function_name(fn).replace("_", "-") if name is None else name
-        super().__init__(fn, name=name, description=description, version=version, executor=executor)
+    def __init__(self, fn: Callable[P, R], **options: Unpack[FlowKeywords]) -> None:
+        super().__init__(fn, function_name(fn).replace("_", "-"), options)
+        if self.is_generator:
+            raise TypeError(f"@flow '{self.name}' is a generator; return a list, or make the generator a task")
+        validate = checked_flag(f"@flow '{self.name}'", "validate_parameters", options.get("validate_parameters"))
+        self.validate_parameters = validate is not False
+
+    @classmethod
+    def known_options(cls) -> Iterable[str]:
+        """Return the names of the options that @flow takes."""
+        return FlowKeywords.__annotations__
 
     @property
     def entry_point(self) -> str:
@@ -202,13 +203,7 @@ def flow(fn: Callable[P, R], /) -> Flow[P, R]: ...
 
 
 @overload
-def flow(
-    *,
-    name: str | None = None,
-    description: str | None = None,
-    version: str | None = None,
-    executor: str | Executor | None = None,
-) -> Callable[[Callable[P, R]], Flow[P, R]]: ...
+def flow(**options: Unpack[FlowKeywords]) -> Callable[[Callable[P, R]], Flow[P, R]]: ...
 
 
 def flow(fn: Callable[..., Any] | None = None, /, **options: Any) -> Any:
@@ -219,7 +214,7 @@ def flow(fn: Callable[..., Any] | None = None, /, **options: Any) -> Any:
         **options: `name` (default: the function's, with `-` for `_`), `description` (default: its docstring), `version`
             (recorded with each run) and `executor` (a name of localflow.toml or an Executor; default: the project's).
     """
-    check_options("flow", options, ("name", "description", "version", "executor"))
+    check_known("flow", options, Flow.known_options())
     if fn is None:
         return lambda fn: Flow(fn, **options)
     return Flow(fn, **options)

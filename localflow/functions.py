@@ -7,12 +7,14 @@ import inspect
 import sys
 from typing import TYPE_CHECKING, Any, Generic, ParamSpec, TypeVar, cast
 
-from localflow.errors import ReservedArgumentError, suggestion
+from localflow.errors import ReservedArgumentError
 from localflow.interfaces import Executor
+from localflow.keywords import check_known, checked_flag, checked_hooks, checked_run_name, checked_seconds
 from localflow.payloads import travels_by_value
+from localflow.retries import retry_policy
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping, Sequence
+    from collections.abc import Callable, Iterable, Mapping
     from typing import Self
 
 P = ParamSpec("P")
@@ -26,25 +28,19 @@ class DecoratedFunction(Generic[P, R]):
 
     kind = "Function"
 
-    def __init__(
-        self,
-        fn: Callable[P, R],
-        *,
-        name: str,
-        description: str | None = None,
-        version: str | None = None,
-        executor: str | Executor | None = None,
-    ) -> None:
+    def __init__(self, fn: Callable[P, R], default_name: str, options: Mapping[str, Any]) -> None:
         decorator = self.kind.lower()
-        if isinstance(fn, (staticmethod, classmethod)) or not callable(fn):
+        self._given = dict(options)
+        self._original = fn
+        plain = cast(Any, fn).__func__ if isinstance(fn, (staticmethod, classmethod)) else fn
+        if not callable(plain):
             raise TypeError(f"@{decorator} takes a function, not {type(fn).__name__} {fn!r}")
-        if inspect.iscoroutinefunction(fn) or inspect.isasyncgenfunction(fn) or inspect.isgeneratorfunction(fn):
-            raise TypeError(
-                f"@{decorator} takes a plain function; '{name}' is async or a generator, which localflow "
-                "does not run yet: call asyncio.run(...) or list(...) inside a plain function"
-            )
+        name = options.get("name")
+        name = default_name if name is None else name
         if not isinstance(name, str) or not name:
             raise TypeError(f"@{decorator}(name=...) takes a text that is not empty, not {name!r}")
+        described = f"@{decorator} '{name}'"
+        description, version, executor = (options.get(option) for option in ("description", "version", "executor"))
         for option, value in {"description": description, "version": version}.items():
             if value is not None and not isinstance(value, str):
                 raise TypeError(f"@{decorator}({option}=...) of '{name}' takes a text, not {value!r}")
@@ -52,40 +48,61 @@ class DecoratedFunction(Generic[P, R]):
             raise TypeError(
                 f"@{decorator}(executor=...) of '{name}' takes the name of an executor or an Executor, not {executor!r}"
             )
-        functools.update_wrapper(cast(Any, self), fn, updated=())  # the function's own attributes must not hide ours
-        self.fn = fn
-        self.name = name
-        self.description = inspect.getdoc(fn) or "" if description is None else description
-        self.version = version
-        self.executor = executor
-        self.module: str | None = getattr(fn, "__module__", None)
-        self.qualname: str = getattr(fn, "__qualname__", function_name(fn))
-        self._signature = _signature(fn)
+        functools.update_wrapper(cast(Any, self), plain, updated=())  # the function's own attributes must not hide ours
+        self.fn: Callable[P, R] = plain
+        self.name: str = name
+        self.description: str = (inspect.getdoc(plain) or "") if description is None else description
+        self.version: str | None = version
+        self.executor: str | Executor | None = executor
+        self.retry = retry_policy(
+            described,
+            options.get("retries"),
+            options.get("retry_delay_seconds"),
+            options.get("retry_jitter_factor"),
+            options.get("retry_condition_fn"),
+            options.get("retry_on_crash"),
+        )
+        self.timeout_seconds = checked_seconds(described, "timeout_seconds", options.get("timeout_seconds"))
+        self.persist_result = checked_flag(described, "persist_result", options.get("persist_result"))
+        self.log_prints = checked_flag(described, "log_prints", options.get("log_prints"))
+        self.hooks = checked_hooks(described, options)
+        run_name = f"{decorator}_run_name"
+        self.run_name = checked_run_name(described, run_name, options.get(run_name))
+        self.is_async = _is_async(plain)
+        self.is_generator = inspect.isgeneratorfunction(plain) or inspect.isasyncgenfunction(plain)
+        self.module: str | None = getattr(plain, "__module__", None)
+        self.qualname: str = getattr(plain, "__qualname__", function_name(plain))
+        self._signature = _signature(plain)
         if "wait_for" in self._signature.parameters:
             raise ReservedArgumentError(self.kind, name, "wait_for")
         self._least, self._most = _positional_range(self._signature)
 
     def with_options(self, **options: Any) -> Self:
         """Return a copy with these options changed; takes what the decorator takes."""
-        current = self.options()
-        for option in options:
-            if option not in current:
-                raise TypeError(
-                    f"{self.kind.lower()} '{self.name}' has no option '{option}'; it has {', '.join(current)}"
-                )
-        return type(self)(self.fn, **{**current, **options})
+        check_known(self.kind.lower(), options, self.known_options())
+        return type(self)(cast(Any, self._original), **{**self.options(), **options})
 
     def options(self) -> dict[str, Any]:
-        """Return the options of the decorator that are in force."""
+        """Return the options of the decorator that are in force, `name` and `description` among them."""
         return {
+            **dict.fromkeys(self.known_options()),
+            **self._given,
             "name": self.name,
             "description": self.description,
-            "version": self.version,
-            "executor": self.executor,
         }
+
+    @classmethod
+    def known_options(cls) -> Iterable[str]:
+        """Return the names of the options that the decorator takes."""
+        raise NotImplementedError
 
     def __get__(self, instance: object, owner: type | None = None) -> Self:
         """Return itself from a class, and from an instance one of the bound method."""
+        if isinstance(self._original, staticmethod):
+            return self
+        if isinstance(self._original, classmethod):
+            owner = type(instance) if owner is None else owner
+            return type(self)(self._original.__get__(instance, owner), **self.options())
         if instance is None or not hasattr(self.fn, "__get__"):
             return self
         return type(self)(self.fn.__get__(instance, owner), **self.options())
@@ -138,20 +155,19 @@ def _rebuilt(kind: type[DecoratedFunction[Any, Any]], fn: Callable[..., Any], op
     return kind(fn, **options)
 
 
-def check_options(decorator: str, options: Mapping[str, Any], known: Sequence[str]) -> None:
-    """Raise TypeError for an option that the decorator does not have."""
-    for option in options:
-        if option not in known:
-            raise TypeError(
-                f"@{decorator} has no option '{option}'{suggestion(option, known)}; it has {', '.join(known)}"
-            )
-
-
 def function_name(fn: Callable[..., Any]) -> str:
     """Return a function's name; that of the function inside a partial, of the class of a callable object."""
     while isinstance(fn, functools.partial):
         fn = fn.func
     return getattr(fn, "__name__", type(fn).__name__)
+
+
+def _is_async(fn: Callable[..., Any]) -> bool:
+    """Return whether calling it gives something to await: an async function, partial, method or callable object."""
+    return any(
+        inspect.iscoroutinefunction(candidate) or inspect.isasyncgenfunction(candidate)
+        for candidate in (fn, getattr(fn, "__call__", None))  # noqa: B004 - it is looked into, not called
+    )
 
 
 def _signature(fn: Callable[..., Any]) -> inspect.Signature:

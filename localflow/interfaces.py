@@ -7,12 +7,15 @@ An option annotated `Path` is taken from the folder of localflow.toml.
 
 What passes through an interface are frozen named tuples; `help(FlowRun)` and so on tell each field:
 
-    Call          id task_run attempt function args kwargs; `run(worker)` runs it and returns its outcome
-    Outcome       call_id state result execution records
+    Call          id task_run attempt function args kwargs timeout_seconds; `run(worker)` runs it, returns its outcome
+    Outcome       call_id state result execution records lines
+    Output        call_id lines: what a call that is still running has said
     State         type name message data timestamp cause; `Completed(data=...)` and `Failed(message=...)` make one
     FlowRun       id name flow created_at root_id parent_id parameters arguments entry_point executor versions host pid
-    TaskRun       flow_run number name task ordinal created_at upstreams tags version; `id`
-    StateChange   run sequence type name message timestamp previous attempt execution cause result
+                  tags
+    TaskRun       flow_run number name task ordinal created_at upstreams tags version map_number map_index; `id`
+    StateChange   run sequence type name message timestamp previous attempt execution cause result cache
+    LogEntry      run attempt timestamp level source message
     Execution     worker pid started_at ended_at cpu_seconds peak_rss_bytes
     Payload       format data: a value as bytes
 
@@ -25,23 +28,39 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Sequence
 from typing import ClassVar, NamedTuple, TypeAlias
 
-from localflow.calls import Call, Outcome
+from localflow.calls import Call, Outcome, Output
 from localflow.errors import StoreError
 from localflow.payloads import Packed, Payload
-from localflow.records import Execution, FlowRun, FlowRunSummary, Record, StateChange, TaskRun
+from localflow.records import (
+    CachedResult,
+    CacheEntry,
+    Execution,
+    FlowRun,
+    FlowRunSummary,
+    LogEntry,
+    LogLine,
+    Record,
+    StateChange,
+    TaskRun,
+)
 from localflow.states import Cause, State, StateType
 
 __all__ = [
     "API_VERSION",
     "AtLeast",
+    "CacheEntry",
+    "CachedResult",
     "Call",
     "Cause",
     "Execution",
     "Executor",
     "FlowRun",
     "FlowRunSummary",
+    "LogEntry",
+    "LogLine",
     "Notifier",
     "Outcome",
+    "Output",
     "Packed",
     "Payload",
     "Record",
@@ -56,8 +75,9 @@ __all__ = [
 
 API_VERSION = 1
 
-#: What an executor calls with the outcomes of calls: from any thread, as many at once as it has.
-Report: TypeAlias = Callable[[Sequence[Outcome]], None]
+#: What an executor calls with the outcomes of calls, and with their output before that if it likes: from any thread,
+#: as many at once as it has.
+Report: TypeAlias = Callable[[Sequence[Outcome | Output]], None]
 
 
 class AtLeast(NamedTuple):
@@ -84,7 +104,7 @@ class Executor(ABC):
     shares_memory: ClassVar[bool] = True
     #: `submit` runs the calls itself, in the thread that called the task, before it returns.
     runs_in_caller: ClassVar[bool] = False
-    #: A task that exceeds its timeout is stopped, not only given up.
+    #: A running call can be stopped: at its timeout, and when it is cancelled. Otherwise its code goes on.
     kills_on_timeout: ClassVar[bool] = False
     #: A task that kills its process harms no other task and not the engine.
     isolates_crashes: ClassVar[bool] = False
@@ -95,6 +115,11 @@ class Executor(ABC):
 
         Read before every hand-over, so it may change while the executor learns how long its calls take.
         """
+        return None
+
+    @property
+    def async_capacity(self) -> int | None:
+        """How many calls of async functions it wants in hand beside the others; None if they count like any call."""
         return None
 
     @abstractmethod
@@ -110,15 +135,25 @@ class Executor(ABC):
         """Release everything. Calls still in hand are given up; the engine waits for outcomes first where it can."""
 
     def cancel(self, call_ids: Sequence[int]) -> None:  # noqa: B027 - optional
-        """Stop these calls if possible; each is still answered by an outcome."""
+        """Stop these calls if possible, those that run politely first; each is still answered by an outcome.
+
+        The outcome of a call that was stopped is CANCELLED. `call.timeout_seconds` is an executor's own affair: the
+        clock starts when the call begins, and `calls.timed_out(call)` is the outcome; without anything done about it,
+        `call.run()` gives that outcome when the function has returned at last.
+        """
 
 
 class StateStore(ABC):
     """Keeps records. Used by several threads of one process; several processes may write one store at once.
 
+    `survives` says whether other processes can read what one has written.
+
     Everything it cannot do raises a StoreError that names the place and the cause: what is no record, records of a flow
     run that has not been recorded, a full disk, any use after `close`.
     """
+
+    #: Other processes can read the records, during the run and afterwards.
+    survives: ClassVar[bool] = True
 
     @property
     @abstractmethod
@@ -143,6 +178,18 @@ class StateStore(ABC):
     @abstractmethod
     def load_result(self, flow_run_id: str, number: int) -> Payload | None:
         """Return the newest recorded result of a task run (of the flow run itself for number 0), or None."""
+
+    @abstractmethod
+    def find_cached(self, key: str, now: float) -> CachedResult | None:
+        """Return the newest result recorded with this cache key that has not expired at `now`, or None."""
+
+    @abstractmethod
+    def read_logs(self, flow_run_id: str, after: int = 0) -> Iterator[tuple[int, LogEntry]]:
+        """Yield a flow run's own log entries and those of its task runs, in the order they were appended.
+
+        Each comes with its position in this flow run's log, from 1 and growing; those up to `after` are left out, so
+        that a reader can ask for what is new. Yields nothing for an unknown id.
+        """
 
     @abstractmethod
     def close(self) -> None:

@@ -10,7 +10,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
 
     from localflow.payloads import Payload
-    from localflow.records import FlowRunSummary, Record
+    from localflow.records import CachedResult, FlowRunSummary, LogEntry, Record
 
 
 class RecordBuffer(StateStore):
@@ -39,6 +39,14 @@ class RecordBuffer(StateStore):
     def load_result(self, flow_run_id: str, number: int) -> Payload | None:
         """Return nothing: a buffer is only written."""
         return None
+
+    def find_cached(self, key: str, now: float) -> CachedResult | None:
+        """Return the newest result recorded with this cache key that has not expired at `now`."""
+        return None
+
+    def read_logs(self, flow_run_id: str, after: int = 0) -> Iterator[tuple[int, LogEntry]]:
+        """Yield a flow run's log entries after a position, with theirs."""
+        return iter(())
 
     def close(self) -> None:
         """Leave the records to their owner."""

@@ -36,6 +36,7 @@ class FlowRun(NamedTuple):
     """Versions of `localflow`, of `python` and, if it has one, of the `flow`."""
     host: str = ""
     pid: int = 0
+    tags: tuple[str, ...] = ()
 
     @property
     def flow_run(self) -> FlowRun:
@@ -63,6 +64,10 @@ class TaskRun(NamedTuple):
     """Ids of the runs whose data or completion it waits for."""
     tags: tuple[str, ...] = ()
     version: str = ""
+    map_number: int = 0
+    """Which `map` call of the flow run it is part of, from 1; 0 for a call of its own."""
+    map_index: int = 0
+    """Its place among the runs of that `map` call, from 0."""
 
     @property
     def id(self) -> str:
@@ -82,6 +87,14 @@ class Execution(NamedTuple):
     peak_rss_bytes: int | None = None
 
 
+class CacheEntry(NamedTuple):
+    """Under which key the result of a COMPLETED task run may be found again, and until when."""
+
+    key: str
+    expires_at: float | None = None
+    """Seconds since the epoch; None for never."""
+
+
 class StateChange(NamedTuple):
     """A run has entered a state. The changes of one run are numbered from 1 without gaps."""
 
@@ -98,9 +111,47 @@ class StateChange(NamedTuple):
     cause: Cause | None = None
     result: Payload | None = None
     """The value of a completed run. Stores keep it apart: it is None in changes that are read back."""
+    cache: CacheEntry | None = None
+    """Set where others may use the result instead of computing it again."""
 
 
-Record: TypeAlias = FlowRun | TaskRun | StateChange
+class LogLine(NamedTuple):
+    """Something a run has said, before the engine knows of it."""
+
+    timestamp: float
+    level: int
+    """As in `logging`: 20 for INFO. What was written to stdout counts as INFO, to stderr as WARNING."""
+    source: str
+    """The logger's name; `stdout` or `stderr` for what was written there."""
+    message: str
+
+
+class LogEntry(NamedTuple):
+    """Something a run has said. Entries of one run are kept in the order they are appended."""
+
+    run: FlowRun | TaskRun
+    attempt: int
+    timestamp: float
+    level: int
+    source: str
+    message: str
+
+
+Record: TypeAlias = FlowRun | TaskRun | StateChange | LogEntry
+
+
+class CachedResult(NamedTuple):
+    """A result found under a cache key, and the task run it comes from."""
+
+    task_run_id: str
+    task_run: str
+    """The name of that task run."""
+    flow_run: str
+    """The name of its flow run."""
+    timestamp: float
+    """When it completed."""
+    expires_at: float | None
+    result: Payload
 
 
 class FlowRunSummary(NamedTuple):

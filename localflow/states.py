@@ -12,6 +12,7 @@ from localflow import arguments
 from localflow.errors import (
     RunCancelledError,
     RunFailedError,
+    RunTimedOutError,
     TaskFailedError,
     UnfinishedRunError,
     UnpicklableError,
@@ -21,7 +22,7 @@ from localflow.errors import (
 from localflow.payloads import Packed, pack
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Sequence
+    from collections.abc import Iterable, Mapping, Sequence
 
     from localflow.payloads import Payload
 
@@ -43,6 +44,8 @@ FINAL_TYPES = frozenset({StateType.COMPLETED, StateType.FAILED, StateType.CRASHE
 
 NOT_READY = "NotReady"
 WORKER_LOST = "WorkerLost"
+TIMED_OUT = "TimedOut"
+CACHED = "Cached"
 INTERRUPTED = "Interrupted"
 
 
@@ -50,13 +53,17 @@ class Cause(NamedTuple):
     """Why a run did not complete, as plain data that any reader can show without unpickling anything."""
 
     kind: str
-    """`"exception"`, `"worker"` (its process died) or `"engine"`."""
+    """`"exception"`, `"timeout"`, `"worker"` (its process died) or `"engine"`."""
     exception_type: str = ""
     message: str = ""
     traceback_text: str = ""
     signal: int | None = None
     exit_code: int | None = None
     pid: int | None = None
+    full_traceback_text: str = ""
+    """The traceback with all frames, where `traceback_text` has the user's only; empty where both are the same."""
+    arguments: Mapping[str, str] = {}
+    """What the task or flow was called with, by parameter: the `repr` of it, bounded, secrets masked."""
 
 
 class State:
@@ -342,6 +349,13 @@ def not_ready(upstream: State, label: str = "") -> State:
     """A run that will never start because `upstream`, the state of the run that `label` names, did not complete."""
     label = label or upstream.run_label or f"state '{upstream.name}'"
     return State(StateType.PENDING, NOT_READY, upstream_message(label), Blocked(upstream))
+
+
+def timed_out(seconds: float, run: str = "Task") -> State:
+    """A run, `"Task"` or `"Flow"`, that took longer than its timeout of so many seconds."""
+    message = f"{run} run exceeded timeout of {float(seconds)} second(s)"
+    cause = Cause("timeout", "TimeoutError", message)
+    return State(StateType.FAILED, TIMED_OUT, message, RunTimedOutError(message), cause=cause)
 
 
 # -- the aggregate ---------------------------------------------------------------------------------------------------

