@@ -8,14 +8,14 @@ import uuid
 from collections import deque
 from typing import TYPE_CHECKING, Any
 
-from localflow.interfaces import Call, FlowRun, TaskRun
+from localflow.interfaces import Call, FlowRun, Outcome, TaskRun
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Sequence
     from types import TracebackType
     from typing import Self
 
-    from localflow.interfaces import Executor, Outcome
+    from localflow.interfaces import Executor, LogLine, Output
 
 
 class CallRunner:
