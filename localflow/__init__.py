@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from localflow.arguments import quote
+from localflow.arguments import allow_failure, quote, unmapped
 from localflow.flows import Flow, flow
 from localflow.futures import TaskFuture
 from localflow.states import (
@@ -20,6 +20,7 @@ from localflow.states import (
     State,
     StateType,
 )
+from localflow.tags import tags
 from localflow.tasks import Task, task
 from localflow.version import __version__
 
@@ -48,10 +49,13 @@ __all__ = [
     "TaskFuture",
     "ThreadExecutor",
     "__version__",
+    "allow_failure",
     "flow",
     "hookimpl",
     "quote",
+    "tags",
     "task",
+    "unmapped",
 ]
 
 # Executors and plugin machinery cost time to import, so they are loaded when first touched.

@@ -1,8 +1,8 @@
 """Find marked values inside arguments and put others in their place. Pure: no I/O, no threads.
 
 Looked into, at any depth: lists, tuples (named ones too), sets, frozensets, dicts and dataclass instances. Only the
-containers that hold something to replace are copied; everything else stays the very same object. Nothing inside
-`quote(...)` is looked at.
+containers that hold something to replace are copied; everything else stays the very same object. Markers are replaced
+by what they hold, and looked into as well, but for `quote(...)`: nothing inside that is looked at.
 """
 
 from __future__ import annotations
@@ -19,8 +19,8 @@ T = TypeVar("T")
 _ATOMS = frozenset({type(None), bool, int, float, complex, str, bytes, bytearray, type, range})
 
 
-class quote(Generic[T]):
-    """Pass `value` on untouched: futures and states inside are neither waited for nor replaced."""
+class Marker(Generic[T]):
+    """Something put around an argument that says how it is to be taken; the function gets what it holds."""
 
     __slots__ = ("value",)
 
@@ -28,11 +28,46 @@ class quote(Generic[T]):
         self.value = value
 
     def __repr__(self) -> str:
-        return f"quote({self.value!r})"
+        return f"{type(self).__name__}({self.value!r})"
+
+
+class quote(Marker[T]):
+    """Pass `value` on untouched: futures and states inside are neither waited for nor replaced."""
+
+    __slots__ = ()
+
+
+class unmapped(Marker[T]):
+    """Pass `value` whole to every run of a `map`, although it could be mapped over."""
+
+    __slots__ = ()
+
+
+class allow_failure(Marker[T]):
+    """Take failed upstreams: in the place of a future or state inside comes its exception if it FAILED or is NotReady.
+
+    Cancelled and crashed upstreams still block the call.
+    """
+
+    __slots__ = ()
 
 
 def find(value: object, kinds: tuple[type, ...]) -> list[Any]:
-    """Return the instances of `kinds` inside `value`, each once, in the order a reader meets them."""
+    """Return the instances of `kinds` inside `value`, each once, in the order a reader meets them.
+
+    A marker among the kinds is returned, and looked into all the same.
+    """
+    return _find(value, kinds, quote)
+
+
+def find_tolerated(value: object, kinds: tuple[type, ...]) -> list[Any]:
+    """Return the instances of `kinds` that are inside an `allow_failure`, at any depth, and nowhere outside of one."""
+    strict = {id(item) for item in _find(value, kinds, (quote, allow_failure))}
+    return [item for item in find(value, kinds) if id(item) not in strict]
+
+
+def _find(value: object, kinds: tuple[type, ...], opaque: type | tuple[type, ...]) -> list[Any]:
+    """Do `find` without looking into instances of `opaque`."""
     if type(value) in _ATOMS:
         return []
     found: dict[int, object] = {}
@@ -44,7 +79,9 @@ def find(value: object, kinds: tuple[type, ...]) -> list[Any]:
             continue
         if isinstance(item, kinds):
             found[id(item)] = item
-        elif not isinstance(item, quote):
+            if not isinstance(item, Marker):
+                continue
+        if not isinstance(item, opaque):
             children = _children(item)
             if children is not None:
                 seen[id(item)] = item
@@ -53,7 +90,7 @@ def find(value: object, kinds: tuple[type, ...]) -> list[Any]:
 
 
 def replace(value: object, kinds: tuple[type, ...], substitute: Callable[[Any], object]) -> Any:
-    """Return `value` with every instance of `kinds` replaced, and every `quote` by what it holds unless it is a kind.
+    """Return `value` with every instance of `kinds` replaced, and every marker by what it holds unless it is a kind.
 
     `substitute` is called once for each distinct instance. Containers without one come back as the same object.
     A container that holds both itself and something to replace keeps its inner reference to the original.
@@ -68,7 +105,9 @@ def replace(value: object, kinds: tuple[type, ...], substitute: Callable[[Any], 
         item, children_done = pending.pop()
         key = id(item)
         if children_done:
-            if any(id(child) in replaced for child in _children(item) or ()):
+            if isinstance(item, Marker):
+                replaced[key] = replaced.get(id(item.value), item.value)
+            elif any(id(child) in replaced for child in _children(item) or ()):
                 replaced[key] = _rebuild(item, lambda child: replaced.get(id(child), child))
         elif type(item) in _ATOMS or key in replaced or key in entered:
             continue
@@ -87,6 +126,8 @@ def _children(item: object) -> list[object] | None:
     """Return what a container holds, or None for anything that is not looked into."""
     if isinstance(item, (list, tuple, set, frozenset)):
         return list(item)
+    if isinstance(item, Marker):
+        return [item.value]
     if isinstance(item, dict):
         return [*item.keys(), *item.values()]
     if dataclasses.is_dataclass(item) and not isinstance(item, type):

@@ -11,8 +11,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from localflow import quote
-from localflow.arguments import find, replace
+from localflow import allow_failure, quote, unmapped
+from localflow.arguments import Marker, find, find_tolerated, replace
 
 
 class Mark:
@@ -446,6 +446,82 @@ def test_only_one_quote_is_taken_off() -> None:
 def test_repr_of_a_quote() -> None:
     """A quote shows what it holds."""
     assert repr(quote([1])) == "quote([1])"
+
+
+# -- unmapped and allow_failure --------------------------------------------------------------------------------------
+
+see_through = pytest.mark.parametrize("marker", [unmapped, allow_failure])
+
+
+@see_through
+def test_a_marker_is_looked_into_and_replaced_by_what_it_holds(marker: type[Marker[Any]]) -> None:
+    """Marks in a marker are found, and the marker gives way to what it holds, with marks inside replaced."""
+    mark, nested = Mark(1), [Mark(2)]
+
+    assert find({"k": [marker(mark), marker(nested)]}, KINDS) == [mark, nested[0]]
+    assert replaced({"k": [marker(mark), marker(nested)]}) == {"k": [1, [2]]}
+    assert replaced(marker(marker(mark))) == 1
+
+
+@see_through
+def test_a_marker_of_a_plain_value_gives_the_very_object(marker: type[Marker[Any]]) -> None:
+    """What a marker holds is not copied when there is nothing to replace in it."""
+    held = [1]
+
+    (args,) = replaced((marker(held),))
+
+    assert args is held
+
+
+@see_through
+def test_a_marker_and_a_quote_inside_each_other(marker: type[Marker[Any]]) -> None:
+    """A quote hides the marker in it, and a marker gives way to what the quote in it holds."""
+    mark = Mark()
+    hidden = marker(mark)
+
+    assert find([marker(quote(mark)), quote(hidden)], KINDS) == []
+    assert replaced([marker(quote(mark)), quote(hidden)]) == [mark, hidden]
+
+
+def test_markers_among_the_kinds_are_found_and_looked_into() -> None:
+    """Asked for markers as well, find gives them and what is inside them, but nothing inside a quote."""
+    mark = Mark()
+    outer, inner, quoted = unmapped([mark]), allow_failure(1), quote(Mark())
+
+    assert find([outer, inner, quoted], (Mark, Marker)) == [outer, mark, inner, quoted]
+
+
+def test_tolerated_marks_are_those_inside_an_allow_failure() -> None:
+    """Only marks inside an allow_failure are tolerated, however deep it is and however deep in it they are."""
+    plain, direct, deep, unmapped_one = Mark(), Mark(), Mark(), Mark()
+    value = (plain, [allow_failure(direct), {"k": allow_failure([unmapped({"x": deep})])}], unmapped(unmapped_one))
+
+    assert find_tolerated(value, KINDS) == [direct, deep]
+
+
+def test_a_mark_that_is_also_outside_is_not_tolerated() -> None:
+    """The strict place wins, whichever comes first and however the same container gets into both."""
+    mark, shared = Mark(), [Mark()]
+
+    assert find_tolerated([allow_failure(mark), mark], KINDS) == []
+    assert find_tolerated([mark, allow_failure([mark])], KINDS) == []
+    assert find_tolerated([allow_failure(shared), shared], KINDS) == []
+    assert find_tolerated([shared, allow_failure(shared)], KINDS) == []
+
+
+def test_the_snapshot_of_a_marker_keeps_marks_and_copies_their_containers() -> None:
+    """Replaced by themselves, marks in a marker stay, in a copy of the container that held them."""
+    held = [Mark()]
+
+    copy = replace([allow_failure(held)], KINDS, lambda item: item)
+
+    assert copy == [held]
+    assert copy[0] is not held
+
+
+def test_repr_of_markers() -> None:
+    """A marker shows what it holds."""
+    assert repr(unmapped(allow_failure("x"))) == "unmapped(allow_failure('x'))"
 
 
 # -- any structure ---------------------------------------------------------------------------------------------------
