@@ -82,7 +82,7 @@ class Call(NamedTuple):
         Raises:
             asyncio.CancelledError: the asyncio task that runs it was cancelled.
         """
-        running = _Running(self, worker, time.thread_time, log)
+        running = _Running(self, worker, None, log)  # a loop's CPU time is that of many calls
         with entered(running.context):
             try:
                 value = self._value()
@@ -134,7 +134,7 @@ class _Running:
     """A call between its begin and its end."""
 
     def __init__(
-        self, call: Call, worker: str, cpu_clock: Callable[[], float], log: Callable[[LogLine], None] | None
+        self, call: Call, worker: str, cpu_clock: Callable[[], float] | None, log: Callable[[LogLine], None] | None
     ) -> None:
         self._call = call
         self._worker = worker
@@ -142,7 +142,8 @@ class _Running:
         self._lines: list[LogLine] = []
         log = log or call.log or self._lines.append
         self.context = TaskContext(call.task_run, call.attempt, [], log, call.log_prints)
-        self._started_at, self._began, self._cpu_before = time.time(), time.monotonic(), cpu_clock()
+        self._started_at, self._began = time.time(), time.monotonic()
+        self._cpu_before = cpu_clock() if cpu_clock else 0.0
 
     def returned(self, value: object) -> Outcome:
         limit = self._call.timeout_seconds
@@ -158,7 +159,7 @@ class _Running:
         return self._ended(failed_state(error, call=self._call))
 
     def _ended(self, state: State, result: Payload | None = None) -> Outcome:
-        cpu_seconds = self._cpu_clock() - self._cpu_before
+        cpu_seconds = self._cpu_clock() - self._cpu_before if self._cpu_clock else None
         execution = Execution(self._worker, os.getpid(), self._started_at, time.time(), cpu_seconds, peak_rss_bytes())
         return Outcome(self._call.id, state, result, execution, tuple(self.context.records), tuple(self._lines))
 
