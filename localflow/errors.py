@@ -6,7 +6,7 @@ import difflib
 from typing import TYPE_CHECKING, ClassVar
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Sequence
+    from collections.abc import Iterable, Mapping, Sequence
 
 
 class LocalflowError(Exception):
@@ -40,6 +40,14 @@ class OutsideFlowError(LocalflowError):
         )
 
 
+class NoRunError(LocalflowError):
+    """Something that belongs to a run was asked for where no flow and no task is running."""
+
+    def __init__(self, what: str) -> None:
+        self.what = what
+        super().__init__(f"{what} was called where no flow is running; call it in the body of a flow or of a task")
+
+
 class ForeignFutureError(LocalflowError):
     """A future of one flow run was passed to a call of another one that does not share its engine."""
 
@@ -47,6 +55,37 @@ class ForeignFutureError(LocalflowError):
         super().__init__(
             f"future '{future}' belongs to flow run '{its_run}', which is still running, and was passed to a call in "
             f"flow run '{this_run}'; wait for it there and pass its result"
+        )
+
+
+class MappingLengthMismatchError(LocalflowError, ValueError):
+    """The iterables that a `map` is to take apart in step are not of one length.
+
+    Attributes:
+        task: the task's name.
+        lengths: the number of items of each, as text, by argument.
+        made: how many task runs there were before it showed; none of them if all iterables have a length.
+    """
+
+    def __init__(self, task: str, lengths: Mapping[str, str], made: int = 0) -> None:
+        self.task, self.lengths, self.made = task, dict(lengths), made
+        counts = ", ".join(f"'{name}' has {length}" for name, length in lengths.items())
+        super().__init__(
+            f"'{task}.map(...)' takes an item of each iterable for each run, but they are not of one length: {counts}; "
+            f"{f'{made} task run(s) had been made before' if made else 'nothing has run'}. "
+            "Put unmapped(...) around what shall go to every run"
+        )
+
+
+class MappingMissingIterableError(LocalflowError, TypeError):
+    """A `map` has nothing to map over."""
+
+    def __init__(self, task: str, given: Mapping[str, str]) -> None:
+        self.task, self.given = task, dict(given)
+        arguments = ", ".join(f"'{name}' is {kind}" for name, kind in given.items()) or "no arguments were given"
+        super().__init__(
+            f"'{task}.map(...)' has nothing to map over: {arguments}; pass a list or another iterable, "
+            f"or call '{task}(...)' for a single run"
         )
 
 

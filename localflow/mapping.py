@@ -1,26 +1,238 @@
-"""`task.map`: one task run for each item."""
+"""`task.map`: one task run for each item.
+
+The iterables among the arguments are taken apart in step, everything else goes to every run as it is. What has a length
+is measured before anything runs. What has none, such as a generator, is read as it is needed: while many runs are open,
+the caller waits until some have ended.
+"""
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any, Generic, TypeVar
+import io
+import itertools
+import threading
+import time
+from typing import TYPE_CHECKING, Any, Generic, NamedTuple, TypeVar
 
-from localflow.futures import TaskFuture
+from localflow.arguments import Marker, allow_failure, quote
+from localflow.errors import MappingLengthMismatchError, MappingMissingIterableError
+from localflow.futures import TaskFuture, futures_in
+from localflow.states import State
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Iterable, Iterator, Mapping, Sequence
 
     from localflow.live import ActiveFlow
     from localflow.tasks import Task
 
 R = TypeVar("R")
 
+#: With so many open runs a map over something without a length waits, until there are only so many.
+WINDOW, REFILL = 1_000, 750
+
+_WHOLE = (str, bytes, bytearray, io.IOBase)
+_NO_ITEM = object()
+
 
 class MappedFutures(list[TaskFuture[R]], Generic[R]):
-    """The futures of a `map`, in the order of the items."""
+    """The futures of a `map`, in the order of the items; passed to a task, it arrives as the list of their data."""
+
+    def wait(self, timeout: float | None = None) -> list[State] | None:
+        """Wait until all runs are done and return their states, or None if `timeout` seconds pass first."""
+        deadline = None if timeout is None else time.monotonic() + timeout
+        states = []
+        for future in self:
+            state = future.wait(None if deadline is None else max(0.0, deadline - time.monotonic()))
+            if state is None:
+                return None
+            states.append(state)
+        return states
+
+    def result(self, timeout: float | None = None, raise_on_failure: bool = True) -> list[Any]:
+        """Wait until all runs are done and return the list of their data.
+
+        Args:
+            timeout: seconds to wait at most for all of them together.
+            raise_on_failure: if false, the exceptions of runs that failed are in the list instead of raised.
+
+        Raises:
+            TimeoutError: not all runs were done in time.
+            Exception: what `result` of the first future raises that did not complete.
+        """
+        states = self.wait(timeout)
+        if states is None:
+            left = sum(not future.done() for future in self)
+            raise TimeoutError(f"{left} of {len(self)} task runs were not done within {timeout} second(s)")
+        return [state.result(raise_on_failure) for state in states]
+
+    @property
+    def states(self) -> list[State]:
+        """The newest recorded state of each run."""
+        return [future.state for future in self]
+
+    def __reduce__(self) -> Any:  # also used to copy it: with data in the place of futures it is a plain list
+        return list, (list(self),)
+
+
+class _Argument(NamedTuple):
+    """An argument of a `map` call: either mapped over, or passed whole."""
+
+    name: str
+    value: object
+    items: Iterator[Any] | None = None
+    length: int | None = None
+    """How many items there are; None where only reading them tells."""
+    tolerant: bool = False
+    """Whether it is in an `allow_failure`."""
+    source: TaskFuture[Any] | State | None = None
+    """Whose data it is."""
+    missing: bool = False
+    """Whether the source has no data."""
+
+
+class _Window:
+    """Holds back who makes more runs while too many are open."""
+
+    def __init__(self) -> None:
+        self._changed = threading.Condition()
+        self._open = 0
+
+    def add(self, future: TaskFuture[Any]) -> None:
+        """Count a run until it is done; if there are too many, wait."""
+        if future.done():
+            return
+        with self._changed:
+            self._open += 1
+        if not future._watch(self):
+            self.set()
+        elif self._open >= WINDOW:
+            with self._changed:
+                self._changed.wait_for(lambda: self._open <= REFILL)
+
+    def set(self) -> None:
+        """Note that a run is done."""
+        with self._changed:
+            self._open -= 1
+            if self._open == REFILL:
+                self._changed.notify()
 
 
 def map_task(
     active: ActiveFlow, task: Task[..., R], args: tuple[Any, ...], kwargs: Mapping[str, Any], wait_for: object
 ) -> MappedFutures[R]:
     """Make the task runs of a `map` call in the flow run `active`; see `Task.map`."""
-    raise NotImplementedError
+
+    def submit(values: Sequence[object]) -> None:
+        call = tuple(values[:positional]), dict(zip(kwargs, values[positional:], strict=True))
+        futures.append(active.submit(task, *call, wait_for, number, len(futures)))
+
+    names = _names(args, kwargs, task.bind(args, kwargs))
+    if wait_for is not None:
+        futures_in(wait_for)  # what cannot be waited for is told before anything else
+    futures: MappedFutures[R] = MappedFutures()
+    positional, number = len(args), active.next_map_number()
+    given = [*args, *kwargs.values()]
+    arguments: list[_Argument] = []
+    for name, value in zip(names, given, strict=True):
+        argument = _argument(name, value)
+        if argument.missing and not argument.tolerant:
+            # One run to say so; it need not wait for anything in the other arguments.
+            submit([item if item is value else quote(item) for item in given])
+            return futures
+        arguments.append(argument)
+
+    mapped = [argument for argument in arguments if argument.items is not None]
+    if not mapped:
+        if not any(argument.missing for argument in arguments):
+            raise MappingMissingIterableError(task.name, {item.name: _kind(item) for item in arguments})
+        submit(given)
+        return futures
+    _check_lengths(task.name, mapped)
+    sources = [argument.source for argument in mapped if argument.source is not None]
+    if sources:  # they have completed; the record shall tell where the items come from
+        wait_for = sources if wait_for is None else [wait_for, *sources]
+    window = _Window() if any(argument.length is None for argument in mapped) else None
+    places = [(place, item.tolerant) for place, item in enumerate(arguments) if item.items is not None]
+    values = given.copy()
+    for items in _in_step(task.name, mapped):
+        for (place, tolerant), item in zip(places, items, strict=True):
+            values[place] = allow_failure(item) if tolerant else item
+        submit(values)
+        if window is not None:
+            window.add(futures[-1])
+    return futures
+
+
+def _argument(name: str, value: object) -> _Argument:
+    """Look at one argument; if it is the result of a run, wait for that."""
+    held, tolerant = value, False
+    while isinstance(held, Marker):
+        if not isinstance(held, allow_failure):
+            return _Argument(name, value)
+        held, tolerant = held.value, True
+    source = None
+    if isinstance(held, (TaskFuture, State)):
+        source = held
+        state = held.wait() if isinstance(held, TaskFuture) else held
+        assert state is not None  # no time was set
+        try:
+            if not state.is_completed():
+                return _Argument(name, value, tolerant=tolerant, source=source, missing=True)
+            held = state.result()
+        except Exception:  # data that cannot be loaded is told by the run that it is passed to
+            return _Argument(name, value, tolerant=tolerant, source=source, missing=True)
+    if isinstance(held, _WHOLE):
+        return _Argument(name, value)
+    try:
+        items = iter(held)  # type: ignore[call-overload]  # that is the question
+    except TypeError:
+        return _Argument(name, value)
+    return _Argument(name, value, items, _length(held), tolerant, source)
+
+
+def _length(items: Any) -> int | None:
+    try:
+        return len(items)
+    except (TypeError, OverflowError):
+        return None
+
+
+def _check_lengths(task: str, mapped: Iterable[_Argument]) -> None:
+    """Raise MappingLengthMismatchError if the known lengths differ."""
+    sized = [argument for argument in mapped if argument.length is not None]
+    if len({argument.length for argument in sized}) > 1:
+        raise MappingLengthMismatchError(task, {argument.name: f"{argument.length}" for argument in sized})
+
+
+def _in_step(task: str, mapped: Sequence[_Argument]) -> Iterator[tuple[Any, ...]]:
+    """Give the items of each run in turn.
+
+    Raises:
+        MappingLengthMismatchError: an iterable has ended before another one.
+    """
+    iterators = [argument.items for argument in mapped if argument.items is not None]
+    if len(iterators) == 1:
+        yield from zip(iterators[0])
+        return
+    for made, items in enumerate(itertools.zip_longest(*iterators, fillvalue=_NO_ITEM)):
+        if any(item is _NO_ITEM for item in items):
+            lengths = {
+                argument.name: f"{made}" if item is _NO_ITEM else f"more than {made}"
+                for argument, item in zip(mapped, items, strict=True)
+            }
+            raise MappingLengthMismatchError(task, lengths, made)
+        yield items
+
+
+def _names(args: tuple[Any, ...], kwargs: Mapping[str, Any], bound: Mapping[str, Any]) -> list[str]:
+    """Return what the arguments of a call are called in messages."""
+    parameters = list(bound.items())
+    names = []
+    for place, value in enumerate(args):
+        name, taken = parameters[min(place, len(parameters) - 1)]
+        names.append(name if taken is value else f"argument {place + 1}")
+    return [*names, *kwargs]
+
+
+def _kind(argument: _Argument) -> str:
+    value = argument.value
+    return f"{type(value).__name__}(...)" if isinstance(value, Marker) else type(value).__name__
