@@ -42,7 +42,8 @@ _LAZY = {
 
 # Without this pytest explains failing assertions in the tests of a plugin, but not in the contracts these inherit.
 if (pytest := sys.modules.get("pytest")) is not None:
-    pytest.register_assert_rewrite(*(module for name, module in _LAZY.items() if name.endswith("Contract")))
+    contracts = (module for name, module in _LAZY.items() if name.endswith("Contract"))
+    pytest.register_assert_rewrite("localflow.testing.outcomes", *contracts)
 
 
 def __getattr__(name: str) -> Any:

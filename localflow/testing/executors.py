@@ -6,7 +6,7 @@
             return PigeonExecutor(workers=2)
 
 The fixture gives an executor that is not started; it has at least two workers if it has any. What an executor declares
-(`shares_memory`, `isolates_crashes`, `runs_in_caller`) decides which promises are tested.
+(`shares_memory`, `isolates_crashes`, `kills_on_timeout`, `runs_in_caller`) decides which promises are tested.
 """
 
 from __future__ import annotations
@@ -14,236 +14,39 @@ from __future__ import annotations
 import signal
 import threading
 import time
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import psutil
 import pytest
 
-from localflow.interfaces import Packed, StateChange, StateType
-from localflow.payloads import pack, unpack
-from localflow.states import WORKER_LOST
+from localflow.interfaces import Executor, StateType
+from localflow.states import TIMED_OUT, WORKER_LOST
 from localflow.testing import workloads
+from localflow.testing.outcomes import OutcomeContract
 from localflow.testing.running import CallRunner
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Callable
     from pathlib import Path
 
-    from localflow.interfaces import Call, Executor, Outcome
+    from localflow.interfaces import Call, Outcome
 
 CHAIN = 1500
 MANY = 500
 INNOCENT = 20
 DEADLINE = 10.0
+TIMEOUT = 0.3
+MESSAGE = "Task run exceeded timeout of 0.3 second(s)"
+LATE = 1.0
+"""How much later than its timeout a call may be answered, in seconds."""
 
 
-class ExecutorContract:
+class ExecutorContract(OutcomeContract):
     """What every executor must do; a plugin's test subclasses it and gives the fixture `executor`."""
 
-    @pytest.fixture
-    def executor(self) -> Executor:
-        """Return an executor that is not started."""
-        raise NotImplementedError("give the fixture `executor`: an executor that is not started")
-
-    @pytest.fixture
-    def runner(self, executor: Executor) -> Iterator[CallRunner]:
-        """Drive the executor, started, for one test."""
-        with CallRunner(executor) as runner:
-            yield runner
-
-    # -- calls -------------------------------------------------------------------------------------------------------
-
-    def test_a_call_ends_with_its_value(self, runner: CallRunner) -> None:
-        """A call is COMPLETED with what the function returned, and has the value packed for the store."""
-        [outcome] = runner.run(runner.call(workloads.total, 1, 2, start=4))
-
-        assert outcome.state.type is StateType.COMPLETED
-        assert outcome.state.result() == 7
-        assert outcome.result is not None
-        assert unpack(outcome.result) == 7
-
-    @pytest.mark.parametrize(
-        "value",
-        [
-            None,
-            True,
-            2**80,
-            -0.5,
-            "caf\u00e9 \udcff",
-            b"\x00\xff",
-            [1, [2.5, None]],
-            {"a": {"b": []}},
-            (1, {2}),
-            {1: 2},
-        ],
-        ids=repr,
-    )
-    def test_values_come_and_go_unchanged(self, runner: CallRunner, value: Any) -> None:
-        """Values of every plain kind arrive as arguments and come back as results, type and all."""
-        [outcome] = runner.run(runner.call(workloads.identity, value))
-
-        assert outcome.state.result() == value
-        assert type(outcome.state.result()) is type(value)
-
-    def test_keyword_arguments_arrive(self, runner: CallRunner) -> None:
-        """Keyword arguments arrive under their names."""
-        [outcome] = runner.run(runner.call(workloads.identity, a=1, b=[2]))
-
-        assert outcome.state.result() == {"a": 1, "b": [2]}
-
-    def test_packed_arguments_arrive_unpacked(self, runner: CallRunner) -> None:
-        """Data that is still packed arrives as the value, alone, among others and inside containers."""
-        packed = [Packed(pack(value)) for value in (1, (2, 3), {"deep": {4}})]
-
-        outcomes = runner.run(
-            runner.call(workloads.identity, packed[0]),
-            runner.call(workloads.identity, packed[1]),
-            runner.call(workloads.identity, [packed[0], {"in": packed[2]}]),
-            runner.call(workloads.identity, first=packed[1], second="plain"),
-        )
-
-        values = [outcome.state.result() for outcome in outcomes]
-        assert values == [1, (2, 3), [1, {"in": {"deep": {4}}}], {"first": (2, 3), "second": "plain"}]
-
-    def test_a_closure_can_be_called(self, runner: CallRunner) -> None:
-        """A function made in place, with what it has caught, is run like any other."""
-        factor = 3
-
-        def multiply(value: int) -> int:
-            return value * factor
-
-        [outcome] = runner.run(runner.call(multiply, 5))
-
-        assert outcome.state.result() == 15
-
-    def test_arguments_are_shared_or_copied_as_declared(self, runner: CallRunner, executor: Executor) -> None:
-        """With shared memory a call sees the very object it is given, otherwise a copy."""
-        given: list[int] = []
-
-        def change(values: list[int]) -> list[int]:
-            values.append(1)
-            return values
-
-        [outcome] = runner.run(runner.call(change, given))
-
-        assert outcome.state.result() == [1]
-        assert given == ([1] if executor.shares_memory else [])
-
-    def test_it_is_told_where_and_when_a_call_ran(self, runner: CallRunner) -> None:
-        """The outcome says which worker ran the call, from when to when."""
-        before = time.time()
-
-        [outcome] = runner.run(runner.call(workloads.pid, 0.01))
-
-        execution = outcome.execution
-        assert execution is not None
-        assert execution.worker
-        assert execution.pid == outcome.state.result()
-        assert execution.started_at is not None
-        assert execution.ended_at is not None
-        assert before <= execution.started_at + 0.001 <= execution.ended_at <= time.time()
-
-    # -- failures ----------------------------------------------------------------------------------------------------
-
-    def test_an_exception_is_a_failed_outcome(self, runner: CallRunner) -> None:
-        """An exception ends the call FAILED, is told in words, and is raised by `result()`."""
-        [outcome] = runner.run(runner.call(workloads.fail, workloads.Boom("by intent")))
-
-        state = outcome.state
-        assert state.type is StateType.FAILED
-        assert state.message == "Task run encountered an exception: Boom: by intent"
-        assert state.cause is not None
-        assert (state.cause.exception_type, state.cause.message) == ("Boom", "by intent")
-        assert "workloads.py" in state.cause.traceback_text
-        with pytest.raises(workloads.Boom, match="by intent"):
-            state.result()
-
-    @pytest.mark.parametrize("code", [0, 3, "text", None])
-    def test_sys_exit_is_a_failed_outcome(self, runner: CallRunner, code: object) -> None:
-        """`sys.exit` of a task is that task's failure, and the next call runs as ever."""
-        exiting, following = runner.run(runner.call(workloads.call_exit, code), runner.call(workloads.identity, 1))
-
-        assert exiting.state.type is StateType.FAILED
-        assert exiting.state.cause is not None
-        assert exiting.state.cause.exception_type == "SystemExit"
-        assert isinstance(exiting.state.exception(), Exception)
-        assert following.state.result() == 1
-
-    @pytest.mark.parametrize("error", [GeneratorExit("gone"), workloads.Bang("bang")], ids=repr)
-    def test_no_exception_escapes(self, runner: CallRunner, error: BaseException) -> None:
-        """What `except Exception` lets pass is a failed outcome too."""
-        failing, following = runner.run(runner.call(workloads.fail, error), runner.call(workloads.identity, 1))
-
-        assert failing.state.type is StateType.FAILED
-        assert failing.state.cause is not None
-        assert failing.state.cause.exception_type == type(error).__name__
-        assert following.state.result() == 1
-
-    def test_a_keyboard_interrupt_fails_where_it_cannot_be_one(self, runner: CallRunner, executor: Executor) -> None:
-        """A task that raises KeyboardInterrupt elsewhere than in the caller's thread has failed."""
-        if executor.runs_in_caller:
-            pytest.skip("in the caller's thread it cannot be told from Ctrl-C")
-
-        [outcome] = runner.run(runner.call(workloads.fail, KeyboardInterrupt()))
-
-        assert outcome.state.type is StateType.FAILED
-
-    def test_an_exception_that_pickle_cannot_rebuild_is_told(self, runner: CallRunner) -> None:
-        """Such an exception is told in words, and harms nobody."""
-        failing, following = runner.run(runner.call(workloads.two_arguments), runner.call(workloads.identity, 1))
-
-        assert failing.state.message == "Task run encountered an exception: TwoArguments: this and that"
-        assert "this and that" in str(failing.state.exception())
-        assert following.state.result() == 1
-
-    def test_a_result_that_cannot_be_pickled(self, runner: CallRunner, executor: Executor) -> None:
-        """It is given as it is where memory is shared; elsewhere the call has failed, and the message says why."""
-        [outcome] = runner.run(runner.call(workloads.make_locked))
-
-        if executor.shares_memory:
-            assert isinstance(outcome.state.result(), workloads.Locked)
-            assert outcome.result is None
-        else:
-            assert outcome.state.type is StateType.FAILED
-            assert "localflow.testing.workloads.Locked" in outcome.state.message
-
-    def test_a_returned_state_is_passed_on(self, runner: CallRunner) -> None:
-        """A state that a task returns is its state, message and data included."""
-        failed, completed = runner.run(
-            runner.call(workloads.returned_state, "failed"), runner.call(workloads.returned_state, "completed")
-        )
-
-        assert (failed.state.type, failed.state.message) == (StateType.FAILED, "as told")
-        assert (completed.state.type, completed.state.message) == (StateType.COMPLETED, "as told")
-        assert completed.state.result() == [1, 2]
-
-    # -- context -----------------------------------------------------------------------------------------------------
-
-    def test_a_call_knows_its_run(self, runner: CallRunner) -> None:
-        """Inside a call the context tells the task run, its flow run and the attempt."""
-        call = runner.call(workloads.context_facts)._replace(attempt=3)
-
-        [outcome] = runner.run(call)
-
-        run = call.task_run
-        expected = (run.name, "context_facts", run.number, 3, ("contract",), runner.flow_run.id, "brave-otter")
-        assert tuple(outcome.state.result()) == expected
-
-    def test_records_made_in_a_call_travel_with_its_outcome(self, runner: CallRunner) -> None:
-        """What a call appends to its context's records is in the outcome."""
-        call = runner.call(workloads.record_something)
-
-        [outcome] = runner.run(call)
-
-        [change] = outcome.records
-        assert isinstance(change, StateChange)
-        assert (change.run.id, change.type, change.timestamp) == (call.task_run.id, StateType.RUNNING, 12.5)
-
-    def test_context_variables_do_not_leak(self, runner: CallRunner) -> None:
-        """A context variable that one call sets is as it was for all others."""
-        outcomes = runner.run(*(runner.call(workloads.leave_variable) for _ in range(100)))
-
-        assert {outcome.state.result() for outcome in outcomes} == {"untouched"}
+    #: It cannot stop a call, but answers at its timeout and lets it be. Otherwise, unless it `kills_on_timeout`, a call
+    #: past its timeout may be answered when it has returned.
+    gives_up_late_calls: ClassVar[bool] = False
 
     # -- many calls --------------------------------------------------------------------------------------------------
 
@@ -305,6 +108,166 @@ class ExecutorContract:
         seen.append(executor.capacity)
 
         assert all(capacity is None or capacity >= 1 for capacity in seen)
+
+    def test_async_calls_share_a_worker(self, runner: CallRunner, executor: Executor) -> None:
+        """Async calls that are wanted beside the others run all at the same time."""
+        if executor.async_capacity is None:
+            pytest.skip("it runs async calls like any other")
+        count = min(100, executor.async_capacity)
+
+        runner.run(*(runner.call(workloads.identity_later, number, 0.2) for number in range(count)))
+
+        executions = [outcome.execution for outcome in runner.outcomes]
+        last_begin = max(execution.started_at or 0.0 for execution in executions if execution is not None)
+        first_end = min(execution.ended_at or 0.0 for execution in executions if execution is not None)
+        assert last_begin < first_end
+
+    # -- timeouts ----------------------------------------------------------------------------------------------------
+
+    @pytest.mark.parametrize(
+        "task", [workloads.wait_for_file, workloads.block_loop, workloads.ignore_cancel], ids=lambda task: task.__name__
+    )
+    def test_a_call_past_its_timeout_is_timed_out(
+        self, runner: CallRunner, executor: Executor, tmp_path: Path, task: Callable[..., Any]
+    ) -> None:
+        """It is FAILED, named TimedOut, at the deadline if the executor can stop it or give it up."""
+        release = tmp_path / "release"
+        runner.run(runner.call(workloads.identity, 1))
+        call = runner.call(task, str(release), 30.0 if self._is_prompt(executor) else 2 * TIMEOUT)
+        began_at = time.monotonic()
+
+        [outcome] = runner.run(call._replace(timeout_seconds=TIMEOUT))
+        elapsed = time.monotonic() - began_at
+        release.touch()
+
+        state = outcome.state
+        assert (state.type, state.name, state.message) == (StateType.FAILED, TIMED_OUT, MESSAGE)
+        assert isinstance(state.exception(), TimeoutError)
+        assert outcome.execution is not None
+        assert TIMEOUT <= elapsed < 2 * TIMEOUT + LATE
+
+    def test_an_async_call_past_its_timeout_is_cancelled(self, runner: CallRunner) -> None:
+        """On every executor an async call that awaits ends at its deadline."""
+        runner.run(runner.call(workloads.identity_later, 1))
+        began_at = time.monotonic()
+
+        [outcome] = runner.run(runner.call(workloads.identity_later, 1, 30.0)._replace(timeout_seconds=TIMEOUT))
+        elapsed = time.monotonic() - began_at
+
+        assert (outcome.state.name, outcome.state.message) == (TIMED_OUT, MESSAGE)
+        assert TIMEOUT <= elapsed < TIMEOUT + LATE
+
+    def test_a_call_within_its_timeout_is_none_the_wiser(self, runner: CallRunner) -> None:
+        """A timeout that is not reached changes nothing."""
+        calls = [runner.call(workloads.pid, 0.01), runner.call(workloads.identity_later, 1, 0.01)]
+
+        outcomes = runner.run(*(call._replace(timeout_seconds=20.0) for call in calls))
+
+        assert [outcome.state.type for outcome in outcomes] == [StateType.COMPLETED] * 2
+
+    def test_waiting_does_not_count(self, runner: CallRunner, executor: Executor, tmp_path: Path) -> None:
+        """The clock of a call starts when it begins, not when it is queued behind others."""
+        if executor.runs_in_caller:
+            pytest.skip("its calls do not wait")
+        release = tmp_path / "release"
+        blocking = [runner.call(workloads.wait_for_file, str(release)) for _ in range(executor.capacity or 16)]
+        waiting = [runner.call(workloads.identity, n)._replace(timeout_seconds=TIMEOUT) for n in range(4)]
+
+        executor.submit([*blocking, *waiting])
+        time.sleep(2 * TIMEOUT)
+        release.touch()
+        outcomes = runner.wait_for(waiting)
+
+        assert [outcome.state.name for outcome in outcomes] == ["Completed"] * 4
+
+    def test_a_timed_out_call_disturbs_nobody(self, runner: CallRunner, executor: Executor, tmp_path: Path) -> None:
+        """Others run exactly once beside it and after it, and as many at a time as before."""
+        release, log, crowd = tmp_path / "release", tmp_path / "log", tmp_path / "crowd"
+        seconds = 30.0 if self._is_prompt(executor) else 2 * TIMEOUT
+        late = [runner.call(workloads.wait_for_file, str(release), seconds) for _ in range(2)]
+        late = [call._replace(timeout_seconds=TIMEOUT) for call in late]
+        innocent = [runner.call(workloads.note, str(log), str(n), 0.002) for n in range(INNOCENT)]
+
+        outcomes = runner.run(*late, *innocent)
+        meeting = [] if executor.runs_in_caller else [runner.call(workloads.meet, str(crowd), n, 2) for n in "ab"]
+        met = runner.run(*meeting)
+        release.touch()
+        runner.run(runner.call(workloads.identity, 1))
+
+        assert [outcome.state.name for outcome in outcomes] == [TIMED_OUT] * 2 + ["Completed"] * INNOCENT
+        assert sorted(log.read_text().split(), key=int) == [str(number) for number in range(INNOCENT)]
+        assert all(outcome.state.result() for outcome in met)
+        assert len(runner.outcomes) == len({outcome.call_id for outcome in runner.outcomes})
+
+    def test_what_a_timed_out_call_has_said_comes_back(
+        self, runner: CallRunner, executor: Executor, tmp_path: Path
+    ) -> None:
+        """Lines from before the deadline are kept."""
+        seconds = 30.0 if self._is_prompt(executor) else 2 * TIMEOUT
+        call = runner.call(workloads.say_around, "in time", str(tmp_path / "release"), seconds)
+
+        [outcome] = runner.run(call._replace(timeout_seconds=TIMEOUT))
+        said = [line.message for line in runner.lines[call.id]]
+        (tmp_path / "release").touch()
+
+        assert outcome.state.name == TIMED_OUT
+        assert said[0] == "in time, line 0"
+
+    # -- cancelling --------------------------------------------------------------------------------------------------
+
+    def test_a_waiting_call_that_is_cancelled_never_begins(
+        self, runner: CallRunner, executor: Executor, tmp_path: Path
+    ) -> None:
+        """It is answered as CANCELLED, and the calls around it run as ever."""
+        if executor.runs_in_caller or not self._can_cancel(executor):
+            pytest.skip("it cannot cancel calls")
+        release, log = tmp_path / "release", tmp_path / "log"
+        blocking = [runner.call(workloads.wait_for_file, str(release)) for _ in range(executor.capacity or 16)]
+        waiting = [runner.call(workloads.note, str(log), str(number)) for number in range(3)]
+
+        executor.submit([*blocking, *waiting])
+        executor.cancel([waiting[1].id])
+        release.touch()
+        outcomes = runner.wait_for([*blocking, *waiting])
+
+        types = [outcome.state.type for outcome in outcomes[-3:]]
+        assert types == [StateType.COMPLETED, StateType.CANCELLED, StateType.COMPLETED]
+        assert {outcome.state.type for outcome in outcomes[:-3]} == {StateType.COMPLETED}
+        assert sorted(log.read_text().split()) == ["0", "2"]
+
+    @pytest.mark.parametrize("task", [workloads.begin_and_wait, workloads.begin_and_wait_later], ids=["sync", "async"])
+    def test_a_running_call_that_is_cancelled(
+        self, runner: CallRunner, executor: Executor, tmp_path: Path, task: Callable[..., Any]
+    ) -> None:
+        """It ends CANCELLED if it can be stopped, and goes on if not; in both cases it is answered once."""
+        if executor.runs_in_caller or not self._can_cancel(executor):
+            pytest.skip("it cannot cancel calls")
+        begun, release = tmp_path / "begun", tmp_path / "release"
+        call = runner.call(task, str(begun), str(release))
+        can_stop = executor.kills_on_timeout or (call.is_async and executor.async_capacity is not None)
+
+        runner.submit(call)
+        _eventually(begun.exists)
+        executor.cancel([call.id])
+        if not can_stop:
+            release.touch()
+        [outcome] = runner.wait_for([call])
+        following = runner.run(runner.call(workloads.identity, 1), runner.call(workloads.identity_later, 2))
+
+        assert outcome.state.type is (StateType.CANCELLED if can_stop else StateType.COMPLETED)
+        assert [outcome.state.result() for outcome in following] == [1, 2]
+        assert len(runner.outcomes) == 3
+
+    def test_cancelling_what_has_ended_is_harmless(self, runner: CallRunner, executor: Executor) -> None:
+        """Calls that have been answered, or were never submitted, are passed over."""
+        ended, never = runner.call(workloads.identity, 1), runner.call(workloads.identity, 2)
+        runner.run(ended)
+
+        executor.cancel([ended.id, never.id])
+        [outcome] = runner.run(runner.call(workloads.identity, 3))
+
+        assert outcome.state.result() == 3
+        assert len(runner.outcomes) == 2
 
     # -- start and shutdown ------------------------------------------------------------------------------------------
 
@@ -386,6 +349,13 @@ class ExecutorContract:
         assert {outcome.state.type for outcome in outcomes} == {StateType.COMPLETED}
         assert sorted(log.read_text().split(), key=int) == [str(number) for number in range(INNOCENT)]
         assert len(runner.outcomes) == INNOCENT + 1
+
+    def _is_prompt(self, executor: Executor) -> bool:
+        return executor.kills_on_timeout or self.gives_up_late_calls
+
+    @staticmethod
+    def _can_cancel(executor: Executor) -> bool:
+        return type(executor).cancel is not Executor.cancel
 
 
 def _eventually(condition: Callable[[], bool]) -> None:

@@ -9,10 +9,14 @@ import sys
 import time
 from contextvars import ContextVar
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import TYPE_CHECKING, Any, NoReturn
 
 from localflow.context import TaskContext, current_run
+from localflow.records import LogLine
 from localflow.states import Completed, Failed, State, StateType
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator, Iterator
 
 #: What `leave_variable` leaves.
 variable: ContextVar[str] = ContextVar("variable", default="untouched")
@@ -45,6 +49,24 @@ def identity(value: object = None, **others: object) -> Any:
     return others or value
 
 
+async def identity_later(value: object = None, seconds: float = 0.0) -> object:
+    """Return the argument after a while in which the loop is free."""
+    await _sleep(seconds)
+    return value
+
+
+def count_up(count: int) -> Iterator[int]:
+    """Yield the numbers below `count`."""
+    yield from range(count)
+
+
+async def count_up_later(count: int) -> AsyncIterator[int]:
+    """Yield the numbers below `count`, the loop being free in between."""
+    for number in range(count):
+        await _sleep(0.0)
+        yield number
+
+
 def total(*values: int, start: int = 0) -> int:
     """Return the sum."""
     return sum(values, start)
@@ -57,6 +79,12 @@ def type_name(value: object) -> str:
 
 def fail(error: BaseException) -> NoReturn:
     """Raise the argument."""
+    raise error
+
+
+async def fail_later(error: BaseException) -> NoReturn:
+    """Raise the argument after a while."""
+    await _sleep(0.0)
     raise error
 
 
@@ -96,6 +124,12 @@ def context_facts() -> tuple[str, str, int, int, tuple[str, ...], str, str]:
     return run.name, run.task, run.number, context.attempt, run.tags, run.flow_run.id, run.flow_run.name
 
 
+async def context_facts_later() -> tuple[str, str, int, int, tuple[str, ...], str, str]:
+    """Return what a task can know of itself, after a while."""
+    await _sleep(0.0)
+    return context_facts()
+
+
 def record_something() -> None:
     """Record a state change of this run, as a flow that is called in a task does for its own."""
     from localflow.records import StateChange
@@ -110,6 +144,39 @@ def leave_variable() -> str:
     before = variable.get()
     variable.set("touched")
     return before
+
+
+async def leave_variable_later() -> str:
+    """Return a context variable as it was, and set it while others run."""
+    before = leave_variable()
+    await _sleep(0.001)
+    return before
+
+
+def say(text: str, count: int = 1) -> None:
+    """Say so many lines."""
+    for number in range(count):
+        _say_line(text, number)
+
+
+async def say_later(text: str, count: int = 1) -> None:
+    """Say so many lines, the loop being free in between."""
+    for number in range(count):
+        _say_line(text, number)
+        await _sleep(0.0)
+
+
+def say_and_fail(text: str) -> NoReturn:
+    """Say a line, then raise."""
+    _say_line(text, 0)
+    raise Boom(text)
+
+
+def say_around(text: str, path: str, seconds: float) -> None:
+    """Say a line, wait for a file, and say another one."""
+    _say_line(text, 0)
+    wait_for_file(path, seconds)
+    _say_line(text, 1)
 
 
 def note(path: str, text: str, seconds: float = 0.0) -> str:
@@ -137,6 +204,52 @@ def wait_for_file(path: str, seconds: float = 30.0) -> bool:
     return False
 
 
+async def block_loop(path: str, seconds: float = 30.0) -> bool:
+    """Return whether the file has appeared in that time; meanwhile no other coroutine gets a turn."""
+    return wait_for_file(path, seconds)
+
+
+async def ignore_cancel(path: str, seconds: float = 30.0) -> bool:
+    """Return whether the file has appeared in that time; being cancelled changes nothing."""
+    import asyncio
+
+    deadline = time.monotonic() + seconds
+    while time.monotonic() < deadline:
+        try:
+            await asyncio.sleep(0.005)
+        except asyncio.CancelledError:
+            continue
+        if Path(path).exists():
+            return True
+    return False
+
+
+def begin_and_wait(begun: str, release: str, seconds: float = 30.0) -> bool:
+    """Note that the call has begun, then wait for a file."""
+    note(begun, "begun")
+    return wait_for_file(release, seconds)
+
+
+async def begin_and_wait_later(begun: str, release: str, seconds: float = 30.0) -> bool:
+    """Note that the call has begun, then wait for a file, the loop being free."""
+    note(begun, "begun")
+    deadline = time.monotonic() + seconds
+    while time.monotonic() < deadline and not Path(release).exists():
+        await _sleep(0.005)
+    return Path(release).exists()
+
+
+def meet(path: str, name: str, count: int) -> bool:
+    """Return whether so many calls with different names have met, that is, were running at the same time."""
+    note(path, name)
+    deadline = time.monotonic() + 10
+    while time.monotonic() < deadline:
+        if len(set(Path(path).read_text().split())) >= count:
+            return True
+        time.sleep(0.005)
+    return False
+
+
 def end_process(status: int) -> NoReturn:
     """End the process at once."""
     os._exit(status)
@@ -151,3 +264,15 @@ def kill_process(signum: int = signal.SIGKILL) -> None:
 def read_null() -> None:
     """Read memory at address 0."""
     ctypes.string_at(0)
+
+
+def _say_line(text: str, number: int) -> None:
+    context = current_run()
+    assert context is not None
+    context.log(LogLine(time.time(), 20, "contract", f"{text}, line {number}"))
+
+
+async def _sleep(seconds: float) -> None:
+    import asyncio  # workers import this module, most of them for tasks that are not async
+
+    await asyncio.sleep(seconds)
