@@ -12,22 +12,17 @@ from typing import TYPE_CHECKING, Annotated, Literal
 import pytest
 
 import localflow
+from localflow.builtin.memory import MemoryStateStore
 from localflow.errors import ConfigError, CorruptStoreError, LocalflowError, PluginError, StoreError, UnknownPluginError
 from localflow.hookspecs import hookimpl
-from localflow.interfaces import (
-    AtLeast,
-    Executor,
-    Notifier,
-    StateStore,
-    StateType,
-)
+from localflow.interfaces import AtLeast, Executor, Notifier, StateType
 from localflow.plugins import Plugins, Source
 from localflow.project import Project, Shown
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator, Mapping, Sequence
+    from collections.abc import Callable, Mapping, Sequence
 
-    from localflow.interfaces import Call, FlowRunSummary, Payload, Record, Report, StateChange
+    from localflow.interfaces import Call, Report, StateChange
 
 FILE = Path("localflow.toml")
 INSTALLED = "installed: absent, fragile, plain, pool"
@@ -63,34 +58,17 @@ class PoolExecutor(PlainExecutor):
         self.options = {key: value for key, value in locals().items() if key not in ("self", "__class__")}
 
 
-class FileStore(StateStore):
+class FileStore(MemoryStateStore):
     """A store with a path."""
 
     def __init__(self, path: Path = Path(".localflow/x.db"), password: str = "") -> None:
         self.path, self.password = path, password
+        super().__init__()
 
     @property
     def location(self) -> str:
         """Return the path."""
         return str(self.path)
-
-    def append(self, records: Sequence[Record]) -> None:
-        """Do nothing."""
-
-    def list_flow_runs(self, limit: int | None = None) -> list[FlowRunSummary]:
-        """Return no runs."""
-        return []
-
-    def read(self, flow_run_id: str) -> Iterator[Record]:
-        """Yield no records."""
-        return iter(())
-
-    def load_result(self, flow_run_id: str, number: int) -> Payload | None:
-        """Return no result."""
-        return None
-
-    def close(self) -> None:
-        """Do nothing."""
 
 
 class HookNotifier(Notifier):

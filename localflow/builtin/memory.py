@@ -9,16 +9,18 @@ from typing import TYPE_CHECKING
 from localflow.builtin.storage.failures import not_a_record, not_recorded, recorded_already
 from localflow.builtin.storage.lifetime import Lifetime
 from localflow.builtin.storage.summary import summarise
-from localflow.interfaces import FlowRun, StateChange, StateStore, TaskRun
+from localflow.interfaces import FlowRun, LogEntry, StateChange, StateStore, TaskRun
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
 
-    from localflow.interfaces import CachedResult, FlowRunSummary, LogEntry, Payload, Record
+    from localflow.interfaces import CachedResult, FlowRunSummary, Payload, Record
 
 
 class MemoryStateStore(StateStore):
     """Keeps records in lists, for tests and for flows whose history nobody asks for."""
+
+    survives = False
 
     def __init__(self) -> None:
         self._lock = threading.Lock()
@@ -40,6 +42,8 @@ class MemoryStateStore(StateStore):
                     self._runs[record.id] = _RecordedRun(record)
                 elif isinstance(record, TaskRun):
                     self._runs[record.flow_run.id].task_runs.append(record)
+                elif isinstance(record, LogEntry):
+                    self._runs[record.run.flow_run.id].log.append(record)
                 else:
                     self._runs[record.run.flow_run.id].add_change(record)
 
@@ -71,8 +75,11 @@ class MemoryStateStore(StateStore):
         return None
 
     def read_logs(self, flow_run_id: str, after: int = 0) -> Iterator[tuple[int, LogEntry]]:
-        """Yield a flow run's log entries after a position, with theirs."""
-        return iter(())
+        """Yield a flow run's log entries after a position, with theirs, all as of one instant."""
+        with self._lock:
+            self._lifetime.check()
+            run = self._runs.get(flow_run_id)
+            return enumerate(run.log[after:] if run else [], after + 1)
 
     def close(self) -> None:
         """Let the records go."""
@@ -88,7 +95,7 @@ class MemoryStateStore(StateStore):
                     raise recorded_already(record.id)
                 added.add(record.id)
                 continue
-            if not isinstance(record, (TaskRun, StateChange)):
+            if not isinstance(record, (TaskRun, StateChange, LogEntry)):
                 raise not_a_record(record)
             run = record.flow_run if isinstance(record, TaskRun) else record.run.flow_run
             if run.id not in added and run.id not in self._runs:
@@ -102,6 +109,7 @@ class _RecordedRun:
         self.changes: list[StateChange] = []
         self.flow_changes: list[StateChange] = []
         self.results: dict[int, Payload] = {}
+        self.log: list[LogEntry] = []
 
     def add_change(self, change: StateChange) -> None:
         if change.result is not None:

@@ -28,13 +28,14 @@ if TYPE_CHECKING:
     from localflow.interfaces import CachedResult, FlowRunSummary, LogEntry, Payload, Record
 
 _MAX_KEYS = 10_000
+_NOTHING_MORE = (None, None, None, None)  # the last fields of most state changes: execution, cause, result, cache
 
 _ADD_FLOW_RUN = """
     INSERT INTO flow_runs (id, name, flow, created_at, root_id, parent_id, parameters, entry_point, executor, versions,
-                           host, pid, arguments_format, arguments)
-    VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)
+                           host, pid, tags, arguments_format, arguments)
+    VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)
 """
-_ADD_TASK_RUN = "INSERT INTO task_runs VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?)"
+_ADD_TASK_RUN = "INSERT INTO task_runs VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)"
 # Most state changes say nothing beyond these columns, and what is not bound takes no time.
 _ADD_PLAIN_CHANGE = """
     INSERT INTO state_changes (flow_run, number, sequence, type, name, message, timestamp, previous, attempt)
@@ -42,32 +43,30 @@ _ADD_PLAIN_CHANGE = """
 """
 _ADD_FULL_CHANGE = "INSERT INTO state_changes VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)"
 _ADD_LARGE_RESULT = "INSERT INTO large_results VALUES (?, ?, ?, ?)"
+_ADD_CACHE_ENTRY = "INSERT INTO cache_entries (key, expires_at, flow_run, number, sequence) VALUES (?, ?, ?, ?, ?)"
 
 _FIND_FLOW_RUN = "SELECT key FROM flow_runs WHERE id = ?"
 _READ_FLOW_RUNS = """
     SELECT key, id, name, flow, created_at, root_id, parent_id, parameters, entry_point, executor, versions, host, pid,
-           arguments_format, arguments
+           tags, arguments_format, arguments
     FROM flow_runs ORDER BY key DESC LIMIT ?
 """
 _READ_FLOW_RUN = """
     SELECT key, id, name, flow, created_at, root_id, parent_id, parameters, entry_point, executor, versions, host, pid,
-           arguments_format, arguments
+           tags, arguments_format, arguments
     FROM flow_runs WHERE id = ?
 """
 _READ_TASK_RUNS = """
-    SELECT number, name, task, ordinal, created_at, upstreams, tags, version
+    SELECT number, name, task, ordinal, created_at, upstreams, tags, version, map_number, map_index
     FROM task_runs WHERE flow_run = ? ORDER BY number
 """
-_READ_CHANGES = """
+_SELECT_CHANGES = """
     SELECT number, sequence, type, name, message, timestamp, previous, attempt,
-           worker, pid, started_at, ended_at, cpu_seconds, peak_rss_bytes, cause
-    FROM state_changes WHERE flow_run = ? ORDER BY number, sequence
+           worker, pid, started_at, ended_at, cpu_seconds, peak_rss_bytes, cause, key, expires_at
+    FROM state_changes LEFT JOIN cache_entries USING (flow_run, number, sequence)
 """
-_READ_FLOW_CHANGES = """
-    SELECT number, sequence, type, name, message, timestamp, previous, attempt,
-           worker, pid, started_at, ended_at, cpu_seconds, peak_rss_bytes, cause
-    FROM state_changes WHERE flow_run = ? AND number = 0 ORDER BY sequence
-"""
+_READ_CHANGES = _SELECT_CHANGES + "WHERE flow_run = ? ORDER BY number, sequence"
+_READ_FLOW_CHANGES = _SELECT_CHANGES + "WHERE flow_run = ? AND number = 0 ORDER BY sequence"
 _READ_RESULT = """
     SELECT result_format, coalesce(result, (
         SELECT data FROM large_results AS large
@@ -166,18 +165,22 @@ class SqliteStateStore(StateStore):
         plain_changes: list[Row] = []
         full_changes: list[Row] = []
         large_results: list[Row] = []
+        cache_entries: list[Row] = []
         begin(self._cursor)
         for record in records:
             if isinstance(record, StateChange):
                 flow_run = record.run.flow_run
                 key = key_of(flow_run.id) or self._find_key(flow_run)
-                if record.execution is None and record.cause is None and record.result is None:
+                if record[8:] == _NOTHING_MORE:
                     plain_changes.append(rows.plain_change_row(key, record))
                     continue
                 full_changes.append(rows.full_change_row(key, record))
                 large_result = rows.large_result_row(key, record)
                 if large_result is not None:
                     large_results.append(large_result)
+                cache_entry = rows.cache_row(key, record)
+                if cache_entry is not None:
+                    cache_entries.append(cache_entry)
             elif isinstance(record, TaskRun):
                 key = key_of(record.flow_run.id) or self._find_key(record.flow_run)
                 task_runs.append(rows.task_run_row(key, record))
@@ -191,6 +194,7 @@ class SqliteStateStore(StateStore):
             (_ADD_PLAIN_CHANGE, plain_changes),
             (_ADD_FULL_CHANGE, full_changes),
             (_ADD_LARGE_RESULT, large_results),
+            (_ADD_CACHE_ENTRY, cache_entries),
         ):
             if added:
                 self._cursor.executemany(statement, map(box, added) if box else added)

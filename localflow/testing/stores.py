@@ -19,6 +19,7 @@ import pytest
 
 from localflow.errors import StoreError
 from localflow.interfaces import (
+    CacheEntry,
     Cause,
     Execution,
     FlowRun,
@@ -184,6 +185,7 @@ class StateStoreContract:
             versions={"localflow": "0.1.0", "python": "3.11.7"},
             host="here",
             pid=4321,
+            tags=("nightly", "", "two\nlines"),
         )
 
         store.append([flow_run])
@@ -196,23 +198,31 @@ class StateStoreContract:
         first = make_task_run(flow_run, 1, version="2", tags=("database", "slow"))
         second = make_task_run(flow_run, 2, upstreams=(first.id, "another-run-7"))
         tenth = make_task_run(flow_run, 10, upstreams=("",), tags=("two\nlines",))
+        mapped = make_task_run(flow_run, 11, map_number=2, map_index=7)
 
-        store.append([flow_run, tenth])
+        store.append([flow_run, mapped, tenth])
         store.append([second, first])
 
-        assert list(store.read(flow_run.id)) == [flow_run, first, second, tenth]
+        assert list(store.read(flow_run.id)) == [flow_run, first, second, tenth, mapped]
 
     def test_state_changes_are_read_in_sequence_after_the_runs(self, store: StateStore) -> None:
         """Every field of a state change is kept but the result; the changes of a run come in their sequence."""
         flow_run = make_flow_run()
         task_run = make_task_run(flow_run)
         changes = [
-            make_running(flow_run),
+            make_running(flow_run, cache=CacheEntry("never")),
             make_running(task_run),
-            make_completed(task_run, execution=Execution()),
+            make_completed(task_run, execution=Execution(), cache=CacheEntry("load-v1", 1700000060.5)),
             make_completed(task_run, 3, type=StateType.FAILED, name="TimedOut", attempt=2, cause=Cause("exception")),
         ]
-        cause = Cause("worker", "ValueError", "boom", "Traceback:\n  boom", signal=9, exit_code=-9, pid=77)
+        cause = Cause(
+            *("worker", "ValueError", "boom", "Traceback:\n  boom"),
+            signal=9,
+            exit_code=-9,
+            pid=77,
+            full_traceback_text="Traceback:\n  engine\n  boom",
+            arguments={"rows": "[1, 2, ...]", "": "None"},
+        )
         failed = make_completed(
             flow_run, type=StateType.FAILED, name="Failed", message="1/1 states failed.", cause=cause
         )
@@ -252,15 +262,18 @@ class StateStoreContract:
     def test_any_text_is_read_back(self, store: StateStore) -> None:
         """Names, messages and whatever else is text may be any text at all."""
         for text in ODD_TEXTS:
-            flow_run = make_flow_run(name=text, flow=text, entry_point=text, host=text, versions={text: text})
+            flow_run = make_flow_run(
+                name=text, flow=text, entry_point=text, host=text, versions={text: text}, tags=(text, text)
+            )
             task_run = make_task_run(flow_run, name=text, task=text, upstreams=(text,), tags=(text, text), version=text)
-            cause = Cause("exception", text, text, text)
+            cause = Cause("exception", text, text, text, full_traceback_text=text, arguments={text: text})
             odd: dict[str, Any] = {
                 "name": text,
                 "message": text,
                 "previous": text,
                 "cause": cause,
                 "execution": Execution(text),
+                "cache": CacheEntry(text),
             }
             change = make_running(task_run, **odd)
 
@@ -297,7 +310,8 @@ class StateStoreContract:
         task_run = make_task_run(flow_run, created_at=nan)
         executions = [Execution("main", 1, nan), Execution("main", 1, None, nan), Execution("main", 1, None, None, nan)]
         changes = [make_running(task_run, number, execution=item) for number, item in enumerate(executions, 1)]
-        records: list[Record] = [flow_run, task_run, *changes, make_running(task_run, 4, timestamp=nan)]
+        cached = make_running(task_run, 5, cache=CacheEntry("key", nan))
+        records: list[Record] = [flow_run, task_run, *changes, make_running(task_run, 4, timestamp=nan), cached]
 
         for record in records:
             store.append([record])

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from localflow.builtin.json_files import JsonStateStore
 from localflow.builtin.memory import MemoryStateStore
 from localflow.builtin.sqlite import SqliteStateStore
-from localflow.interfaces import Cause, Execution, FlowRun, Payload, StateChange, StateType, TaskRun
+from localflow.interfaces import CacheEntry, Cause, Execution, FlowRun, Payload, StateChange, StateType, TaskRun
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -42,7 +42,9 @@ executions = st.builds(
     st.none() | integers,
 )
 numbers = st.none() | integers
-causes = st.builds(Cause, texts, texts, texts, texts, numbers, numbers, numbers)
+text_dicts = st.dictionaries(texts, texts, max_size=3)
+causes = st.builds(Cause, texts, texts, texts, texts, numbers, numbers, numbers, texts, text_dicts)
+cache_entries = st.builds(CacheEntry, texts, st.none() | floats)
 
 
 @st.composite
@@ -54,7 +56,7 @@ def flow_trees(draw: st.DrawFn) -> list[list[Record]]:
     records: list[Record] = [root, child]
     runs: list[FlowRun | TaskRun] = [root, child]
     for number, flow_run in enumerate(draw(st.lists(st.sampled_from([root, child]), max_size=3)), 1):
-        task_run = TaskRun(flow_run, number, draw(texts), draw(texts), draw(integers), draw(floats), *draw_three(draw))
+        task_run = draw(task_runs(flow_run, number))
         runs.append(task_run)
         records.append(task_run)
     sequences = dict.fromkeys(range(len(runs)), 0)
@@ -65,9 +67,22 @@ def flow_trees(draw: st.DrawFn) -> list[list[Record]]:
     return [records[:cut], records[cut:]]
 
 
-def draw_three(draw: st.DrawFn) -> tuple[Any, ...]:
-    """Draw the upstreams, tags and version of a task run."""
-    return draw(text_tuples), draw(text_tuples), draw(texts)
+def task_runs(flow_run: FlowRun, number: int) -> st.SearchStrategy[TaskRun]:
+    """Draw a task run of a flow run."""
+    return st.builds(
+        TaskRun,
+        st.just(flow_run),
+        st.just(number),
+        texts,
+        texts,
+        integers,
+        floats,
+        text_tuples,
+        text_tuples,
+        texts,
+        st.just(0) | integers,
+        st.just(0) | integers,
+    )
 
 
 def flow_runs(id: str, root_id: str, parent_ids: st.SearchStrategy[str | None]) -> st.SearchStrategy[FlowRun]:
@@ -84,9 +99,10 @@ def flow_runs(id: str, root_id: str, parent_ids: st.SearchStrategy[str | None]) 
         st.none() | payloads,
         texts,
         texts,
-        st.dictionaries(texts, texts, max_size=3),
+        text_dicts,
         texts,
         integers,
+        text_tuples,
     )
 
 
@@ -105,6 +121,7 @@ def changes(run: FlowRun | TaskRun, sequence: int) -> st.SearchStrategy[StateCha
         st.none() | executions,
         st.none() | causes,
         st.none() | payloads,
+        st.none() | cache_entries,
     )
 
 

@@ -14,7 +14,7 @@ from localflow.builtin.process.transport import OUTCOME, frame
 from localflow.calls import Outcome
 from localflow.errors import UnpicklableError
 from localflow.payloads import Packed, Payload, pack, pickle_value, type_name
-from localflow.records import Execution, FlowRun, StateChange, TaskRun
+from localflow.records import CacheEntry, Execution, FlowRun, LogEntry, StateChange, TaskRun
 from localflow.states import Cause, Returned, State, StateType
 
 if TYPE_CHECKING:
@@ -23,8 +23,8 @@ if TYPE_CHECKING:
     from localflow.records import Record
 
 _CHAIN_LIMIT = 16
-_RECORD_KINDS: dict[str, type[Any]] = {kind.__name__: kind for kind in (FlowRun, TaskRun, StateChange)}
-_PART_KINDS: dict[str, type[Any]] = {kind.__name__: kind for kind in (Execution, Cause, Payload)}
+_RECORD_KINDS: dict[str, type[Any]] = {kind.__name__: kind for kind in (FlowRun, TaskRun, StateChange, LogEntry)}
+_PART_KINDS: dict[str, type[Any]] = {kind.__name__: kind for kind in (Execution, Cause, Payload, CacheEntry)}
 _KINDS = {**_RECORD_KINDS, **_PART_KINDS}
 _TYPES = {type.value: type for type in StateType}
 
@@ -32,14 +32,13 @@ _TYPES = {type.value: type for type in StateType}
 # -- in a worker -----------------------------------------------------------------------------------------------------
 
 
-def outcome_frame(number: int, task: str, outcome: Outcome, value: object) -> bytes:
+def outcome_frame(number: int, task: str, outcome: Outcome) -> bytes:
     """Return the frame for an outcome; a result that cannot travel makes it FAILED.
 
     Args:
         number: the number of the call on its way.
         task: the task's name, for messages.
         outcome: how the call ended.
-        value: what the task returned, if it did.
     """
     state, payload = outcome.state, outcome.result
     if payload is None:
@@ -47,7 +46,7 @@ def outcome_frame(number: int, task: str, outcome: Outcome, value: object) -> by
             payload = _pack_data(state)
         except BaseException as error:  # pickling runs code of the user's, which may call sys.exit()
             if state.type is StateType.COMPLETED:
-                state = unsendable(result_message(task, value, error))
+                state = unsendable(result_message(task, state.packed_data, error))
                 payload = _pack_data(state)
     cause = None if state.cause is None else tuple(state.cause)
     execution = None if outcome.execution is None else tuple(outcome.execution)

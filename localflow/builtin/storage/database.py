@@ -1,7 +1,8 @@
 """The SQLite file of a state store: made whole or not at all, looked at before it is used, never repaired or replaced.
 
 A flow run's id is stored once, in `flow_runs`; all other rows have its small integer key instead, so that they are
-short and the rows of one run are neighbours. A result of more than a few bytes lies apart for the same reason.
+short and the rows of one run are neighbours. A result of more than a few bytes lies apart for the same reason, and a
+cache entry, which few state changes have, does so too.
 """
 
 from __future__ import annotations
@@ -51,6 +52,7 @@ CREATE TABLE flow_runs (
     versions TEXT NOT NULL,
     host TEXT NOT NULL,
     pid INTEGER NOT NULL,
+    tags TEXT,
     arguments_format TEXT,
     arguments BLOB
 );
@@ -64,6 +66,8 @@ CREATE TABLE task_runs (
     upstreams TEXT,
     tags TEXT,
     version TEXT NOT NULL,
+    map_number INTEGER NOT NULL,
+    map_index INTEGER NOT NULL,
     PRIMARY KEY (flow_run, number)
 ) WITHOUT ROWID;
 CREATE TABLE state_changes (
@@ -93,6 +97,27 @@ CREATE TABLE large_results (
     sequence INTEGER NOT NULL,
     data BLOB NOT NULL,
     PRIMARY KEY (flow_run, number, sequence)
+) WITHOUT ROWID;
+CREATE TABLE cache_entries (
+    entry INTEGER PRIMARY KEY,
+    key TEXT NOT NULL,
+    expires_at REAL,
+    flow_run INTEGER NOT NULL,
+    number INTEGER NOT NULL,
+    sequence INTEGER NOT NULL,
+    UNIQUE (flow_run, number, sequence)
+);
+CREATE INDEX cache_entries_by_key ON cache_entries (key);
+CREATE TABLE log_entries (
+    flow_run INTEGER NOT NULL,
+    position INTEGER NOT NULL,
+    number INTEGER NOT NULL,
+    attempt INTEGER NOT NULL,
+    timestamp REAL NOT NULL,
+    level INTEGER NOT NULL,
+    source TEXT NOT NULL,
+    message TEXT NOT NULL,
+    PRIMARY KEY (flow_run, position)
 ) WITHOUT ROWID;
 PRAGMA journal_mode = WAL;
 """

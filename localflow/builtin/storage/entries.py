@@ -6,7 +6,17 @@ import base64
 from typing import TYPE_CHECKING, Any, TypeAlias
 
 from localflow.builtin.storage.failures import not_a_record
-from localflow.interfaces import Cause, Execution, FlowRun, Payload, StateChange, StateType, TaskRun
+from localflow.interfaces import (
+    CacheEntry,
+    Cause,
+    Execution,
+    FlowRun,
+    LogEntry,
+    Payload,
+    StateChange,
+    StateType,
+    TaskRun,
+)
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -18,7 +28,7 @@ Entry: TypeAlias = "dict[str, Any]"
 
 def flow_run_of(record: Record) -> FlowRun:
     """Return the flow run that a record belongs to; raises StoreError for anything that is no record."""
-    if isinstance(record, StateChange):
+    if isinstance(record, (StateChange, LogEntry)):
         return record.run.flow_run
     if isinstance(record, (TaskRun, FlowRun)):
         return record.flow_run
@@ -30,7 +40,14 @@ def entry_of(record: Record, keep: Callable[[str, Payload], Entry]) -> Entry:
     if isinstance(record, StateChange):
         return _state_entry(record, keep)
     if isinstance(record, TaskRun):
-        return {"kind": "task_run", **record._asdict(), "flow_run": record.flow_run.id}
+        entry = {"kind": "task_run", **record._asdict(), "flow_run": record.flow_run.id}
+        if not record.map_number and not record.map_index:  # as most are not
+            del entry["map_number"], entry["map_index"]
+        return entry
+    if isinstance(record, LogEntry):
+        fields = record._asdict()
+        run = fields.pop("run")
+        return {"kind": "log", "flow_run": run.flow_run.id, "number": run.number, **fields}
     entry = {"kind": "flow_run", **record._asdict()}
     entry["parameters"], entry["versions"] = dict(record.parameters), dict(record.versions)
     if record.arguments is not None:
@@ -55,9 +72,23 @@ def _state_entry(change: StateChange, keep: Callable[[str, Payload], Entry]) -> 
     if change.execution is not None:
         entry["execution"] = change.execution._asdict()
     if change.cause is not None:
-        entry["cause"] = change.cause._asdict()
+        entry["cause"] = cause_entry(change.cause)
     if change.result is not None:
         entry["result"] = keep(f"{run.flow_run.id}-{run.number}-{change.sequence}", change.result)
+    if change.cache is not None:
+        entry["cache"] = change.cache._asdict()
+    return entry
+
+
+def cause_entry(cause: Cause) -> Entry:
+    """Return a cause as a JSON object, without those of the long fields that are empty."""
+    entry = cause._asdict()
+    if not cause.full_traceback_text:
+        del entry["full_traceback_text"]
+    if cause.arguments:
+        entry["arguments"] = dict(cause.arguments)
+    else:
+        del entry["arguments"]
     return entry
 
 
@@ -85,19 +116,21 @@ class EntryReader:
         self._load = load
         self._runs: dict[tuple[str, int], FlowRun | TaskRun] = {}
 
-    def record(self, entry: Entry) -> FlowRun | TaskRun | StateChange:
+    def record(self, entry: Entry) -> Record:
         """Return the record of an entry; raises KeyError, TypeError or ValueError where it makes no sense."""
         fields = entry.copy()
         kind = fields.pop("kind")
         if kind == "state":
             return self._state_change(fields)
+        if kind == "log":
+            return LogEntry(self._runs[fields.pop("flow_run"), fields.pop("number")], **fields)
         run = self._flow_run(fields) if kind == "flow_run" else self._task_run(fields)
         self._runs[run.flow_run.id, run.number] = run
         return run
 
     def _flow_run(self, fields: Entry) -> FlowRun:
-        arguments = fields.pop("arguments")
-        return FlowRun(**fields, arguments=None if arguments is None else self._load(arguments))
+        arguments, tags = fields.pop("arguments"), fields.pop("tags")
+        return FlowRun(**fields, arguments=None if arguments is None else self._load(arguments), tags=tuple(tags))
 
     def _task_run(self, fields: Entry) -> TaskRun:
         flow_run, upstreams, tags = (fields.pop(name) for name in ("flow_run", "upstreams", "tags"))
@@ -106,11 +139,13 @@ class EntryReader:
     def _state_change(self, fields: Entry) -> StateChange:
         fields.pop("result", None)
         run = self._runs[fields.pop("flow_run"), fields.pop("number")]
-        type, execution, cause = StateType(fields.pop("type")), fields.pop("execution", None), fields.pop("cause", None)
+        type = StateType(fields.pop("type"))
+        execution, cause, cache = (fields.pop(name, None) for name in ("execution", "cause", "cache"))
         return StateChange(
             run,
             type=type,
             **fields,
             execution=None if execution is None else Execution(**execution),
             cause=None if cause is None else Cause(**cause),
+            cache=None if cache is None else CacheEntry(**cache),
         )

@@ -59,7 +59,7 @@ def recorded_already(flow_run_id: str) -> StoreError:
 
 def not_a_record(value: object) -> StoreError:
     """Return the StoreError for something else among records."""
-    return StoreError(f"a state store keeps FlowRun, TaskRun and StateChange records, not {value!r}")
+    return StoreError(f"a state store keeps FlowRun, TaskRun, StateChange and LogEntry records, not {value!r}")
 
 
 def _free_bytes(path: Path) -> int | str:

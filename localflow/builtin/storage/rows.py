@@ -10,7 +10,8 @@ import math
 from typing import TYPE_CHECKING, Any, TypeAlias
 
 from localflow.builtin.storage.encoding import from_json, is_unicode, to_json
-from localflow.interfaces import Cause, Execution, FlowRun, Payload, StateChange, StateType, TaskRun
+from localflow.builtin.storage.entries import cause_entry
+from localflow.interfaces import CacheEntry, Cause, Execution, FlowRun, Payload, StateChange, StateType, TaskRun
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
@@ -28,33 +29,34 @@ def flow_run_row(run: FlowRun) -> Row:
     """Return the row of a flow run, boxed where it must be."""
     parameters, versions = to_json(dict(run.parameters)), to_json(dict(run.versions))
     start = (run.id, run.name, run.flow, run.created_at, run.root_id, run.parent_id, parameters)
-    return boxed((*start, run.entry_point, run.executor, versions, run.host, run.pid, *(run.arguments or (None, None))))
+    end = (run.entry_point, run.executor, versions, run.host, run.pid, _joined(run.tags))
+    return boxed((*start, *end, *(run.arguments or (None, None))))
 
 
 def flow_run_of(row: Iterable[Any]) -> FlowRun:
     """Return the flow run of a row."""
     *columns, arguments = row  # the arguments are a BLOB of their own right
     id, name, flow, created_at, root_id, parent_id, parameters, *end, format = map(_unboxed, columns)
-    entry_point, executor, versions, host, pid = end
+    entry_point, executor, versions, host, pid, tags = end
     payload = None if format is None else Payload(format, arguments)
     start = (id, name, flow, created_at, root_id, parent_id, from_json(parameters), payload)
-    return FlowRun(*start, entry_point, executor, from_json(versions), host, pid)
+    return FlowRun(*start, entry_point, executor, from_json(versions), host, pid, _split(tags))
 
 
 def task_run_row(key: int, run: TaskRun) -> Row:
     """Return the row of a task run; `key` is that of its flow run."""
-    _, number, name, task, ordinal, created_at, upstreams, tags, version, _, _ = run
-    return key, number, name, task, ordinal, created_at, _joined(upstreams), _joined(tags), version
+    _, number, name, task, ordinal, created_at, upstreams, tags, *end = run
+    return key, number, name, task, ordinal, created_at, _joined(upstreams), _joined(tags), *end
 
 
 def task_run_of(flow_run: FlowRun, row: Iterable[Any]) -> TaskRun:
     """Return the task run of a row."""
-    number, name, task, ordinal, created_at, upstreams, tags, version = map(_unboxed, row)
-    return TaskRun(flow_run, number, name, task, ordinal, created_at, _split(upstreams), _split(tags), version)
+    number, name, task, ordinal, created_at, upstreams, tags, *end = map(_unboxed, row)
+    return TaskRun(flow_run, number, name, task, ordinal, created_at, _split(upstreams), _split(tags), *end)
 
 
 def plain_change_row(key: int, change: StateChange) -> Row:
-    """Return the row of a state change without execution, cause and result."""
+    """Return the row of a state change without execution, cause, result and cache entry."""
     run, sequence, type, name, message, timestamp, previous, attempt, _, _, _, _ = change
     return key, run.number, sequence, type.value, name, message, timestamp, previous, attempt
 
@@ -68,7 +70,7 @@ def full_change_row(key: int, change: StateChange) -> Row:
     return (
         *plain_change_row(key, change),
         *measured,
-        None if cause is None else to_json(cause._asdict()),
+        None if cause is None else to_json(cause_entry(cause)),
         *((None, None) if result is None else _kept(result)),
     )
 
@@ -81,15 +83,26 @@ def large_result_row(key: int, change: StateChange) -> Row | None:
     return key, change.run.number, change.sequence, result.data
 
 
+def cache_row(key: int, change: StateChange) -> Row | None:
+    """Return the row of a state change's cache entry."""
+    if change.cache is None:
+        return None
+    cache_key, expires_at = change.cache
+    if expires_at is not None and expires_at != expires_at:  # SQLite would take NaN for NULL, which is never
+        cache_key, expires_at = boxed(change.cache)
+    return cache_key, expires_at, key, change.run.number, change.sequence
+
+
 def state_change_of(run: FlowRun | TaskRun, row: Sequence[Any]) -> StateChange:
     """Return the state change of a row, without its result."""
     if bytes in map(type, row):
         row = [*map(_unboxed, row)]
-    _, sequence, type_, name, message, timestamp, previous, attempt, *execution, cause = row
+    _, sequence, type_, name, message, timestamp, previous, attempt, *execution, cause, cache_key, expires_at = row
     return StateChange(
         *(run, sequence, _TYPES[type_], name, message, timestamp, previous, attempt),
         None if execution[0] is None else Execution(*execution),
         None if cause is None else Cause(**from_json(cause)),
+        cache=None if cache_key is None else CacheEntry(cache_key, expires_at),
     )
 
 
