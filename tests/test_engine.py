@@ -23,9 +23,9 @@ from localflow.project import Project
 from localflow.testing.stubs import ManualExecutor
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator, Sequence
+    from collections.abc import Callable, Sequence
 
-    from localflow.interfaces import FlowRunSummary, Payload, Report
+    from localflow.interfaces import Report
 
 PATIENCE = 10.0
 LONG = 5_000
@@ -33,17 +33,13 @@ LONG = 5_000
 pytestmark = pytest.mark.timeout(20)
 
 
-class RecordingStore(StateStore):
+class RecordingStore(MemoryStateStore):
     """Remembers what was appended, and lets the test look on, hold up or fail an append."""
 
     def __init__(self, before: Callable[[Sequence[Record]], None] = lambda records: None) -> None:
+        super().__init__()
         self.batches: list[list[Record]] = []
         self.before = before
-
-    @property
-    def location(self) -> str:
-        """Name the place."""
-        return "the test"
 
     @property
     def records(self) -> list[Record]:
@@ -53,23 +49,8 @@ class RecordingStore(StateStore):
     def append(self, records: Sequence[Record]) -> None:
         """Keep the records, after the test had its say."""
         self.before(records)
+        super().append(records)
         self.batches.append(list(records))
-
-    def list_flow_runs(self, limit: int | None = None) -> list[FlowRunSummary]:
-        """Not needed here."""
-        raise NotImplementedError
-
-    def read(self, flow_run_id: str) -> Iterator[Record]:
-        """Not needed here."""
-        raise NotImplementedError
-
-    def load_result(self, flow_run_id: str, number: int) -> Payload | None:
-        """Not needed here."""
-        raise NotImplementedError
-
-    def close(self) -> None:
-        """Keep what there is."""
-        pass
 
     def changes(self, name: str) -> list[str]:
         """Return the names of the stored states of a task run, or of the flow for its name."""
@@ -991,6 +972,8 @@ def test_notifiers_are_told_after_the_store() -> None:
         executor = "sequential"
         make_executor = staticmethod(Project.load().make_executor)
         make_notifications = staticmethod(Watching)
+        limits_of = staticmethod(lambda store: None)
+        state_directory = None
 
     flow(name="body")(lambda: give(give(1))).execute(Stub(), store, {})  # type: ignore[arg-type]
 
