@@ -1,0 +1,69 @@
+"""How what a run has said is shown on the terminal."""
+
+from __future__ import annotations
+
+import logging
+import sys
+import time
+from contextlib import suppress
+from typing import TYPE_CHECKING
+
+from localflow.loggers import RUN_LOGGERS, level_of_user
+from localflow.printable import printable
+from localflow.streams import LEVELS, aside
+
+if TYPE_CHECKING:
+    from localflow.records import FlowRun, LogLine, TaskRun
+
+
+def show(run: FlowRun | TaskRun, line: LogLine) -> None:
+    """Show what a run in another process has said, as it would be shown if the run were in this one.
+
+    A record goes to the handlers the user has configured here. Where there are none, those of runs' loggers are shown
+    as `show_record` does, others from WARNING on as Python does it.
+    """
+    with aside(), suppress(Exception):  # a terminal that is gone, a handler that fails: no harm to the run
+        if line.source in LEVELS:
+            _write(line.source, line.message)
+            return
+        logger = logging.getLogger(line.source)
+        if logger.hasHandlers():
+            if line.level >= level_of_user(logger) and not logger.disabled:
+                logger.handle(_record(run, line))
+        elif line.source in RUN_LOGGERS:
+            show_record(run, line)
+        elif line.level >= logging.WARNING:
+            _write("stderr", line.message)
+
+
+def show_record(run: FlowRun | TaskRun, line: LogLine) -> None:
+    """Show on stderr a record of a run's logger with its time, level and run."""
+    whole, fraction = divmod(line.timestamp, 1)
+    clock = time.strftime("%H:%M:%S", time.localtime(whole))
+    head = f"{clock}.{int(fraction * 1000):03} | {logging.getLevelName(line.level):<7} | {printable(run.name)} | "
+    with aside(), suppress(Exception):
+        _write("stderr", head + line.message)
+
+
+def _write(source: str, text: str) -> None:
+    stream = getattr(sys, source)
+    if stream is not None:
+        stream.write(f"{text}\n")
+        stream.flush()
+
+
+def _record(run: FlowRun | TaskRun, line: LogLine) -> logging.LogRecord:
+    record = logging.LogRecord(line.source, line.level, "", 0, "%s", (line.message,), None)
+    record.created, record.msecs = line.timestamp, line.timestamp % 1 * 1000
+    record.__dict__.update(run_names(run))
+    return record
+
+
+def run_names(run: FlowRun | TaskRun) -> dict[str, str]:
+    """Return what a formatter can name of a run: `%(run_name)s` and so on."""
+    return {
+        "run_name": run.name,
+        "run_id": run.id,
+        "flow_run_name": run.flow_run.name,
+        "flow_run_id": run.flow_run.id,
+    }

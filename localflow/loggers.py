@@ -1,0 +1,66 @@
+"""The loggers of runs, the levels at which records are kept, and what the user has set before."""
+
+from __future__ import annotations
+
+import logging
+from typing import TYPE_CHECKING
+
+from localflow.records import TaskRun
+
+if TYPE_CHECKING:
+    from localflow.records import FlowRun
+
+#: The root of the loggers below, and of localflow's own, which no run is blamed for.
+OWN = "localflow"
+FLOW_RUNS = f"{OWN}.flow_runs"
+TASK_RUNS = f"{OWN}.task_runs"
+RUN_LOGGERS = frozenset({FLOW_RUNS, TASK_RUNS})
+
+_changed: dict[logging.Logger, tuple[int, int]] = {}
+"""The loggers whose level is lowered: what it was, and what it is now."""
+
+
+def run_logger_name(run: FlowRun | TaskRun) -> str:
+    """Return the name of the logger for what this run's code says by `get_run_logger()`."""
+    return TASK_RUNS if isinstance(run, TaskRun) else FLOW_RUNS
+
+
+def is_own(name: str) -> bool:
+    """Return whether a logger is localflow's own: not a run's, and not the user's."""
+    return (name == OWN or name.startswith(f"{OWN}.")) and name not in RUN_LOGGERS
+
+
+def lower_levels() -> None:
+    """Let records of INFO and above come to be: of runs' loggers, and of all if logging is not configured."""
+    root = logging.getLogger()
+    wanted = [logging.getLogger(name) for name in sorted(RUN_LOGGERS)]
+    for logger in wanted:
+        if logger.level == logging.NOTSET:
+            _lower(logger)
+    if not root.handlers and root.level == logging.WARNING:
+        _lower(root)
+
+
+def restore_levels() -> None:
+    """Set the levels back that nobody else has changed meanwhile."""
+    for logger, (before, lowered) in list(_changed.items()):
+        if logger.level == lowered:
+            logger.setLevel(before)
+    _changed.clear()
+
+
+def level_of_user(logger: logging.Logger) -> int:
+    """Return the level from which the logger's records would come to be if nothing were recorded."""
+    current: logging.Logger | None = logger
+    while current is not None:
+        before, lowered = _changed.get(current, (current.level, current.level))
+        level = before if current.level == lowered else current.level
+        if level:
+            return level
+        current = current.parent
+    return logging.NOTSET
+
+
+def _lower(logger: logging.Logger) -> None:
+    _changed[logger] = (logger.level, logging.INFO)
+    logger.setLevel(logging.INFO)
