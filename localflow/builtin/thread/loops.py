@@ -113,7 +113,9 @@ class Loops:
             outcome = await call.run_async(thread.name, watched.say)
         except BaseException as error:  # cancelled from outside, or sys.exit() in the __reduce__ of a result
             stopped = is_being_cancelled(error)
-            outcome = Outcome(call.id, Cancelled("the task was cancelled") if stopped else failed_state(error))
+            outcome = Outcome(
+                call.id, Cancelled("the task was cancelled while it was running") if stopped else failed_state(error)
+            )
         return outcome if watched is None else self._watch.end(watched, outcome)
 
     def _retire(self, thread: _LoopThread) -> None:
