@@ -6,8 +6,10 @@ from contextlib import contextmanager
 from contextvars import ContextVar
 from typing import TYPE_CHECKING, NamedTuple
 
+from localflow.errors import NoRunError
+
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Callable, Iterator, Mapping
 
     from localflow.live import ActiveFlow
     from localflow.records import FlowRun, LogLine, Record, TaskRun
@@ -54,3 +56,65 @@ def entered(context: FlowContext | TaskContext) -> Iterator[None]:
         yield
     finally:
         _current.reset(token)
+
+
+class FlowRunInfo(NamedTuple):
+    """A flow run, as its own code and the code of its tasks may look at it."""
+
+    id: str
+    name: str
+    flow: str
+    tags: tuple[str, ...]
+    attempt: int
+    parameters: Mapping[str, object]
+    """As they are recorded: values that JSON cannot hold are there as their bounded `repr`."""
+
+
+class TaskRunInfo(NamedTuple):
+    """A task run, as its own code, its hooks and conditions may look at it."""
+
+    id: str
+    name: str
+    task: str
+    tags: tuple[str, ...]
+    attempt: int
+    map_index: int | None
+    """The place of the item in its `map` call, from 0; None for a call of its own."""
+
+
+class RunContext(NamedTuple):
+    """Which run the calling code belongs to."""
+
+    flow_run: FlowRunInfo
+    task_run: TaskRunInfo | None = None
+    """The task run, None in the body of a flow."""
+
+
+def get_run_context() -> RunContext:
+    """Return the flow run, and the task run if there is one, that the calling code belongs to.
+
+    Raises:
+        NoRunError: it belongs to none.
+    """
+    context = _current.get()
+    if context is None:
+        raise NoRunError("get_run_context()")
+    if isinstance(context, FlowContext):
+        return RunContext(flow_run_info(context.flow_run, context.attempt))
+    return task_run_context(context.task_run, context.attempt)
+
+
+def task_run_context(task_run: TaskRun, attempt: int) -> RunContext:
+    """Return what a task run may look at."""
+    return RunContext(flow_run_info(task_run.flow_run), task_run_info(task_run, attempt))
+
+
+def flow_run_info(run: FlowRun, attempt: int = 1) -> FlowRunInfo:
+    """Return what others may look at of a flow run."""
+    return FlowRunInfo(run.id, run.name, run.flow, run.tags, attempt, run.parameters)
+
+
+def task_run_info(run: TaskRun, attempt: int) -> TaskRunInfo:
+    """Return what others may look at of a task run."""
+    index = run.map_index if run.map_number else None
+    return TaskRunInfo(run.id, run.name, run.task, run.tags, attempt, index)

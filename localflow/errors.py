@@ -89,11 +89,36 @@ class MappingMissingIterableError(LocalflowError, TypeError):
         )
 
 
+class NoFingerprintError(LocalflowError):
+    """A value has no fingerprint that would be the same in another process."""
+
+
+class NotCacheableError(LocalflowError):
+    """A call has no cache key, so its result is neither looked for nor kept; `reason` says why."""
+
+    def __init__(self, reason: str) -> None:
+        self.reason = reason
+        super().__init__(reason)
+
+
 class FlowDepthError(LocalflowError):
     """Flows call flows too deeply, most likely without end."""
 
     def __init__(self, flow: str, limit: int) -> None:
         super().__init__(f"flow '{flow}' was called {limit} flows deep; does it call itself without end?")
+
+
+class ParameterError(LocalflowError, TypeError):
+    """Values that a flow was called with do not fit its annotations.
+
+    Attributes:
+        problems: one line for each.
+    """
+
+    def __init__(self, described: str, problems: Sequence[str]) -> None:
+        self.problems = tuple(problems)
+        text = "\n".join(f"{described}: {problem}" for problem in self.problems)
+        super().__init__(f"{text}\n(validate_parameters=False lets everything pass)")
 
 
 # -- outcomes that `result()` raises ---------------------------------------------------------------------------------

@@ -3,40 +3,44 @@
 from __future__ import annotations
 
 import inspect
-import logging
 import math
 import os
 import platform
 import time
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any, Generic, NamedTuple, ParamSpec, TypeVar, Unpack, overload
 
 from localflow import arguments
 from localflow.context import FlowContext, TaskContext, current_run
+from localflow.control import ControlChannel
 from localflow.engine import Engine
 from localflow.errors import UnpicklableError
+from localflow.flow_runs import FlowCall
 from localflow.functions import DecoratedFunction, function_name
 from localflow.futures import TaskFuture, futures_in
 from localflow.keywords import FlowKeywords, check_known, checked_flag
 from localflow.live import executor_name as executor_name
+from localflow.logs import recording
 from localflow.names import random_id, random_name
 from localflow.payloads import pack
 from localflow.record_buffer import RecordBuffer
 from localflow.records import FlowRun
-from localflow.states import State
+from localflow.states import Cancelled, State
+from localflow.tags import current_tags
 from localflow.version import __version__
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
 
     from localflow.interfaces import StateStore
+    from localflow.live import ActiveFlow
+    from localflow.notifications import Notifications
     from localflow.payloads import Payload
     from localflow.project import Project
 
 P = ParamSpec("P")
 R = TypeVar("R")
-
-_log = logging.getLogger("localflow.flows")
 
 _REPR_LIMIT = 200
 
@@ -73,10 +77,11 @@ class Flow(DecoratedFunction[P, R], Generic[P, R]):
         code = getattr(inspect.unwrap(self.fn), "__code__", None)
         return f"{code.co_filename if code else self.module}:{self.qualname}"
 
-    def __call__(self, /, *args: Any, wait_for: Any = None, **kwargs: Any) -> State:
+    def __call__(self, /, *args: Any, wait_for: Any = None, **kwargs: Any) -> Any:
         """Run the flow and return its final state; an exception of the body is in the state, it does not escape.
 
         In the body of another flow it is a subflow: its own flow run, on the parent's executor unless it names one.
+        An async flow gives something to await, which runs the flow in the loop that is running there.
 
         Raises:
             TypeError: the function cannot be called with these arguments.
@@ -85,18 +90,36 @@ class Flow(DecoratedFunction[P, R], Generic[P, R]):
         """
         parameters = self.bind(args, kwargs)
         context = current_run()
+        if self.is_async:
+            return self._call_async(context, parameters, wait_for)
         if isinstance(context, FlowContext):
-            return self._run_as_subflow(context, parameters, wait_for)
+            kept, key = _kept(context.active, self.name)
+            if kept is None:
+                kept = self._subflow(context, *_settled(parameters, wait_for)).run()
+            context.active.add_subflow(key, kept)
+            return kept
+        parameters, blocker = _settled(parameters, wait_for)
         if isinstance(context, TaskContext):
-            return self._run_in_task(context, parameters, wait_for)
-        from localflow.project import Project
+            with self._inside(context) as engine:
+                return self._flow_in_task(engine, context, parameters, blocker).run()
+        with _own_store() as (project, store), self._prepared(project, store, parameters, blocker) as call:
+            return call.run()
 
-        project = Project.load()
-        store = project.open_store()
-        try:
-            return self._run(project, store, parameters, wait_for).state
-        finally:
-            store.close()
+    async def _call_async(
+        self, context: FlowContext | TaskContext | None, parameters: dict[str, Any], wait_for: object
+    ) -> State:
+        if isinstance(context, FlowContext):
+            kept, key = _kept(context.active, self.name)
+            if kept is None:
+                kept = await self._subflow(context, *await _settled_async(parameters, wait_for)).run_async()
+            context.active.add_subflow(key, kept)
+            return kept
+        parameters, blocker = await _settled_async(parameters, wait_for)
+        if isinstance(context, TaskContext):
+            with self._inside(context) as engine:
+                return await self._flow_in_task(engine, context, parameters, blocker).run_async()
+        with _own_store() as (project, store), self._prepared(project, store, parameters, blocker) as call:
+            return await call.run_async()
 
     def execute(
         self,
@@ -107,68 +130,87 @@ class Flow(DecoratedFunction[P, R], Generic[P, R]):
     ) -> FinishedRun:
         """Run the flow with a project's settings, recording in a store that the caller has opened and will close.
 
+        An async flow is run in an event loop of its own.
+
         Args:
             project: where executors and notifiers come from.
             store: where to record.
             parameters: the flow's parameters by name.
             on_start: told of the flow run once its start is recorded, so that its name may be shown.
         """
-        return self._run(project, store, self.bind((), parameters), on_start=on_start)
+        notifications = project.make_notifications()
+        bound = self.bind((), parameters)
+        with self._prepared(project, store, bound, None, on_start, notifications) as call:
+            if self.is_async:
+                import asyncio
 
-    def _run(
+                state = asyncio.run(call.run_async())
+            else:
+                state = call.run()
+        return FinishedRun(call.record, state, notifications.close())
+
+    @contextmanager
+    def _prepared(
         self,
         project: Project,
         store: StateStore,
         parameters: dict[str, Any],
-        wait_for: object = None,
+        blocker: State | None,
         on_start: Callable[[FlowRun], None] | None = None,
-    ) -> FinishedRun:
-        def body() -> object:
-            if on_start is not None:
-                on_start(record)
-            return self._body(parameters)
-
-        notifications = project.make_notifications()
-        if project.settings.limits:
-            _log.warning("[limits] in the settings is not enforced by this version: tasks run without limits")
+        notifications: Notifications | None = None,
+    ) -> Iterator[FlowCall]:
+        """Give what is needed to run the flow at the top of a tree, and release it afterwards."""
+        notifications = notifications or project.make_notifications()
         engine = Engine(
             store,
             lambda executor: project.make_executor(executor) if isinstance(executor, str) else executor,
             notifications,
+            project.limits_of(store),
         )
+        channels: list[ControlChannel] = []
+
+        def started(active: ActiveFlow) -> None:
+            if store.survives:
+                channels.append(_listen(project, active))
+            if on_start is not None:
+                on_start(active.record)
+
         try:
             lane = engine.lane(self.executor or project.executor)
-            parameters, blocker = _settled(parameters, wait_for)
             record = self._record(parameters, lane.name)
-            with engine.shield.listening():
-                state = engine.run_flow(record, body, lane, blocker=blocker)
+            with engine.shield.listening(), recording():
+                call = FlowCall(engine, self, record, lambda: self._body(parameters), lane, 0, blocker, started)
+                yield call
         finally:
+            for channel in channels:
+                channel.close()
             engine.close()
-            failed_notifications = notifications.close()
-        return FinishedRun(record, state, failed_notifications)
+            notifications.close()
 
-    def _run_as_subflow(self, context: FlowContext, parameters: dict[str, Any], wait_for: object) -> State:
+    def _subflow(self, context: FlowContext, parameters: dict[str, Any], blocker: State | None) -> FlowCall:
         parent = context.active
         engine = parent.engine
         lane = parent.lane if self.executor is None else engine.lane(self.executor)
-        parameters, blocker = _settled(parameters, wait_for)
         record = self._record(parameters, lane.name, context.flow_run.root_id, context.flow_run.id)
-        state = engine.run_flow(record, lambda: self._body(parameters), lane, parent.depth + 1, blocker)
-        parent.subflows.append(state)
-        return state
+        return FlowCall(engine, self, record, lambda: self._body(parameters), lane, parent.depth + 1, blocker)
 
-    def _run_in_task(self, context: TaskContext, parameters: dict[str, Any], wait_for: object) -> State:
-        """Run inside a task: in sequence, with what it records travelling to the store with the task's outcome."""
+    @contextmanager
+    def _inside(self, context: TaskContext) -> Iterator[Engine]:
+        """Give an engine for a flow inside a task: what it records travels to the store with the task's outcome."""
         from localflow import SequentialExecutor
 
-        task_run = context.task_run
         engine = Engine(RecordBuffer(context.records), lambda executor: SequentialExecutor())
-        parameters, blocker = _settled(parameters, wait_for)
-        record = self._record(parameters, "sequential", task_run.flow_run.root_id, task_run.id)
         try:
-            return engine.run_flow(record, lambda: self._body(parameters), engine.lane("sequential"), blocker=blocker)
+            yield engine
         finally:
             engine.close()
+
+    def _flow_in_task(
+        self, engine: Engine, context: TaskContext, parameters: dict[str, Any], blocker: State | None
+    ) -> FlowCall:
+        task_run = context.task_run
+        record = self._record(parameters, "sequential", task_run.flow_run.root_id, task_run.id)
+        return FlowCall(engine, self, record, lambda: self._body(parameters), engine.lane("sequential"), 0, blocker)
 
     def _body(self, parameters: dict[str, Any]) -> object:
         args, kwargs = _call_arguments(self._signature, parameters)
@@ -195,6 +237,7 @@ class Flow(DecoratedFunction[P, R], Generic[P, R]):
             versions=versions,
             host=platform.node(),
             pid=os.getpid(),
+            tags=current_tags(),
         )
 
 
@@ -246,6 +289,43 @@ def _packed(parameters: dict[str, Any]) -> Payload | None:
         return pack(parameters)
     except UnpicklableError:
         return None
+
+
+@contextmanager
+def _own_store() -> Iterator[tuple[Project, StateStore]]:
+    """Give the project of the working directory and its store, open for the block."""
+    from localflow.project import Project
+
+    project = Project.load()
+    store = project.open_store()
+    try:
+        yield project, store
+    finally:
+        store.close()
+
+
+def _listen(project: Project, active: ActiveFlow) -> ControlChannel:
+    """Let other processes cancel a flow run."""
+    state = Cancelled("the flow run was cancelled from outside")
+    channel = ControlChannel(
+        project.state_directory / "control" / active.record.id, lambda: active.engine.stop_flow(active, state)
+    )
+    channel.open()
+    return channel
+
+
+def _kept(active: ActiveFlow, flow: str) -> tuple[State | None, tuple[str, int]]:
+    key, state = active.completed_subflow(flow)
+    return state, key
+
+
+async def _settled_async(parameters: dict[str, Any], wait_for: object) -> tuple[dict[str, Any], State | None]:
+    """Do `_settled` without blocking the loop that is running here."""
+    if wait_for is None and not arguments.find(parameters, (TaskFuture,)):
+        return _settled(parameters, None)
+    import asyncio
+
+    return await asyncio.to_thread(_settled, parameters, wait_for)
 
 
 def _settled(parameters: dict[str, Any], wait_for: object) -> tuple[dict[str, Any], State | None]:

@@ -2,18 +2,39 @@
 
 from __future__ import annotations
 
+import contextlib
 import threading
 from contextvars import copy_context
-from typing import TYPE_CHECKING, Any, Generic, TypeVar
+from typing import TYPE_CHECKING, Any, Generic, Protocol, TypeVar
 
+from localflow.arguments import allow_failure
+from localflow.callbacks import Callback
 from localflow.states import State
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Sequence
-
-    from localflow.callbacks import Callback
+    from asyncio import AbstractEventLoop
+    from collections.abc import Callable, Generator, Iterable, Sequence
 
 R = TypeVar("R")
+
+
+class Waiter(Protocol):
+    """Something to be told when a future is done."""
+
+    def set(self) -> None:
+        """Tell it; may be called in any thread, and must be quick."""
+
+
+class _LoopWaiter:
+    """Has a function called in an event loop."""
+
+    def __init__(self, loop: AbstractEventLoop, tell: Callable[[], None]) -> None:
+        self._loop = loop
+        self._tell = tell
+
+    def set(self) -> None:
+        with contextlib.suppress(RuntimeError):  # the loop is closed: nobody waits any more
+            self._loop.call_soon_threadsafe(self._tell)
 
 
 class TaskFuture(Generic[R]):
@@ -35,7 +56,7 @@ class TaskFuture(Generic[R]):
         self._ending: State | None = None  # the engine's: the last state before it is stored, when nobody may see it
         self._done = False
         self._error: BaseException | None = None
-        self._waiters: list[threading.Event] | None = None
+        self._waiters: list[Waiter] | None = None
         self._callbacks: list[Callback] | None = None
 
     @property
@@ -59,16 +80,12 @@ class TaskFuture(Generic[R]):
     def wait(self, timeout: float | None = None) -> State | None:
         """Wait until the run is done and return its state, or None if `timeout` seconds pass first."""
         if not self._done:
-            with self._lock:
-                if not self._done and self._error is None:
-                    waiter = threading.Event()
-                    if self._waiters is None:
-                        self._waiters = []
-                    self._waiters.append(waiter)
-                else:
-                    waiter = None
-            if waiter is not None:
-                waiter.wait(timeout)
+            waiter = threading.Event()
+            if self._watch(waiter):
+                try:
+                    waiter.wait(timeout)
+                finally:
+                    self._unwatch(waiter)
         if self._error is not None:
             raise self._error
         return self._state if self._done else None
@@ -101,9 +118,45 @@ class TaskFuture(Generic[R]):
             if not self._done:
                 if self._callbacks is None:
                     self._callbacks = []
-                self._callbacks.append((copy_context(), callback))
+                self._callbacks.append(Callback(self._described(), copy_context(), callback, (self,)))
                 return
-        self._engine.callbacks.call(self, callback)
+        self._engine.callbacks.call(self._described(), callback, self)
+
+    def cancel(self) -> bool:
+        """Have the run end CANCELLED; what waits for it will never start.
+
+        Returns:
+            Whether that will be so. False if the run has ended, or is at work where it cannot be stopped: in a thread,
+            unless its function is async.
+        """
+        return not self._done and bool(self._engine.cancel(self))
+
+    def __await__(self) -> Generator[Any, None, R]:
+        """Wait without blocking the event loop, and return the task's data as `result()` does."""
+        return self._awaited().__await__()
+
+    async def _awaited(self) -> R:
+        import asyncio
+
+        if not self._done and self._error is None:
+            loop = asyncio.get_running_loop()
+            came = loop.create_future()
+
+            def tell() -> None:
+                if not came.done():
+                    came.set_result(None)
+
+            waiter = _LoopWaiter(loop, tell)
+            if self._watch(waiter):
+                try:
+                    await came
+                finally:
+                    self._unwatch(waiter)
+        result: R = self.result()
+        return result
+
+    def _described(self) -> str:
+        return f"a done callback of task run '{self.name}'"
 
     def __repr__(self) -> str:
         return f"<TaskFuture {self.name!r} {self._state.name}>"
@@ -113,6 +166,25 @@ class TaskFuture(Generic[R]):
             f"future '{self.name}' cannot be pickled; pass it as an argument of a task call, where it is replaced "
             "by its data, not inside a closure or an object"
         )
+
+    # What follows is for those who wait for many futures at once.
+
+    def _watch(self, waiter: Waiter) -> bool:
+        """Have `waiter` told once the run is done or given up; return False if it is already."""
+        with self._lock:
+            if self._done or self._error is not None:
+                return False
+            if self._waiters is None:
+                self._waiters = []
+            self._waiters.append(waiter)
+            return True
+
+    def _unwatch(self, waiter: Waiter) -> None:
+        """Tell `waiter` no longer."""
+        if self._waiters is not None:
+            with self._lock:
+                if self._waiters is not None and waiter in self._waiters:
+                    self._waiters.remove(waiter)
 
     # What follows is for the engine, which alone moves a future on.
 
@@ -155,6 +227,8 @@ def futures_in(wait_for: object) -> list[TaskFuture[Any] | State]:
         item = pending.pop()
         if isinstance(item, (TaskFuture, State)):
             found.append(item)
+        elif isinstance(item, allow_failure):
+            pending.append(item.value)
         elif isinstance(item, (list, tuple, set, frozenset, dict)):
             if id(item) not in entered:
                 entered.add(id(item))

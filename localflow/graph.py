@@ -1,9 +1,9 @@
 """Which task runs may start now. Pure: no I/O, no threads, no clock.
 
 Nodes are numbered in the order they are added. A node waits until all its upstreams have ended; then it is *ready* if
-every one of them completed, else *blocked* by the first (in the order given) that did not. A blocked node has ended
-without completing, so it blocks what comes after it in turn. All of this is loops over explicit queues: chains may be
-far longer than the recursion limit.
+every one of them completed, else *blocked* by the first (in the order given) that did not. An upstream that a node
+*tolerates* may have failed or been blocked, but not been lost. A blocked node blocks what comes after it in turn. All
+of this is loops over explicit queues: chains may be far longer than the recursion limit.
 """
 
 from __future__ import annotations
@@ -12,9 +12,14 @@ from collections import deque
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
+    from collections.abc import Collection, Iterable
 
-_OPEN, _COMPLETED, _NOT_COMPLETED = 0, 1, 2
+_OPEN = 0
+COMPLETED = 1
+FAILED = 2
+"""Failed or blocked: who tolerates failures may start all the same."""
+LOST = 3
+"""Crashed or cancelled."""
 
 
 class RunGraph:
@@ -31,11 +36,12 @@ class RunGraph:
         self._endings = bytearray()
         # Only nodes that still wait are in here: an ended node costs one byte.
         self._upstreams: dict[int, tuple[int, ...]] = {}
+        self._tolerated: dict[int, frozenset[int]] = {}
         self._open_upstreams: dict[int, int] = {}
         self._downstreams: dict[int, list[int]] = {}
 
-    def add(self, upstreams: Iterable[int] = ()) -> int:
-        """Add a node that waits for `upstreams` and return its number."""
+    def add(self, upstreams: Iterable[int] = (), tolerated: Collection[int] = ()) -> int:
+        """Add a node that waits for `upstreams`, of which it tolerates some, and return its number."""
         node = len(self._endings)
         self._endings.append(_OPEN)
         distinct = tuple(dict.fromkeys(upstreams))
@@ -45,6 +51,8 @@ class RunGraph:
         endings = self._endings
         waits_for = [upstream for upstream in distinct if endings[upstream] == _OPEN]
         self._upstreams[node] = distinct
+        if tolerated:
+            self._tolerated[node] = frozenset(tolerated)
         if waits_for:
             self._open_upstreams[node] = len(waits_for)
             for upstream in waits_for:
@@ -53,17 +61,22 @@ class RunGraph:
             self._settle(node)
         return node
 
-    def add_ended(self) -> int:
-        """Add a node that will never run and counts as not completed."""
-        self._endings.append(_NOT_COMPLETED)
+    def add_ended(self, ending: int) -> int:
+        """Add a node that will never run."""
+        self._endings.append(ending)
         return len(self._endings) - 1
 
-    def end(self, node: int, completed: bool) -> None:
-        """Note that `node` has ended; what waited for nothing else becomes ready or blocked."""
-        self._endings[node] = _COMPLETED if completed else _NOT_COMPLETED
+    def end(self, node: int, ending: int) -> None:
+        """Note that `node` has ended, which it may do while it still waits; others become ready or blocked by it."""
+        self._endings[node] = ending
+        if self._upstreams.pop(node, None) is not None:
+            self._open_upstreams.pop(node, None)
+            self._tolerated.pop(node, None)
         ended = deque([node])
         while ended:
             for downstream in self._downstreams.pop(ended.popleft(), ()):
+                if downstream not in self._open_upstreams:  # it has ended without waiting any longer
+                    continue
                 self._open_upstreams[downstream] -= 1
                 if not self._open_upstreams[downstream]:
                     del self._open_upstreams[downstream]
@@ -72,9 +85,11 @@ class RunGraph:
 
     def _settle(self, node: int) -> bool:
         """Decide about a node whose upstreams have all ended; return whether it is ready."""
+        tolerated = self._tolerated.pop(node, ())
         for upstream in self._upstreams.pop(node):
-            if self._endings[upstream] != _COMPLETED:
-                self._endings[node] = _NOT_COMPLETED
+            ending = self._endings[upstream]
+            if ending != COMPLETED and not (ending == FAILED and upstream in tolerated):
+                self._endings[node] = FAILED
                 self.blocked.append((node, upstream))
                 return False
         self.ready.append(node)

@@ -15,6 +15,8 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
     from types import FrameType
 
+    from localflow.states import State
+
 
 class Terminated(SystemExit):
     """SIGTERM or SIGHUP arrived: the flow is stopped, then the program ends with 128 + the signal's number."""
@@ -24,8 +26,17 @@ class Terminated(SystemExit):
         self.signum = signum
 
 
+class FlowStop(BaseException):
+    """Raised in the body of a flow that is to end now, with the state that it ends in: it was cancelled, or too slow."""
+
+    def __init__(self, flow_run_id: str, state: State) -> None:
+        super().__init__(state.message)
+        self.flow_run_id = flow_run_id
+        self.state = state
+
+
 #: What stops a flow instead of failing it.
-STOPS = (KeyboardInterrupt, Terminated)
+STOPS = (KeyboardInterrupt, Terminated, FlowStop)
 
 
 class Shield:
@@ -35,6 +46,24 @@ class Shield:
         self._thread: int | None = None
         self._depth = 0
         self._held: BaseException | None = None
+        self._planned: FlowStop | None = None
+        self._hears_stops = False
+
+    @property
+    def hears(self) -> bool:
+        """Whether the calling thread is the one that signals reach, so that `stop` can interrupt it."""
+        return self._hears_stops and threading.get_ident() == self._thread
+
+    def stop(self, stop: FlowStop) -> None:
+        """Raise `stop` in the thread that signals reach, from any other one; it ends what that is blocked in, too."""
+        self._planned = stop
+        if self._thread is not None:
+            signal.pthread_kill(self._thread, _WAKE)
+
+    def unstop(self, flow_run_id: str) -> None:
+        """Do not raise what is to stop this flow run, unless it is raised already."""
+        if self._planned is not None and self._planned.flow_run_id == flow_run_id:
+            self._planned = None
 
     def __enter__(self) -> None:
         if self._thread is not None and threading.get_ident() == self._thread:
@@ -56,20 +85,35 @@ class Shield:
                 if signal.getsignal(signum) is default:  # an ignored signal stays ignored, as nohup wants it
                     signal.signal(signum, self._handle)
                     taken.append(signum)
-            self._thread = threading.get_ident() if taken else None
+            if _WAKE is not None and signal.getsignal(_WAKE) is signal.SIG_DFL:
+                signal.signal(_WAKE, self._handle)
+                self._hears_stops = True
+            self._thread = threading.get_ident() if taken or self._hears_stops else None
         try:
             yield
         finally:
             for signum in taken:
                 signal.signal(signum, _STOP_SIGNALS[signum])
+            if self._hears_stops:
+                self._hears_stops = False
+                signal.signal(_WAKE, signal.SIG_DFL)
 
     def _handle(self, signum: int, frame: FrameType | None) -> None:
-        stop: BaseException = KeyboardInterrupt() if signum == signal.SIGINT else Terminated(signum)
+        stop: BaseException | None
+        if signum == _WAKE:
+            stop, self._planned = self._planned, None
+            if stop is None:
+                return
+        else:
+            stop = KeyboardInterrupt() if signum == signal.SIGINT else Terminated(signum)
         if self._depth:
             self._held = stop
         else:
             raise stop
 
+
+# A signal that hardly anybody uses, and that does nothing by default: it only makes Python run a handler.
+_WAKE: Any = getattr(signal, "SIGURG", None)
 
 _STOP_SIGNALS: dict[signal.Signals, Any] = {
     signal.SIGINT: signal.default_int_handler,

@@ -8,6 +8,7 @@ from datetime import timedelta
 from typing import TYPE_CHECKING, Any, TypeAlias, TypedDict
 
 from localflow.errors import suggestion
+from localflow.states import StateType
 
 if TYPE_CHECKING:
     from localflow.caching import CacheKeyFunction, CachePolicy
@@ -19,7 +20,14 @@ Hook: TypeAlias = Callable[[Any, Any, Any], object]
 #: A template such as `"load {name}"`, filled with the parameters, or a function that returns the name.
 RunName: TypeAlias = str | Callable[[], str]
 
-HOOKS = ("on_running", "on_completion", "on_failure", "on_crashed", "on_cancellation")
+#: The option with the hooks for a state that a run enters.
+HOOK_OF = {
+    StateType.RUNNING: "on_running",
+    StateType.COMPLETED: "on_completion",
+    StateType.FAILED: "on_failure",
+    StateType.CRASHED: "on_crashed",
+    StateType.CANCELLED: "on_cancellation",
+}
 
 
 class Keywords(TypedDict, total=False):
@@ -92,7 +100,7 @@ def checked_flag(described: str, option: str, value: Any) -> bool | None:
 def checked_hooks(described: str, options: Mapping[str, Any]) -> dict[str, tuple[Hook, ...]]:
     """Return the hooks of the options by their name; raises TypeError for what cannot be called."""
     hooks: dict[str, tuple[Hook, ...]] = {}
-    for option in HOOKS:
+    for option in HOOK_OF.values():
         given = options.get(option)
         found = () if given is None else (given,) if callable(given) else given
         if not isinstance(found, (list, tuple)) or not all(callable(hook) for hook in found):

@@ -15,32 +15,43 @@ from localflow.futures import TaskFuture, futures_in
 from localflow.interrupts import STOPS
 from localflow.payloads import Packed, type_name
 from localflow.records import FlowRun, StateChange, TaskRun
-from localflow.states import Pending, Returned, State, type_and_text
+from localflow.run_names import run_name
+from localflow.states import NOT_READY, Pending, Retrying, Returned, Running, State, StateType, type_and_text
+from localflow.tags import current_tags, joined_tags
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping, Sequence
 
     from localflow.engine import Engine
+    from localflow.flows import Flow
     from localflow.interfaces import Executor, Report
+    from localflow.interrupts import FlowStop
     from localflow.payloads import Payload
-    from localflow.records import Execution
+    from localflow.records import Execution, LogLine
     from localflow.tasks import Task
 
 PENDING = Pending()
 _SPARE = "_localflow_spare"
-_INPUTS = (TaskFuture, State, arguments.quote)
+_RESULTS = (TaskFuture, State)
+_INPUTS = (*_RESULTS, arguments.Marker)
 
 
 class Lane:
-    """An executor at work for an engine, and the runs that are ready for it."""
+    """An executor at work for an engine, and the runs that are ready for it.
 
-    __slots__ = ("executor", "in_hand", "name", "ready")
+    Runs of async functions wait in a queue of their own where the executor takes them beside its other calls.
+    """
+
+    __slots__ = ("_takes_async", "async_in_hand", "async_ready", "executor", "in_hand", "name", "ready")
 
     def __init__(self, name: str, executor: Executor) -> None:
         self.name = name
         self.executor = executor
         self.ready: deque[LiveRun] = deque()
         self.in_hand = 0
+        self.async_ready: deque[LiveRun] = deque()
+        self.async_in_hand = 0
+        self._takes_async = executor.async_capacity is not None
 
     def start(self, report: Report) -> None:
         """Start the executor; one that cannot is a mistake in it or in its options."""
@@ -55,21 +66,55 @@ class Lane:
         """Return the executor's name and class, for messages."""
         return f"'{self.name}' ({type_name(self.executor)})"
 
-    def room(self) -> int:
-        """Return how many more calls the executor wants now."""
+    def can_stop(self, run: LiveRun) -> bool:
+        """Return whether a run that is at work here can be stopped."""
+        return self.executor.kills_on_timeout or (self._takes_async and run.task.is_async)
+
+    def queue(self, run: LiveRun) -> None:
+        """Add a run that is ready."""
+        (self.async_ready if self._takes_async and run.task.is_async else self.ready).append(run)
+
+    def take(self) -> list[LiveRun]:
+        """Take out the runs that the executor wants now; they are in hand from here on."""
+        taken: list[LiveRun] = []
         try:
-            capacity = self.executor.capacity
+            if self.ready:
+                capacity = self.executor.capacity
+                room = len(self.ready) if capacity is None else capacity - self.in_hand
+                _move(self.ready, taken, room)
+                self.in_hand += len(taken)
+            if self.async_ready:
+                capacity = self.executor.async_capacity
+                others = len(taken)
+                _move(self.async_ready, taken, (capacity or 0) - self.async_in_hand)
+                self.async_in_hand += len(taken) - others
         except Exception as error:
             raise ExecutorError(f"executor {self.described()} does not tell its capacity: {error!r}") from error
-        return len(self.ready) if capacity is None else min(len(self.ready), capacity - self.in_hand)
+        return taken
+
+    def give_back(self, run: LiveRun) -> None:
+        """Note that a run is no longer in hand."""
+        if self._takes_async and run.task.is_async:
+            self.async_in_hand -= 1
+        else:
+            self.in_hand -= 1
+
+
+def _move(ready: deque[LiveRun], taken: list[LiveRun], room: int) -> None:
+    while room > 0 and ready:
+        run = ready.popleft()
+        if not run.state.is_final():  # it may have been cancelled while it waited
+            taken.append(run)
+            room -= 1
 
 
 class LiveRun:
     """A task run between its call and its end."""
 
     __slots__ = (
-        "active", "args", "blocker", "call", "function", "future", "go", "kwargs", "lane", "node", "record",
-        "resolve", "sequence", "state", "upstreams",
+        "active", "args", "attempt", "blocker", "cache_key", "call", "cancelling", "first_attempt", "future", "go",
+        "in_hand", "is_new", "kwargs", "lane", "node", "note", "permit", "record", "resolve", "sequence", "state",
+        "task", "tolerated", "upstreams",
     )  # fmt: skip
 
     def __init__(
@@ -77,29 +122,42 @@ class LiveRun:
         active: ActiveFlow,
         lane: Lane,
         record: TaskRun,
-        function: Callable[..., Any],
+        task: Task[..., Any],
         args: tuple[Any, ...],
         kwargs: Mapping[str, Any],
-        upstreams: Sequence[TaskFuture[Any]],
         resolve: bool,
     ) -> None:
         self.active = active
         self.lane = lane
         self.record = record
-        self.function = function
+        self.task = task
         self.args = args
         self.kwargs = kwargs
-        self.upstreams = upstreams
         self.resolve = resolve
-        """Whether futures, states or quotes are to be replaced in the arguments."""
+        """Whether futures, states or markers are to be replaced in the arguments."""
+        self.upstreams: Sequence[TaskFuture[Any]] = ()
+        self.tolerated: frozenset[int] = frozenset()
+        """Ids of the futures and states whose failure is allowed."""
         self.blocker: State | None = None
         """A state passed as an argument or in `wait_for` that had not completed."""
+        self.is_new = True
+        """Whether its record is still to be stored; it is there already if an earlier attempt of the flow made it."""
         self.node = -1
         self.sequence = 0
+        self.first_attempt = self.attempt = 1
         self.state: State = PENDING
         self.call: Call | None = None
         self.go = False
-        """Whether its start is stored, so that a caller that runs its call itself may do so."""
+        """Whether a start is stored, so that a caller that runs its call itself may do so."""
+        self.in_hand = False
+        """Whether an executor has the call."""
+        self.cancelling: State | None = None
+        """What it ends with once it has been stopped at its work, if it has been asked to end."""
+        self.permit: object = None
+        """What the limits of its tags have given it."""
+        self.cache_key: str | None = None
+        self.note = ""
+        """What is to be said with its start: why it has not been answered from the cache."""
         self.future: TaskFuture[Any]
 
     def change(self, state: State, execution: Execution | None = None, result: Payload | None = None) -> StateChange:
@@ -107,21 +165,41 @@ class LiveRun:
         previous, self.state = self.state.name, state
         self.sequence += 1
         return StateChange(
-            self.record, self.sequence, state.type, state.name, state.message, state.instant, previous, 1, execution,
-            state.cause, result,
+            self.record, self.sequence, state.type, state.name, state.message, state.instant, previous, self.attempt,
+            execution, state.cause, result,
         )  # fmt: skip
 
-    def make_call(self) -> None:
+    def begin(self) -> StateChange:
+        """Move on to RUNNING, in the first or another attempt, and return the record of it."""
+        assert self.call is not None
+        if self.attempt == 1:
+            return self.change(Running(self.note))
+        self.call = self.call._replace(attempt=self.attempt)
+        return self.change(Retrying())
+
+    def wants_retry(self, state: State) -> bool:
+        """Return whether there is to be another attempt after one that ended with `state`."""
+        return self.cancelling is None and self.task.retry.wants(state, self.attempt - self.first_attempt + 1)
+
+    def described(self) -> str:
+        """Return what it is, for messages."""
+        return f"task run '{self.record.name}'"
+
+    def make_call(self) -> Call:
         """Put data in the place of futures and keep the call; if that fails, a call that raises the reason."""
         args, kwargs, holds_packed = self.args, self.kwargs, False
-        function: Callable[..., Any] = self.function
+        task, active = self.task, self.active
+        function: Callable[..., Any] = task
         if self.resolve:
             packed: list[Packed] = []
 
             def data(item: TaskFuture[Any] | State) -> object:
                 state = item._ending if isinstance(item, TaskFuture) else item
                 assert state is not None  # a run is ready only when its upstreams have ended
-                value = state.packed_data
+                if id(item) in self.tolerated and not state.is_completed():
+                    value = state.failure()
+                else:
+                    value = state.packed_data
                 if isinstance(value, Packed):
                     packed.append(value)
                 elif isinstance(value, Returned):
@@ -133,24 +211,59 @@ class LiveRun:
             except Exception as error:  # such as a list put in the place of a future in a set
                 function, args, kwargs = _raise, (error,), {}
             holds_packed = bool(packed)
-        self.call = Call(self.node, self.record, 1, function, args, kwargs, holds_packed)
+        self.call = Call(
+            self.node, self.record, self.attempt, function, args, kwargs, holds_packed,
+            self.first_attempt + task.retry.retries, task.timeout_seconds,
+            active.log_prints if task.log_prints is None else task.log_prints,
+            self._log if self.lane.executor.shares_memory else None,
+        )  # fmt: skip
+        return self.call
+
+    def _log(self, line: LogLine) -> None:
+        if not self.state.is_final():  # of a call that was given up and goes on all the same
+            self.active.engine.log(self.record, self.attempt, (line,))
 
 
 class ActiveFlow:
     """A flow run whose body is at work, or whose task runs have not all ended."""
 
-    def __init__(self, engine: Engine, record: FlowRun, lane: Lane, depth: int) -> None:
+    def __init__(self, engine: Engine, record: FlowRun, lane: Lane, depth: int, flow: Flow[..., Any]) -> None:
         self.engine = engine
         self.record = record
         self.lane = lane
         self.depth = depth
+        self.flow = flow
+        self.log_prints = bool(flow.log_prints)
+        self.attempt = 1
         self.futures: list[TaskFuture[Any]] = []
         self.subflows: list[State] = []
+        self.submitted = 0
+        """Task runs given to the engine in all attempts."""
         self.ended = 0
         self.over = False
         """Whether all that it started has ended and nothing may be added."""
+        self.stop: FlowStop | None = None
+        """Why its body is to end, if somebody has said so."""
+        self.interrupt: Callable[[FlowStop], None] | None = None
+        """Ends the body where that can be done from outside."""
         self._numbers = itertools.count(1)
+        self._map_numbers = itertools.count(1)
         self._ordinals: defaultdict[str, Iterator[int]] = defaultdict(itertools.count)
+        self._keeps_runs = flow.retry.retries > 0
+        self._kept: dict[tuple[str, int], LiveRun] = {}
+        self._kept_subflows: dict[tuple[str, int], State] = {}
+        self._subflow_ordinals: defaultdict[str, Iterator[int]] = defaultdict(itertools.count)
+
+    def begin_attempt(self) -> None:
+        """Begin anew: the body will be called again, and completed runs of before stand for its calls."""
+        self.attempt += 1
+        self.futures, self.subflows = [], []
+        self._ordinals.clear()
+        self._subflow_ordinals.clear()
+
+    def next_map_number(self) -> int:
+        """Return the number for another `map` call."""
+        return next(self._map_numbers)
 
     def submit(
         self,
@@ -158,34 +271,88 @@ class ActiveFlow:
         args: tuple[Any, ...],
         kwargs: Mapping[str, Any],
         wait_for: object = None,
+        map_number: int = 0,
+        map_index: int = 0,
     ) -> TaskFuture[Any]:
         """Make a task run of a call; with an executor that runs in the caller it has ended on return."""
         engine = self.engine
         lane = self.lane if task.executor is None else engine.lane(task.executor)
         if self.over:
             raise OutsideFlowError(task.name, "submit", f"after flow run '{self.record.name}' had ended")
+        if task.timeout_seconds is not None and not lane.executor.kills_on_timeout and not task.is_async:
+            engine.warn_of_timeout(task.name, lane)
+        ordinal = next(self._ordinals[task.name])
+        earlier = self._kept.get((task.name, ordinal)) if self._kept else None
+        if earlier is not None and earlier.state.is_completed():
+            self.futures.append(earlier.future)
+            return earlier.future
         found = arguments.find((args, kwargs), _INPUTS)
         resolve = bool(found)
+        tolerated: frozenset[int] = frozenset()
+        if found or wait_for is not None:
+            marked = found if wait_for is None else [*found, *arguments.find(wait_for, (arguments.allow_failure,))]
+            if any(type(item) is arguments.allow_failure for item in marked):
+                tolerated = frozenset(map(id, arguments.find_tolerated((args, kwargs, wait_for), _RESULTS)))
         if resolve:
             args, kwargs = _snapshot(args, kwargs)
         if wait_for is not None:
             found = [*found, *futures_in(wait_for)]
-        upstreams, blocker, ids = self._sort(found) if found else ((), None, ())
-        number, ordinal = next(self._numbers), next(self._ordinals[task.name])
-        name = f"{task.name}-{ordinal}"
-        record = TaskRun(self.record, number, name, task.name, ordinal, time.time(), ids, task.tags, task.version or "")
-        run = LiveRun(self, lane, record, task, args, kwargs, upstreams, resolve)
-        run.blocker = blocker
-        run.future = TaskFuture((self.record.id, number), name, PENDING, engine, engine.lock)
+        upstreams, blocker, ids = self._sort(found, tolerated) if found else ((), None, ())
+        if earlier is not None:
+            record = earlier.record
+        else:
+            record = self._record(task, ordinal, args, kwargs, ids, map_number, map_index)
+        run = LiveRun(self, lane, record, task, args, kwargs, resolve)
+        run.upstreams, run.tolerated, run.blocker = upstreams, tolerated, blocker
+        if earlier is not None:
+            run.is_new, run.sequence, run.state = False, earlier.sequence, earlier.state
+            run.first_attempt = run.attempt = earlier.attempt + 1
+        run.future = TaskFuture((self.record.id, record.number), record.name, PENDING, engine, engine.lock)
+        if self._keeps_runs:
+            self._kept[task.name, ordinal] = run
+        self.futures.append(run.future)
         engine.submit(run)
         return run.future
 
-    def _sort(self, found: Sequence[Any]) -> tuple[tuple[TaskFuture[Any], ...], State | None, tuple[str, ...]]:
+    def _record(
+        self,
+        task: Task[..., Any],
+        ordinal: int,
+        args: tuple[Any, ...],
+        kwargs: Mapping[str, Any],
+        upstreams: tuple[str, ...],
+        map_number: int,
+        map_index: int,
+    ) -> TaskRun:
+        name = f"{task.name}-{ordinal}"
+        if task.run_name is not None:
+            name = run_name(task, args, kwargs, name)
+        tags = current_tags()
+        return TaskRun(
+            self.record, next(self._numbers), name, task.name, ordinal, time.time(), upstreams,
+            joined_tags(tags, task.tags) if tags else task.tags, task.version or "", map_number, map_index,
+        )  # fmt: skip
+
+    def completed_subflow(self, name: str) -> tuple[tuple[str, int], State | None]:
+        """Return the key of another call of a subflow, and its state if it completed in an earlier attempt."""
+        key = (name, next(self._subflow_ordinals[name]))
+        return key, self._kept_subflows.get(key)
+
+    def add_subflow(self, key: tuple[str, int], state: State) -> None:
+        """Take the final state of a subflow."""
+        self.subflows.append(state)
+        if self._keeps_runs and state.is_completed():
+            self._kept_subflows[key] = state
+
+    def _sort(
+        self, found: Sequence[Any], tolerated: frozenset[int]
+    ) -> tuple[tuple[TaskFuture[Any], ...], State | None, tuple[str, ...]]:
         """Return the futures to wait for, the first state that blocks, and the ids of the runs they all belong to."""
         futures: dict[TaskFuture[Any], None] = {}
         ids: dict[str, None] = {}
         blocker = None
         for item in found:
+            state = item
             if isinstance(item, TaskFuture):
                 ids[item.task_run_id] = None
                 if item._engine is self.engine:
@@ -193,13 +360,19 @@ class ActiveFlow:
                     continue
                 if not item.done():
                     raise ForeignFutureError(item.name, item.task_run_id, self.record.name)
-                item = item.state
-            if isinstance(item, State):
-                if item.run_id:
-                    ids[item.run_id] = None
-                if blocker is None and not item.is_completed():
-                    blocker = item
+                state = item.state
+            if isinstance(state, State):
+                if state.run_id:
+                    ids[state.run_id] = None
+                allowed = id(item) in tolerated and may_be_tolerated(state)
+                if blocker is None and not allowed and not state.is_completed():
+                    blocker = state
         return tuple(futures), blocker, tuple(ids)
+
+
+def may_be_tolerated(state: State) -> bool:
+    """Return whether `allow_failure` lets a run start after one that ended like this."""
+    return state.type is StateType.FAILED or (state.type is StateType.PENDING and state.name == NOT_READY)
 
 
 def _snapshot(args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> tuple[tuple[Any, ...], Mapping[str, Any]]:

@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from localflow.config import Section
+    from localflow.limits import Limits
     from localflow.plugins import Role
 
 _ROLES: Mapping[Section, Role] = {"executors": "executor", "stores": "state store", "notifiers": "notifier"}
@@ -103,6 +104,15 @@ class Project:
         if not isinstance(made, Executor):
             raise _foreign(table, made, "an Executor")
         return made
+
+    @property
+    def state_directory(self) -> Path:
+        """The folder for what engines on this machine share besides the store."""
+        return self.root / ".localflow"
+
+    def limits_of(self, store: StateStore) -> Callable[[Callable[[Any, Any], None]], Limits] | None:
+        """Return what makes the limits of the settings for an engine; None if there are none."""
+        return None
 
     def open_store(self) -> StateStore:
         """Open the state store of the settings.

@@ -187,6 +187,21 @@ class State:
             return UpstreamFailedError(self.message)
         return UnfinishedRunError(self.name)
 
+    def failure(self) -> object:
+        """Return what stands for a run that did not complete where failures are allowed: the exception.
+
+        It is `Packed` where a worker made it; nothing is unpickled.
+        """
+        if isinstance(self._data, Packed):
+            return self._data
+        if isinstance(self._data, Blocked):
+            root = self._data.root()
+            error = UpstreamFailedError(self.message)
+            if not isinstance(root.packed_data, Packed):
+                error.__cause__ = root.exception()
+            return error
+        return self.exception()
+
     def recordable(self) -> Payload | None:
         """Return a completed run's value as the store keeps it: best effort, None where it cannot be pickled."""
         if self.type is not StateType.COMPLETED or isinstance(self._data, Returned):

@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from localflow.graph import RunGraph
+from localflow.graph import COMPLETED, FAILED, LOST, RunGraph
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -59,7 +59,7 @@ def test_nodes_are_numbered_in_order() -> None:
     """Nodes that run and nodes that never will share one numbering."""
     graph = RunGraph()
 
-    assert [graph.add(), graph.add_ended(), graph.add(), graph.add([0])] == [0, 1, 2, 3]
+    assert [graph.add(), graph.add_ended(FAILED), graph.add(), graph.add([0])] == [0, 1, 2, 3]
 
 
 def test_independent_nodes_are_ready_in_call_order() -> None:
@@ -78,9 +78,9 @@ def test_a_node_waits_until_all_upstreams_have_completed() -> None:
     node = graph.add([first, second])
     taken(graph)
 
-    graph.end(first, completed=True)
+    graph.end(first, COMPLETED)
     before = taken(graph)
-    graph.end(second, completed=True)
+    graph.end(second, COMPLETED)
 
     assert before == []
     assert taken(graph) == [node]
@@ -93,7 +93,7 @@ def test_the_same_upstream_twice_counts_once() -> None:
     node = graph.add([upstream, upstream, upstream])
     taken(graph)
 
-    graph.end(upstream, completed=True)
+    graph.end(upstream, COMPLETED)
 
     assert taken(graph) == [node]
 
@@ -103,7 +103,7 @@ def test_completed_upstreams_do_not_hold_back() -> None:
     graph = RunGraph()
     upstream = graph.add()
     taken(graph)
-    graph.end(upstream, completed=True)
+    graph.end(upstream, COMPLETED)
 
     node = graph.add([upstream])
 
@@ -115,7 +115,7 @@ def test_an_upstream_that_failed_before_the_call_blocks() -> None:
     graph = RunGraph()
     upstream = graph.add()
     taken(graph)
-    graph.end(upstream, completed=False)
+    graph.end(upstream, FAILED)
 
     node = graph.add([upstream])
 
@@ -130,9 +130,9 @@ def test_a_node_is_blocked_only_when_all_upstreams_have_ended() -> None:
     node = graph.add([slow, failing])
     taken(graph)
 
-    graph.end(failing, completed=False)
+    graph.end(failing, FAILED)
     early = taken_blocked(graph)
-    graph.end(slow, completed=True)
+    graph.end(slow, COMPLETED)
 
     assert early == []
     assert taken_blocked(graph) == [(node, failing)]
@@ -147,7 +147,7 @@ def test_the_culprit_is_the_first_in_the_order_given(order: tuple[int, int]) -> 
     taken(graph)
 
     for position in order:
-        graph.end(upstreams[position], completed=False)
+        graph.end(upstreams[position], FAILED)
 
     assert taken_blocked(graph) == [(node, upstreams[0])]
 
@@ -155,7 +155,7 @@ def test_the_culprit_is_the_first_in_the_order_given(order: tuple[int, int]) -> 
 def test_a_node_added_as_ended_blocks_its_downstreams() -> None:
     """A run that never starts counts as not completed."""
     graph = RunGraph()
-    ended = graph.add_ended()
+    ended = graph.add_ended(FAILED)
 
     node = graph.add([ended])
 
@@ -170,7 +170,7 @@ def test_blocking_chains_with_the_nearest_culprit() -> None:
     end = graph.add([middle])
     taken(graph)
 
-    graph.end(root, completed=False)
+    graph.end(root, FAILED)
 
     assert taken_blocked(graph) == [(middle, root), (end, middle)]
 
@@ -182,8 +182,8 @@ def test_one_failure_leaves_the_other_branch_alone() -> None:
     after_good, after_bad = graph.add([good]), graph.add([bad])
     taken(graph)
 
-    graph.end(bad, completed=False)
-    graph.end(good, completed=True)
+    graph.end(bad, FAILED)
+    graph.end(good, COMPLETED)
 
     assert taken(graph) == [after_good]
     assert taken_blocked(graph) == [(after_bad, bad)]
@@ -197,13 +197,53 @@ def test_a_diamond_is_ready_once() -> None:
     bottom = graph.add([left, right])
     taken(graph)
 
-    graph.end(top, completed=True)
+    graph.end(top, COMPLETED)
     sides = taken(graph)
-    graph.end(left, completed=True)
-    graph.end(right, completed=True)
+    graph.end(left, COMPLETED)
+    graph.end(right, COMPLETED)
 
     assert sides == [left, right]
     assert taken(graph) == [bottom]
+
+
+def test_a_tolerated_upstream_may_fail() -> None:
+    """A node that tolerates an upstream starts after its failure, and after its being blocked."""
+    graph = RunGraph()
+    failing = graph.add()
+    blocked = graph.add([failing])
+    after_failing, after_blocked = graph.add([failing], {failing}), graph.add([blocked], {blocked})
+    taken(graph)
+
+    graph.end(failing, FAILED)
+
+    assert taken_blocked(graph) == [(blocked, failing)]
+    assert taken(graph) == [after_failing, after_blocked]
+
+
+def test_a_lost_upstream_blocks_who_tolerates_failures() -> None:
+    """Crashed and cancelled upstreams are not tolerated."""
+    graph = RunGraph()
+    upstream = graph.add()
+    node = graph.add([upstream], {upstream})
+
+    graph.end(upstream, LOST)
+
+    assert taken_blocked(graph) == [(node, upstream)]
+
+
+def test_a_node_that_still_waits_may_end() -> None:
+    """A node that is cancelled while it waits blocks what waits for it, and is not heard of again."""
+    graph = RunGraph()
+    upstream = graph.add()
+    cancelled = graph.add([upstream])
+    after = graph.add([cancelled])
+    taken(graph)
+
+    graph.end(cancelled, LOST)
+    graph.end(upstream, COMPLETED)
+
+    assert taken_blocked(graph) == [(after, cancelled)]
+    assert taken(graph) == []
 
 
 @pytest.mark.usefixtures("low_recursion_limit")
@@ -216,7 +256,7 @@ def test_a_long_chain_completes_without_recursion() -> None:
 
     for node in nodes:
         assert taken(graph) == [node]
-        graph.end(node, completed=True)
+        graph.end(node, COMPLETED)
 
     assert not graph.ready
     assert not graph.blocked
@@ -231,7 +271,7 @@ def test_a_failure_blocks_a_long_chain_without_recursion() -> None:
         nodes.append(graph.add([nodes[-1]]))
     taken(graph)
 
-    graph.end(nodes[0], completed=False)
+    graph.end(nodes[0], FAILED)
 
     assert taken_blocked(graph) == list(zip(nodes[1:], nodes, strict=False))
 
@@ -246,10 +286,10 @@ def test_a_wide_fan_out_and_fan_in(completed: bool) -> None:
     sink = graph.add(middle)
     taken(graph)
 
-    graph.end(source, completed=completed)
+    graph.end(source, COMPLETED if completed else LOST)
     ready = taken(graph)
     for node in ready:
-        graph.end(node, completed=True)
+        graph.end(node, COMPLETED)
 
     if completed:
         assert ready == middle
@@ -270,7 +310,8 @@ class NaiveGraph:
 
     def __init__(self) -> None:
         self.upstreams: list[list[int]] = []
-        self.endings: dict[int, bool] = {}
+        self.tolerated: list[set[int]] = []
+        self.endings: dict[int, int] = {}
         self.shown: set[int] = set()
 
     def settle(self) -> tuple[list[int], list[tuple[int, int]]]:
@@ -284,13 +325,17 @@ class NaiveGraph:
                     continue
                 self.shown.add(node)
                 changed = True
-                culprit = next((upstream for upstream in upstreams if not self.endings[upstream]), None)
+                culprit = next((upstream for upstream in upstreams if self.blocks(upstream, node)), None)
                 if culprit is None:
                     ready.append(node)
                 else:
                     blocked.append((node, culprit))
-                    self.endings[node] = False
+                    self.endings[node] = FAILED
         return sorted(ready), sorted(blocked)
+
+    def blocks(self, upstream: int, node: int) -> bool:
+        ending = self.endings[upstream]
+        return ending == LOST or (ending == FAILED and upstream not in self.tolerated[node])
 
 
 @settings(max_examples=200, deadline=None)
@@ -300,26 +345,37 @@ def test_it_agrees_with_a_naive_reference(seed: int, steps: int, density: float)
     chance = random.Random(seed)
     graph, naive = RunGraph(), NaiveGraph()
     running: list[int] = []
+    waiting: list[int] = []
 
     for _ in range(steps):
         if running and chance.random() < 0.5:
             node = running.pop(chance.randrange(len(running)))
-            completed = chance.random() < 0.75
-            graph.end(node, completed)
-            naive.endings[node] = completed
-        elif chance.random() < 0.05:
-            node = graph.add_ended()
-            naive.upstreams.append([])
+            ending = chance.choices([COMPLETED, FAILED, LOST], [6, 2, 1])[0]
+            graph.end(node, ending)
+            naive.endings[node] = ending
+        elif waiting and chance.random() < 0.1:
+            node = waiting.pop(chance.randrange(len(waiting)))
+            graph.end(node, LOST)  # cancelled while it waited
+            naive.endings[node] = LOST
             naive.shown.add(node)
-            naive.endings[node] = False
+        elif chance.random() < 0.05:
+            node = graph.add_ended(FAILED)
+            naive.upstreams.append([])
+            naive.tolerated.append(set())
+            naive.shown.add(node)
+            naive.endings[node] = FAILED
         else:
             known = range(len(naive.upstreams))
             upstreams = [node for node in known if chance.random() < density / (1 + len(known) / 4)]
             chance.shuffle(upstreams)
-            assert graph.add(upstreams) == len(naive.upstreams)
+            tolerated = {node for node in upstreams if chance.random() < 0.3}
+            node = graph.add(upstreams, tolerated)
+            assert node == len(naive.upstreams)
             naive.upstreams.append(upstreams)
+            naive.tolerated.append(tolerated)
         ready, blocked = naive.settle()
 
         assert sorted(graph.ready) == ready
         assert sorted(taken_blocked(graph)) == blocked
         running.extend(taken(graph))
+        waiting = [node for node in range(len(naive.upstreams)) if node not in naive.shown]

@@ -1,0 +1,342 @@
+"""One flow run from its first record to its last: attempts of its body, retries, its timeout, its hooks.
+
+What happens is written once, as a generator of *steps*; whatever takes time in it (the body, waiting) is a step, done
+here and now for a plain flow and awaited for an async one.
+"""
+
+from __future__ import annotations
+
+import time
+from contextlib import suppress
+from contextvars import Context
+from typing import TYPE_CHECKING, Any, Protocol
+
+from localflow import arguments
+from localflow.calls import failed_state
+from localflow.context import FlowContext, entered, flow_run_info
+from localflow.coroutines import is_being_cancelled
+from localflow.errors import FlowDepthError, StoreError
+from localflow.final_state import final_state
+from localflow.futures import TaskFuture
+from localflow.interrupts import STOPS, FlowStop
+from localflow.keywords import HOOK_OF
+from localflow.live import ActiveFlow
+from localflow.records import StateChange
+from localflow.states import (
+    INTERRUPTED,
+    AwaitingRetry,
+    Cancelled,
+    Retrying,
+    Running,
+    State,
+    StateType,
+    not_ready,
+    timed_out,
+)
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Generator, Sequence
+
+    from localflow.engine import Engine
+    from localflow.flows import Flow
+    from localflow.live import Lane
+    from localflow.records import FlowRun, Record
+
+MAX_FLOW_DEPTH = 20
+
+
+class FlowCall:
+    """Everything that a flow run is made of."""
+
+    def __init__(
+        self,
+        engine: Engine,
+        flow: Flow[..., Any],
+        record: FlowRun,
+        body: Callable[[], Any],
+        lane: Lane,
+        depth: int = 0,
+        blocker: State | None = None,
+        on_start: Callable[[ActiveFlow], None] | None = None,
+    ) -> None:
+        """Keep what is given.
+
+        Args:
+            engine: drives its task runs.
+            flow: whose run it is.
+            record: its record, not stored yet.
+            body: calls the flow's function; gives something to await if that is async.
+            lane: what its tasks run on.
+            depth: how many flows it is inside of.
+            blocker: a state that it waited for and that did not complete; it will never start.
+            on_start: called once its start is stored.
+        """
+        self.engine = engine
+        self.flow = flow
+        self.record = record
+        self.body = body
+        self.blocker = blocker
+        self.on_start = on_start
+        self.active = ActiveFlow(engine, record, lane, depth, flow)
+        self._sequence = 0
+        self._state = ""
+
+    def run(self) -> State:
+        """Run the flow and return its recorded final state.
+
+        Raises:
+            KeyboardInterrupt, Terminated: it was interrupted, and is recorded as such.
+            StoreError: a state could not be recorded.
+        """
+        steps = self._steps()
+        step = next(steps, None)
+        try:
+            while step is not None:
+                try:
+                    answer = step.run()
+                except BaseException as error:  # it is for the steps to say what that means
+                    step = steps.throw(error)
+                else:
+                    step = steps.send(answer)
+        except StopIteration as end:
+            return _ended(end)
+        raise AssertionError("a flow run has at least one step")
+
+    async def run_async(self) -> State:
+        """Run an async flow in the loop that is running here and return its recorded final state."""
+        steps = self._steps()
+        step = next(steps, None)
+        try:
+            while step is not None:
+                try:
+                    answer = await step.run_async()
+                except BaseException as error:
+                    step = steps.throw(error)
+                else:
+                    step = steps.send(answer)
+        except StopIteration as end:
+            return _ended(end)
+        raise AssertionError("a flow run has at least one step")
+
+    # -- the steps ---------------------------------------------------------------------------------------------------
+
+    def _steps(self) -> Generator[Step, Any, State]:
+        record, active = self.record, self.active
+        if active.depth >= MAX_FLOW_DEPTH:
+            raise FlowDepthError(record.flow, MAX_FLOW_DEPTH)
+        yield _Nothing()
+        if self.blocker is not None:
+            return self._enter(not_ready(self.blocker), before=[record])
+        self.engine.add_flow(active)
+        self._enter(Running(), before=[record])
+        if self.on_start is not None:
+            self.on_start(active)
+        try:
+            while True:
+                state = yield from self._attempt()
+                if not self.flow.retry.wants(state, active.attempt):
+                    return self._enter(state)
+                delay = self.flow.retry.delay(active.attempt)
+                waiting = AwaitingRetry(state.message)
+                waiting.cause = state.cause
+                self._enter(waiting)
+                yield _Pause(delay)
+                active.begin_attempt()
+                self._enter(Retrying())
+        except STOPS as stop:
+            self._enter(self._stopped(stop))
+            raise
+        except BaseException as error:
+            if is_being_cancelled(error):
+                self._enter(Cancelled("the flow run was interrupted", name=INTERRUPTED))
+            raise
+        finally:
+            active.over = True
+
+    def _attempt(self) -> Generator[Step, Any, State]:
+        """Run the body, and wait for all that it started."""
+        engine, active, seconds = self.engine, self.active, self.flow.timeout_seconds
+        attempt, began = active.attempt, time.monotonic()
+        if seconds is not None:
+            engine.alarms.set(seconds, lambda: self._expire(attempt, seconds))
+        returned, failure = None, None
+        try:
+            try:
+                returned = yield _Body(self)
+            except STOPS:
+                raise
+            except BaseException as error:  # sys.exit() in a flow is its failure, not the program's end
+                if error is engine.error or is_being_cancelled(error):
+                    raise
+                failure = failed_state(error, "Flow")
+            yield _Wait(lambda: engine.wait_for_all(active), lambda: engine.has_ended(active))
+            for future in arguments.find(returned, (TaskFuture,)):
+                yield _Wait(future.wait, future.done)  # it may be of the flow that called this one
+        except FlowStop as stop:
+            if stop.flow_run_id != self.record.id:
+                yield from self._end_runs()
+                raise
+        except STOPS:
+            engine.interrupt()
+            raise
+        except BaseException as error:
+            if is_being_cancelled(error):
+                yield from self._end_runs()
+            raise
+        stop, active.stop = active.stop, None
+        if stop is not None:
+            yield from self._end_runs()
+            if stop.flow_run_id != self.record.id:
+                raise stop
+            return stop.state
+        if seconds is not None and time.monotonic() - began > seconds:
+            return timed_out(seconds, "Flow")
+        if failure is not None:
+            return failure
+        return final_state(returned, [*(future.state for future in active.futures), *active.subflows])
+
+    def _expire(self, attempt: int, seconds: float) -> None:
+        """End the flow run if it is still in the attempt that took too long."""
+        active = self.active
+        if active.attempt == attempt and not active.over and active.stop is None:
+            self.engine.stop_flow(active, timed_out(seconds, "Flow"))
+
+    def _end_runs(self) -> Generator[Step, Any, None]:
+        engine, family = self.engine, self.engine.subtree(self.active)
+        engine.cancel_runs(family, lambda: Cancelled("the flow run was stopped"))
+        for each in family:
+            with suppress(StoreError):
+                yield _Wait(lambda each=each: engine.wait_for_all(each), lambda each=each: engine.has_ended(each))
+
+    def _stopped(self, stop: BaseException) -> State:
+        if isinstance(stop, FlowStop):
+            return Cancelled("the flow run that called it was stopped")
+        return Cancelled("the flow run was interrupted", name=INTERRUPTED)
+
+    # -- states ------------------------------------------------------------------------------------------------------
+
+    def _enter(self, state: State, before: Sequence[Record] = ()) -> State:
+        """Record that the flow run is in another state, and call the hooks for it."""
+        record, active, engine = self.record, self.active, self.engine
+        if not state.run_id:
+            state.run_id, state.run_label = record.id, f"flow run '{record.name}'"
+        self._sequence += 1
+        result = None if self.flow.persist_result is False else state.recordable()
+        change = StateChange(
+            record, self._sequence, state.type, state.name, state.message, state.instant, self._state or "Pending",
+            active.attempt, None, state.cause, result,
+        )  # fmt: skip
+        self._state = state.name
+        if state.type is not StateType.RUNNING:
+            engine.end_log(record, active.attempt)
+        engine.append([*before, change])
+        name = HOOK_OF.get(state.type, "")
+        for hook in self.flow.hooks.get(name, ()):
+            described = f"hook '{name}' of flow run '{record.name}'"
+            info = flow_run_info(record, active.attempt)
+            Context().run(engine.callbacks.call, described, hook, self.flow, info, state)
+        return state
+
+
+def _ended(end: StopIteration) -> State:
+    state: State = end.value
+    return state
+
+
+# -- what takes time -------------------------------------------------------------------------------------------------
+
+
+class Step(Protocol):
+    """Something that takes time."""
+
+    def run(self) -> Any:
+        """Do it here and now."""
+
+    async def run_async(self) -> Any:
+        """Do it without blocking the loop that is running here."""
+
+
+class _Nothing:
+    def run(self) -> None:
+        pass
+
+    async def run_async(self) -> None:
+        pass
+
+
+class _Body:
+    def __init__(self, call: FlowCall) -> None:
+        self._call = call
+        self._active = call.active
+        record, active, engine = call.record, call.active, call.engine
+        attempt = active.attempt
+        self._context = FlowContext(
+            record, active, attempt, lambda line: engine.log(record, attempt, (line,)), active.log_prints
+        )
+
+    def run(self) -> Any:
+        engine, active = self._call.engine, self._active
+        if engine.shield.hears:
+            active.interrupt = engine.shield.stop
+        try:
+            if active.stop is not None:
+                raise active.stop
+            with entered(self._context):
+                return self._call.body()
+        finally:
+            active.interrupt = None
+            engine.shield.unstop(active.record.id)
+
+    async def run_async(self) -> Any:
+        import asyncio
+
+        active, loop, task = self._active, asyncio.get_running_loop(), asyncio.current_task()
+        assert task is not None
+        asked: list[FlowStop] = []
+
+        def interrupt(stop: FlowStop) -> None:
+            asked.append(stop)
+            with suppress(RuntimeError):  # the loop is closed
+                loop.call_soon_threadsafe(task.cancel)
+
+        active.interrupt = interrupt
+        try:
+            if active.stop is not None:
+                raise active.stop
+            with entered(self._context):
+                return await self._call.body()
+        except asyncio.CancelledError:
+            if asked and task.uncancel() == 0:
+                raise asked[0] from None
+            raise
+        finally:
+            active.interrupt = None
+
+
+class _Wait:
+    def __init__(self, wait: Callable[[], object], is_over: Callable[[], bool]) -> None:
+        self._wait = wait
+        self._is_over = is_over
+
+    def run(self) -> None:
+        self._wait()
+
+    async def run_async(self) -> None:
+        if self._is_over():
+            return
+        import asyncio
+
+        await asyncio.to_thread(self._wait)
+
+
+class _Pause:
+    def __init__(self, seconds: float) -> None:
+        self._seconds = seconds
+
+    def run(self) -> None:
+        time.sleep(self._seconds)
+
+    async def run_async(self) -> None:
+        import asyncio
+
+        await asyncio.sleep(self._seconds)
