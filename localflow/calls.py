@@ -9,7 +9,7 @@ import time
 from types import AsyncGeneratorType, CoroutineType, GeneratorType
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from localflow import arguments
+from localflow import arguments, logs
 from localflow.context import TaskContext, entered
 from localflow.coroutines import Expired, drained, is_being_cancelled, run_to_its_end
 from localflow.payloads import Packed
@@ -66,7 +66,12 @@ class Call(NamedTuple):
             cpu_clock: CPU seconds used so far by whatever runs the call.
             log: takes what the call says instead of the outcome.
         """
-        running = _Running(self, worker, cpu_clock, log)
+        if log is None and self.log is None and not logs.is_installed():
+            with logs.recording_elsewhere():
+                return self._run(_Running(self, worker, cpu_clock, log))
+        return self._run(_Running(self, worker, cpu_clock, log))
+
+    def _run(self, running: _Running) -> Outcome:
         with entered(running.context):
             try:
                 value = self._value()
@@ -90,6 +95,7 @@ class Call(NamedTuple):
                     value = await drained(value, self.timeout_seconds)
             except BaseException as error:
                 if is_being_cancelled(error):
+                    logs.flush(running.context)
                     raise
                 return running.failed(error)
             return running.returned(value)

@@ -96,6 +96,7 @@ class _Recorder:
     def __init__(self) -> None:
         self._lock = threading.RLock()
         self._users = 0
+        self._installed = False
         self._shows = True
         """Whether what runs say is to be shown by this process; otherwise the engine's process does it."""
         self._real_call_handlers: CallHandlers = logging.Logger.callHandlers
@@ -104,6 +105,14 @@ class _Recorder:
         self._hears_forks = False
         self.streams = Streams()
         self.capture: Capture | None = None
+
+    @property
+    def is_installed(self) -> bool:
+        return self._installed
+
+    def install(self) -> None:
+        self._installed = True
+        self.begin(shows=False, streams=False)
 
     def begin(self, shows: bool, streams: bool) -> None:
         with self._lock:
@@ -147,6 +156,7 @@ class _Recorder:
         """Let a forked child write and log as it would without us: nobody asks it what its runs have said."""
         self._lock = threading.RLock()
         self.capture = None
+        self._installed = False
         if self._users:
             self._users = 0
             self._remove()
@@ -234,7 +244,12 @@ def install() -> None:
 
     What they write is left to whoever has this process's descriptors.
     """
-    _recorder.begin(shows=False, streams=False)
+    _recorder.install()
+
+
+def is_installed() -> bool:
+    """Return whether `install` has been called in this process."""
+    return _recorder.is_installed
 
 
 def capture_descriptors() -> Capture | None:

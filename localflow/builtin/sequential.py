@@ -7,11 +7,13 @@ from typing import TYPE_CHECKING, ClassVar
 
 from localflow.interfaces import Executor, Outcome
 from localflow.interrupts import STOPS
+from localflow.logs import capture_descriptors
 from localflow.states import INTERRUPTED, Cancelled
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
+    from localflow.descriptors import Capture
     from localflow.interfaces import Call, Report
 
 
@@ -22,10 +24,12 @@ class SequentialExecutor(Executor):
 
     def __init__(self) -> None:
         self._report: Report | None = None
+        self._capture: Capture | None = None
 
     def start(self, report: Report) -> None:
         """Get ready to run calls and give their outcomes to `report`."""
         self._report = report
+        self._capture = capture_descriptors()
 
     def submit(self, calls: Sequence[Call]) -> None:
         """Run the calls now.
@@ -37,8 +41,7 @@ class SequentialExecutor(Executor):
         if report is None:
             raise RuntimeError("the sequential executor is not started; call start(report) first")
         for position, call in enumerate(calls):
-            # In a copy of the context: the task sees the caller's variables, and what it sets ends with it.
-            outcome = copy_context().run(call.run, "main")
+            outcome = self._run(call)
             stop = outcome.state.packed_data
             if isinstance(stop, STOPS):
                 state = Cancelled("the task was interrupted", name=INTERRUPTED)
@@ -48,5 +51,18 @@ class SequentialExecutor(Executor):
             report([outcome])
 
     def shutdown(self) -> None:
-        """Release everything, which is nothing."""
+        """Give the descriptors back."""
         self._report = None
+        capture, self._capture = self._capture, None
+        if capture is not None:
+            capture.close()
+
+    def _run(self, call: Call) -> Outcome:
+        # In a copy of the context: the task sees the caller's variables, and what it sets ends with it.
+        capture, log = self._capture, call.log
+        if capture is None or log is None or not capture.begin(log):
+            return copy_context().run(call.run, "main")
+        try:
+            return copy_context().run(call.run, "main")
+        finally:
+            capture.end()
