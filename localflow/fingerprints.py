@@ -1,0 +1,372 @@
+"""Fingerprints of values: equal for values that are equal and of one type, in every process; different otherwise.
+
+A value is encoded as bytes that no other value has: a tag for its exact type, then its content. What is no built-in
+type is encoded by what pickle would keep of it, so that an object counts as its class and its state. Sets and dicts
+count without their order, as they compare; dicts in the state of an object with it, for the object may mean it.
+
+Stricter than `==` on purpose: 1, 1.0 and True are different, so are 0.0 and -0.0, Decimal("1.0") and Decimal("1.00"),
+and one instant in two time zones. A value without a fingerprint of this kind has none: it is never guessed.
+"""
+
+from __future__ import annotations
+
+import collections
+import copyreg
+import functools
+import inspect
+import logging
+import os
+import struct
+import textwrap
+import weakref
+from hashlib import blake2b
+from types import BuiltinFunctionType, CellType, CodeType, FunctionType, MethodType, ModuleType
+from typing import TYPE_CHECKING, Any
+
+from localflow.errors import NoFingerprintError
+from localflow.interrupts import STOPS
+from localflow.payloads import type_name
+from localflow.states import type_and_text
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable
+
+_log = logging.getLogger("localflow.caching")
+
+_DIGEST_BYTES = 20
+_SHORT = 64
+_LAMBDA = "<lambda>"
+_IN_FUNCTION = "<locals>"
+#: Dicts that compare without their order although they have an `__eq__` of their own.
+_UNORDERED = (dict, collections.Counter)
+
+
+class Fingerprints:
+    """Makes the fingerprints for one key; parts that are met several times are encoded once."""
+
+    def __init__(self, without: frozenset[str] = frozenset()) -> None:
+        self._without = without
+        # By the id of an object and whether the order of dicts counted; with the objects, for an id is reused once its
+        # object is gone.
+        self._done: dict[tuple[int, bool], tuple[object, bytes]] = {}
+        self._begun: dict[tuple[int, bool], int] = {}
+        self._ordered = False
+
+    def of(self, value: object) -> bytes:
+        """Return the fingerprint of a value.
+
+        Raises:
+            NoFingerprintError: it has none; the text says why.
+        """
+        return self._guarded(self._encoded, value)
+
+    def of_definition(self, function: Callable[..., object]) -> bytes:
+        """Return the fingerprint of where a function is defined and what it carries, whatever its body says.
+
+        It carries the variables of the functions around it, the object it is a method of, and what a partial has put
+        in, except for what goes by the names in `without`. The variables count as they were at the first question:
+        what the function itself does to them is no part of it.
+
+        Raises:
+            NoFingerprintError: the object or what a partial has put in has none. A variable without one makes the
+                function different from all others, in other processes, too.
+        """
+        return self._guarded(self._definition, function)
+
+    def of_source(self, function: Callable[..., object]) -> bytes:
+        """Return the fingerprint of a function's text and code.
+
+        The code is what runs, and all there is for a function typed into a REPL. Beside it the text, where there is
+        one, tells apart what compiles to the same code. Not the text alone: the file may have been edited since.
+        """
+        return self._guarded(self._source, function)
+
+    def _guarded(self, encode: Callable[[Any], bytes], value: object) -> bytes:
+        try:
+            return blake2b(encode(value), digest_size=_DIGEST_BYTES).digest()
+        except STOPS:
+            raise
+        except NoFingerprintError:
+            raise
+        except RecursionError as error:
+            raise NoFingerprintError("it is nested too deeply") from error
+        except BaseException as error:  # the state of an object is asked for, which runs code of the user's
+            raise NoFingerprintError(type_and_text(error)) from error
+
+    def _encoded(self, value: Any) -> bytes:
+        kind = type(value)
+        atom = _ATOMS.get(kind)
+        if atom is not None:
+            return atom(value)
+        key = (id(value), self._ordered)
+        done = self._done.get(key)
+        if done is not None:
+            return done[1]
+        if key in self._begun:  # it holds itself
+            return b"@%d;" % self._begun[key]
+        self._begun[key] = len(self._begun) + len(self._done)
+        compound = _COMPOUNDS.get(kind)
+        encoding = self._object(value) if compound is None else compound(self, value)
+        del self._begun[key]
+        self._done[key] = value, encoding
+        return encoding
+
+    def _sequence(self, value: list[Any] | tuple[Any, ...]) -> bytes:
+        return _framed(b"l" if type(value) is list else b"t", map(self._encoded, value), len(value))
+
+    def _set(self, value: Iterable[Any]) -> bytes:
+        items = sorted(map(self._encoded, value))
+        return _framed(b"u" if type(value) is set else b"z", items, len(items))
+
+    def _dict(self, value: dict[Any, Any]) -> bytes:
+        return self._pairs(value.items(), self._ordered)
+
+    def _pairs(self, pairs: Iterable[tuple[Any, Any]], ordered: bool) -> bytes:
+        encoded = [self._encoded(key) + self._encoded(item) for key, item in pairs]
+        return _framed(b"o" if ordered else b"d", encoded if ordered else sorted(encoded), len(encoded))
+
+    def _object(self, value: Any) -> bytes:
+        kind = type(value)
+        if isinstance(value, type):
+            return self._class(value)
+        if kind is object:
+            raise NoFingerprintError("an object() is nothing but itself")
+        if kind.__module__ == "numpy" and kind.__name__ in ("ndarray", "memmap") and not value.dtype.hasobject:
+            return self._array(value)
+        ordered, self._ordered = self._ordered, True
+        try:
+            return self._reduced(value)
+        finally:
+            self._ordered = ordered
+
+    def _reduced(self, value: Any) -> bytes:
+        """Encode what pickle would keep."""
+        kind: Any = type(value)
+        reducer = copyreg.dispatch_table.get(kind)
+        reduced: Any = value.__reduce_ex__(4) if reducer is None else reducer(value)
+        if isinstance(reduced, str):
+            return self._parts(b"g", getattr(value, "__module__", None), reduced)
+        make, args, state, items, pairs, *more = (*reduced, *[None] * 4)[: max(5, len(reduced))]
+        if make is copyreg.__newobj__:  # type: ignore[attr-defined]
+            make, *args = args
+        elif make is copyreg.__newobj_ex__:  # type: ignore[attr-defined]
+            make, *args = args[0], *args[1], args[2]
+        elif isinstance(value, (set, frozenset)) and kind.__reduce__ in (set.__reduce__, frozenset.__reduce__):
+            args = [frozenset(value)]
+        parts = [self._by_name(make), self._encoded(tuple(args))]
+        if type(state) is dict:
+            parts.append(self._pairs(state.items(), ordered=False))  # attributes have no order
+        else:
+            parts.append(self._encoded(state))
+        parts.append(self._encoded(None if items is None else list(items)))
+        unordered = kind.__eq__ is dict.__eq__ or kind in _UNORDERED
+        parts.append(b"N" if pairs is None else self._pairs(pairs, ordered=not unordered))
+        parts.append(self._encoded(tuple(more)))
+        return _framed(b"x", parts, len(parts))
+
+    def _by_name(self, maker: Any) -> bytes:
+        """Encode what makes an object as pickle does, by its name; a class made in a function has more to it."""
+        if isinstance(maker, type):
+            return self._parts(b"k", maker.__module__, maker.__qualname__, _members(maker))
+        if isinstance(maker, FunctionType):
+            return self._parts(b"k", maker.__module__, maker.__qualname__)
+        return self._encoded(maker)
+
+    def _class(self, value: type) -> bytes:
+        return self._parts(b"K", value.__module__, value.__qualname__, _members(value, always=True))
+
+    def _function(self, function: FunctionType) -> bytes:
+        return self._parts(
+            b"F", function.__module__, function.__qualname__, function.__code__, function.__defaults__,
+            function.__kwdefaults__, function.__closure__, vars(function),
+        )  # fmt: skip
+
+    def _cell(self, cell: CellType) -> bytes:
+        try:
+            content = cell.cell_contents
+        except ValueError:  # nothing has been put in yet
+            return b"e"
+        return _framed(b"c", [self._encoded(content)], 1)
+
+    def _code(self, code: CodeType) -> bytes:
+        return self._parts(
+            b"C", code.co_code, code.co_consts, code.co_names, code.co_varnames, code.co_freevars, code.co_cellvars,
+            code.co_flags, code.co_argcount, code.co_posonlyargcount, code.co_kwonlyargcount, code.co_exceptiontable,
+        )  # fmt: skip
+
+    def _module(self, module: ModuleType) -> bytes:
+        return self._parts(b"m", module.__name__)
+
+    def _builtin(self, function: BuiltinFunctionType) -> bytes:
+        owner = function.__self__
+        if owner is None or isinstance(owner, ModuleType):
+            return self._parts(b"g", function.__module__, function.__qualname__)
+        return self._reduced(function)
+
+    def _array(self, array: Any) -> bytes:
+        flat = array.reshape(-1)  # a view where the array is contiguous
+        hasher = blake2b(self._parts(b"a", type(array).__name__, array.dtype, array.shape), digest_size=_DIGEST_BYTES)
+        if array.nbytes:
+            hasher.update(flat.view("u1"))
+        return b"#" + hasher.digest()
+
+    def _source(self, function: Any) -> bytes:
+        outer = _innermost(function)
+        plain = inspect.unwrap(outer)
+        return self._encoded((_text(plain), *[getattr(each, "__code__", None) for each in (outer, plain)]))
+
+    def _definition(self, function: Any) -> bytes:
+        if isinstance(function, MethodType):
+            names = getattr(getattr(function.__func__, "__code__", None), "co_varnames", ())[:1]
+            owner = b"" if self._without.intersection(names) else self._carried("the object", function.__self__)
+            return _framed(b"M", [self._definition(function.__func__), owner], 2)
+        if isinstance(function, functools.partial):
+            keywords = {name: value for name, value in function.keywords.items() if name not in self._without}
+            carried = self._carried("what its partial puts in", (function.args, keywords))
+            return _framed(b"P", [self._definition(function.func), carried], 2)
+        if not isinstance(function, FunctionType):
+            return self._encoded(function)
+        variables = {name: known for name, known in _variables(function).items() if name not in self._without}
+        original = inspect.unwrap(function)
+        file = _real_file(original.__code__.co_filename) if isinstance(original, FunctionType) else None
+        # A script is one module when Python runs it and another one for the command line, so the file says more. A REPL
+        # has none, a notebook none that lasts; there, and for a lambda, whose name says nothing, the code has to do.
+        place = (function.__module__ if file is None else file, function.__qualname__)
+        is_vague = file is None or _LAMBDA in function.__qualname__
+        return self._encoded((place, variables, function.__code__ if is_vague else None))
+
+    def _carried(self, what: str, value: object) -> bytes:
+        try:
+            # A class counts by its name: its methods are edited like any code that a task calls.
+            return self._by_name(value) if isinstance(value, type) else self._encoded(value)
+        except NoFingerprintError as error:
+            raise NoFingerprintError(f"{what}: {error}") from error
+        except TypeError as error:  # what cannot be pickled
+            raise NoFingerprintError(f"{what} ({type_name(value)}): {error}") from error
+
+    def _parts(self, tag: bytes, *values: object) -> bytes:
+        return _framed(tag, map(self._encoded, values), len(values))
+
+
+def _framed(tag: bytes, parts: Iterable[bytes], count: int) -> bytes:
+    """Return a tag and encodings as one; long ones as their hash, so that an encoding is always short."""
+    encoding = b"%b%d:%b" % (tag, count, b"".join(parts))
+    if len(encoding) <= _SHORT:
+        return encoding
+    return b"#" + blake2b(encoding, digest_size=_DIGEST_BYTES).digest()
+
+
+def _bytes(tag: bytes, value: bytes | bytearray) -> bytes:
+    header = b"%b%d:" % (tag, len(value))
+    if len(value) <= _SHORT:
+        return header + value
+    hasher = blake2b(header, digest_size=_DIGEST_BYTES)
+    hasher.update(value)
+    return b"#" + hasher.digest()
+
+
+def _float(value: float) -> bytes:
+    return struct.pack(">cd", b"f", value)
+
+
+#: Every encoding begins with a tag that says how it goes on, so a row of them reads in one way only.
+_ATOMS: dict[type, Callable[[Any], bytes]] = {
+    type(None): lambda value: b"N",
+    type(Ellipsis): lambda value: b"E",
+    bool: lambda value: b"T" if value else b"B",
+    int: lambda value: b"i%x;" % value if -(1 << 64) < value < 1 << 64 else _bytes(b"I", b"%x" % value),
+    float: _float,
+    complex: lambda value: b"j" + _float(value.real) + _float(value.imag),
+    str: lambda value: _bytes(b"s", value.encode("utf-8", "surrogatepass")),
+    bytes: lambda value: _bytes(b"b", value),
+    bytearray: lambda value: _bytes(b"y", value),
+}
+
+_COMPOUNDS: dict[type, Callable[[Fingerprints, Any], bytes]] = {
+    list: Fingerprints._sequence,
+    tuple: Fingerprints._sequence,
+    set: Fingerprints._set,
+    frozenset: Fingerprints._set,
+    dict: Fingerprints._dict,
+    FunctionType: Fingerprints._function,
+    BuiltinFunctionType: Fingerprints._builtin,
+    CellType: Fingerprints._cell,
+    CodeType: Fingerprints._code,
+    ModuleType: Fingerprints._module,
+}
+
+
+def _members(kind: type, always: bool = False) -> dict[str, Any] | None:
+    """Return the functions and plain values of a class, None where its name is taken to say it all."""
+    if not always and _IN_FUNCTION not in kind.__qualname__:
+        return None
+    members: dict[str, Any] = {}
+    for name, value in vars(kind).items():
+        functions = [
+            getattr(value, attribute, None) for attribute in ("__func__", "fget", "fset", "fdel", "func")
+        ]  # of static, class and other methods, of properties
+        found = [each for each in (value, *functions) if isinstance(each, FunctionType)]
+        if found:
+            members[name] = found
+        elif type(value) in _ATOMS and not name.startswith("__"):
+            members[name] = value
+    return members
+
+
+def _innermost(function: Any) -> Any:
+    """Return the function inside partials, methods and callable objects."""
+    while not isinstance(function, FunctionType):
+        if isinstance(function, functools.partial):
+            function = function.func
+        elif isinstance(function, MethodType):
+            function = function.__func__
+        else:  # a callable object, or something written in C
+            called = type(function).__call__
+            return called if isinstance(called, FunctionType) else function
+    return function
+
+
+#: What the variables around a function were when it was first asked for; a function of its own keeps it no longer.
+_seen_variables: weakref.WeakKeyDictionary[FunctionType, dict[str, bytes]] = weakref.WeakKeyDictionary()
+
+
+def _variables(function: FunctionType) -> dict[str, bytes]:
+    """Return the fingerprints of the variables that a function uses of the functions around it."""
+    known = _seen_variables.get(function)
+    if known is None:
+        cells = zip(function.__code__.co_freevars, function.__closure__ or (), strict=True)
+        known = _seen_variables.setdefault(function, {name: _variable(function, name, cell) for name, cell in cells})
+    return known
+
+
+def _variable(function: FunctionType, name: str, cell: CellType) -> bytes:
+    try:
+        return Fingerprints().of(cell)
+    except NoFingerprintError as error:
+        _log.warning(
+            "%s uses %r of the function around it, which has no fingerprint (%s): its results are found again in this "
+            "process only; leave it out with cache_policy=INPUTS - %r",
+            function.__qualname__, name, error, name,
+        )  # fmt: skip
+        return os.urandom(_DIGEST_BYTES)
+
+
+def _text(function: Any) -> str | None:
+    """Return the text of a function without its decorators: their options are no part of what it computes."""
+    try:
+        text = textwrap.dedent(inspect.getsource(function))
+    except (OSError, TypeError, SyntaxError):
+        return None
+    import ast
+
+    try:
+        first = ast.parse(text).body[0].lineno
+    except (SyntaxError, IndexError, ValueError):  # a lambda in the middle of an expression
+        return text
+    return "".join(text.splitlines(keepends=True)[first - 1 :])
+
+
+@functools.lru_cache(maxsize=256)
+def _real_file(name: str) -> str | None:
+    path = os.path.realpath(name)
+    return path if os.path.isfile(path) else None  # noqa: PTH113 - a str in, a str out
