@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import json
 import math
+from collections import Counter
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any, NamedTuple, TypeAlias
 
@@ -15,11 +16,11 @@ from localflow.records import FlowRun, StateChange, TaskRun
 from localflow.states import FINAL_TYPES, NOT_READY, StateType
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Sequence
+    from collections.abc import Iterable, Iterator, Sequence
 
     from localflow.interfaces import StateStore
     from localflow.payloads import Payload
-    from localflow.records import Execution, FlowRunSummary
+    from localflow.records import CacheEntry, Execution, FlowRunSummary
     from localflow.states import Cause
 
 Json: TypeAlias = "dict[str, Any]"
@@ -76,6 +77,11 @@ class RunHistory:
         return self.changes[-1].cause if self.changes else None
 
     @property
+    def cache(self) -> CacheEntry | None:
+        """Under which key others find its result, if they do."""
+        return self.changes[-1].cache if self.changes else None
+
+    @property
     def execution(self) -> Execution | None:
         """Where the newest attempt ran."""
         return next((change.execution for change in reversed(self.changes) if change.execution), None)
@@ -101,7 +107,15 @@ class RunHistory:
         run, execution, cause = self.run, self.execution, self.cause
         view: Json = {"id": run.id, "name": run.name}
         if isinstance(run, TaskRun):
-            view |= {"task": run.task, "number": run.number, "tags": list(run.tags), "version": run.version}
+            view |= {
+                "task": run.task,
+                "number": run.number,
+                "map_number": run.map_number or None,
+                "map_index": run.map_index if run.map_number else None,
+                "tags": list(run.tags),
+                "version": run.version,
+                "cache": _cache_json(self.cache),
+            }
         return view | {
             "state": state_json(self.state),
             "history": [moment.as_json() for moment in self.moments],
@@ -113,11 +127,55 @@ class RunHistory:
             "pid": execution.pid if execution else None,
             "cpu_seconds": execution.cpu_seconds if execution else None,
             "peak_rss_bytes": execution.peak_rss_bytes if execution else None,
-            "cause": cause._asdict() if cause else None,
+            "cause": _cause_json(cause),
         }
 
     def _first(self) -> Moment:
         return Moment(StateType.PENDING, "Pending", "", self.run.created_at)
+
+
+class MapGroup(NamedTuple):
+    """The task runs of one `map` call, in the order of its items."""
+
+    members: list[RunHistory]
+
+    @property
+    def label(self) -> str:
+        """The task's name and the range of the items, as `double[0..99]`."""
+        runs = [member.run for member in self.members if isinstance(member.run, TaskRun)]
+        first, last = runs[0].map_index, runs[-1].map_index
+        return f"{runs[0].task}[{first}]" if first == last else f"{runs[0].task}[{first}..{last}]"
+
+    @property
+    def counts(self) -> Counter[tuple[StateType, str]]:
+        """How many of its runs are in each state, by type and name."""
+        return state_counts(self.members)
+
+    @property
+    def unsuccessful(self) -> list[RunHistory]:
+        """The runs that failed, crashed, were cancelled or never ran."""
+        return [member for member in self.members if member.state.type in UNSUCCESSFUL or member.is_blocked]
+
+
+def state_counts(runs: Iterable[RunHistory]) -> Counter[tuple[StateType, str]]:
+    """Return how many runs are in each state, by type and name."""
+    return Counter((run.state.type, run.state.name) for run in runs)
+
+
+def grouped(task_runs: Iterable[RunHistory]) -> list[RunHistory | MapGroup]:
+    """Return task runs in their order, those of one `map` call together in the place of the first."""
+    groups: dict[int, MapGroup] = {}
+    shown: list[RunHistory | MapGroup] = []
+    for history in task_runs:
+        number = history.run.map_number if isinstance(history.run, TaskRun) else 0
+        if not number:
+            shown.append(history)
+        elif number in groups:
+            groups[number].members.append(history)
+        else:
+            groups[number] = MapGroup([history])
+            shown.append(groups[number])
+    return shown
 
 
 class FlowRunHistory(RunHistory):
@@ -174,7 +232,7 @@ class FlowRunHistory(RunHistory):
             **flow_run_json(self.run, self.state, self.started_at, self.ended_at),
             "attempt": self.attempt,
             "history": [moment.as_json() for moment in self.moments],
-            "cause": self.cause._asdict() if self.cause else None,
+            "cause": _cause_json(self.cause),
             "task_runs": [self._task_run_json(history, names) for history in self.task_runs],
             "subflow_runs": [summary_json(summary) for summary in self.subflow_runs],
         }
@@ -243,6 +301,14 @@ def flow_run_json(run: FlowRun, state: Moment | StateChange, started_at: float |
 def state_json(state: Moment | StateChange) -> Json:
     """Return a state as every view has it."""
     return {"type": state.type.value, "name": state.name, "message": state.message}
+
+
+def _cause_json(cause: Cause | None) -> Json | None:
+    return None if cause is None else {**cause._asdict(), "arguments": dict(cause.arguments)}
+
+
+def _cache_json(entry: CacheEntry | None) -> Json | None:
+    return None if entry is None else {"key": entry.key, "expires_at": instant(entry.expires_at)}
 
 
 def result_json(payload: Payload | None) -> object:

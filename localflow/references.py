@@ -5,13 +5,14 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from localflow.errors import RunNotFoundError, suggestion
+from localflow.history import FlowRunHistory
 from localflow.records import TaskRun
 from localflow.states import StateType
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
 
-    from localflow.history import FlowRunHistory, RunHistory
+    from localflow.history import RunHistory
     from localflow.interfaces import StateStore
     from localflow.records import FlowRunSummary
 
@@ -19,6 +20,29 @@ LAST, LAST_FAILED = "@last", "@last-failed"
 
 _FAILURES = frozenset({StateType.FAILED, StateType.CRASHED})
 _SHOWN_CANDIDATES = 10
+
+
+def find_runs(store: StateStore, reference: str) -> tuple[FlowRunHistory, list[RunHistory]]:
+    """Return the flow run of a reference, and its task runs that are meant: none where it is the flow run itself.
+
+    Several are meant by `RUN/TASK` with the name of a task that was mapped. The id of a task run stands for `RUN/TASK`.
+
+    Raises:
+        RunNotFoundError: nothing is recorded that the reference could mean, or too much.
+    """
+    run, slash, task = reference.partition("/")
+    try:
+        summary = find_flow_run(store, run)
+    except RunNotFoundError:
+        run_id, dash, number = run.rpartition("-")
+        if slash or not dash or not number.isdecimal():
+            raise
+        found = [known for known in store.list_flow_runs() if known.flow_run.id == run_id]
+        if not found:
+            raise
+        [summary], slash, task = found, "/", run
+    history = FlowRunHistory.read(store, summary.flow_run)
+    return history, _task_runs(history, task) if slash else []
 
 
 def find_flow_run(store: StateStore, reference: str) -> FlowRunSummary:
@@ -48,6 +72,18 @@ def find_flow_run(store: StateStore, reference: str) -> FlowRunSummary:
         raise RunNotFoundError(f"{len(candidates)} flow runs have an id that begins with {reference!r}: {listed}")
     hint = suggestion(reference, {run.flow_run.name for run in runs})
     raise RunNotFoundError(f"no flow run {reference!r} in {store.location}{hint}")
+
+
+def _task_runs(history: FlowRunHistory, reference: str) -> list[RunHistory]:
+    """Return the task run with this name or id, or all of a task of this name that was only mapped."""
+    mapped = [
+        task_run
+        for task_run in history.task_runs
+        if isinstance(task_run.run, TaskRun) and task_run.run.task == reference
+    ]
+    if len(mapped) > 1 and all(isinstance(each.run, TaskRun) and each.run.map_number for each in mapped):
+        return mapped
+    return [find_task_run(history, reference)]
 
 
 def find_task_run(history: FlowRunHistory, reference: str) -> RunHistory:

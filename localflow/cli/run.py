@@ -24,6 +24,8 @@ if TYPE_CHECKING:
 
 NOT_COMPLETED = 1
 
+_LOG = "log"
+
 
 @click.command()
 @click.argument("reference", metavar="FILE[:FLOW]")
@@ -33,7 +35,10 @@ NOT_COMPLETED = 1
 )  # fmt: skip
 @click.option("--executor", metavar="NAME", help="What a flow that names no executor runs on.")
 @click.option("-j", "--workers", type=click.IntRange(min=1), metavar="N", help="How many workers that executor has.")
-def run(reference: str, assignments: Sequence[str], executor: str | None, workers: int | None) -> int:
+@click.option("--full-traceback", is_flag=True, help="Show all frames of what failed, not only those of your code.")
+def run(
+    reference: str, assignments: Sequence[str], executor: str | None, workers: int | None, full_traceback: bool
+) -> int:
     """Run a flow of a Python file.
 
     FLOW is needed where FILE has several. The final state is printed; what did not complete, and why, is told on
@@ -45,6 +50,9 @@ def run(reference: str, assignments: Sequence[str], executor: str | None, worker
     texts = _split(assignments)
     overrides: dict[str, object] = {} if executor is None else {"executor": executor}
     project = Project.load(overrides=overrides)  # before any code of the user runs
+    if _LOG not in project.settings.notifiers:  # what it would tell by default, the end of the run tells
+        overrides[f"notifiers.{_LOG}.on"] = []
+        project = Project.load(overrides=overrides)
 
     from localflow.loading import load_flow
 
@@ -58,7 +66,7 @@ def run(reference: str, assignments: Sequence[str], executor: str | None, worker
             hint = f"-j sets the option 'workers' of executor '{printable(chosen)}'; --executor chooses another one"
             raise ConfigError([*error.problems, hint]) from None
     with closing(project.open_store()) as store:
-        return _run(flow, project, store, parameters)
+        return _run(flow, project, store, parameters, full_traceback)
 
 
 def _split(assignments: Sequence[str]) -> dict[str, str]:
@@ -88,7 +96,9 @@ def _chosen_executor(flow: Flow[..., Any], project: Project, executor: str | Non
     return None
 
 
-def _run(flow: Flow[..., Any], project: Project, store: StateStore, parameters: dict[str, object]) -> int:
+def _run(
+    flow: Flow[..., Any], project: Project, store: StateStore, parameters: dict[str, object], full_traceback: bool
+) -> int:
     begun: list[FlowRun] = []
     begun_at = time.monotonic()
 
@@ -115,7 +125,7 @@ def _run(flow: Flow[..., Any], project: Project, store: StateStore, parameters: 
         return 0
     from localflow.cli.failures import tell_failures
 
-    tell_failures(store, flow_run)
+    tell_failures(store, flow_run, full_traceback)
     output.say("")
     _tell_where_to_look(flow_run)
     return NOT_COMPLETED

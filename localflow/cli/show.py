@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections import Counter
 from typing import TYPE_CHECKING
 
 import click
@@ -14,54 +13,50 @@ if TYPE_CHECKING:
 
     from localflow.cli.output import Cell
     from localflow.history import FlowRunHistory, RunHistory
-    from localflow.interfaces import StateStore
 
     Field = tuple[str, str | Cell]
 
-_SHOWN_TASK_RUNS = 1000
 _SHOWN_FLOW_RUNS = 20
 _SHOWN_VALUE = 1_000
 
 
 @click.command()
 @click.argument("reference", metavar="RUN[/TASK]")
-@click.option("--all", "show_all", is_flag=True, help=f"Show all task runs, not only {_SHOWN_TASK_RUNS} of them.")
+@click.option("--all", "show_all", is_flag=True, help="Show all task runs, not only the most telling.")
+@click.option("--full-traceback", is_flag=True, help="Show all frames of what failed, not only those of your code.")
 @click.option("--json", "as_json", is_flag=True, help="Print JSON, with all task runs.")
-def show(reference: str, show_all: bool, as_json: bool) -> None:
+def show(reference: str, show_all: bool, full_traceback: bool, as_json: bool) -> None:
     """Show a flow run with its task runs, or one task run.
 
     RUN is a name, an id or its beginning, @last or @last-failed. TASK is the name of a task run, or of a task that was
-    called once.
+    called once, or of one that was mapped: then all its task runs are listed. The id of a task run will do, too.
     """
     from localflow.cli.reading import recorded
     from localflow.history import result_json
+    from localflow.references import find_runs
 
     with recorded() as store:
-        history, task_run = _find(store, reference)
-        chosen = task_run or history
+        history, task_runs = find_runs(store, reference)
+        if len(task_runs) > 1:
+            _show_members(history, task_runs, show_all, as_json)
+            return
+        chosen = task_runs[0] if task_runs else history
         result = result_json(store.load_result(history.run.id, chosen.run.number))
     if as_json:
-        view = history.as_json() if task_run is None else history.task_run_json(task_run)
+        view = history.task_run_json(chosen) if task_runs else history.as_json()
         output.print_json({**view, "result": result})
-    elif task_run is None:
-        _print_flow_run(history, result, show_all)
+    elif task_runs:
+        _print_task_run(history, chosen, result, full_traceback)
     else:
-        _print_task_run(history, task_run, result)
-
-
-def _find(store: StateStore, reference: str) -> tuple[FlowRunHistory, RunHistory | None]:
-    from localflow.history import FlowRunHistory
-    from localflow.references import find_flow_run, find_task_run
-
-    run, slash, task = reference.partition("/")
-    history = FlowRunHistory.read(store, find_flow_run(store, run).flow_run)
-    return history, find_task_run(history, task) if slash else None
+        _print_flow_run(history, result, show_all, full_traceback)
 
 
 # -- a flow run ------------------------------------------------------------------------------------------------------
 
 
-def _print_flow_run(history: FlowRunHistory, result: object, show_all: bool) -> None:
+def _print_flow_run(history: FlowRunHistory, result: object, show_all: bool, full_traceback: bool) -> None:
+    from localflow.cli.failures import print_cause
+    from localflow.cli.task_runs import note_left_out, print_task_runs
     from localflow.history import flow_run_json
 
     run = history.run
@@ -78,73 +73,35 @@ def _print_flow_run(history: FlowRunHistory, result: object, show_all: bool) -> 
             ("Source", run.entry_point),
             ("Process", f"{run.pid} on {run.host}"),
             ("Versions", ", ".join(f"{name} {version}" for name, version in run.versions.items())),
+            ("Tags", ", ".join(run.tags)),
             ("Called by", run.parent_id or ""),
         ]
     )
-    _print_traceback(history)
+    print_cause(history.cause, full_traceback)
     if history.task_runs:
-        _print_task_runs(history.task_runs, show_all)
+        print_task_runs(history.task_runs, show_all)
     if history.subflow_runs:
         from localflow.cli.runs import print_flow_runs
 
         shown = history.subflow_runs if show_all else history.subflow_runs[:_SHOWN_FLOW_RUNS]
         output.print_data(f"\n{len(history.subflow_runs):,} flow runs were called:")
         print_flow_runs(shown)
-        _note_left_out(len(history.subflow_runs) - len(shown))
-
-
-def _print_task_runs(task_runs: Sequence[RunHistory], show_all: bool) -> None:
-    counts = Counter(task_run.state.name for task_run in task_runs)
-    shown = task_runs if show_all else _most_telling(task_runs)
-    output.print_data("")
-    output.print_fields([("Task runs", ", ".join(f"{count:,} {name}" for name, count in counts.most_common()))])
-    output.print_table(
-        ["TASK RUN", "STATE", "DURATION", "WORKER", "MESSAGE"], [_row(each) for each in shown], right=("DURATION",)
-    )
-    _note_left_out(len(task_runs) - len(shown))
-
-
-def _most_telling(task_runs: Sequence[RunHistory]) -> list[RunHistory]:
-    """Return the first that failed, then others that did not complete, then the rest: as many as fit, in call order."""
-    from localflow.history import UNSUCCESSFUL
-    from localflow.states import StateType
-
-    def rank(task_run: RunHistory) -> int:
-        type = task_run.state.type
-        return (
-            0 if type in UNSUCCESSFUL else 1 if type is StateType.RUNNING else 3 if type is StateType.COMPLETED else 2
-        )
-
-    chosen = sorted(task_runs, key=rank)[:_SHOWN_TASK_RUNS]
-    return sorted(chosen, key=lambda task_run: task_run.run.number)
-
-
-def _row(task_run: RunHistory) -> list[str | Cell]:
-    state, execution = task_run.state, task_run.execution
-    return [
-        task_run.run.name,
-        output.state_cell(state.type.value, state.name),
-        output.duration(task_run.started_at, task_run.ended_at),
-        execution.worker if execution else "",
-        state.message,
-    ]
-
-
-def _note_left_out(count: int) -> None:
-    if count > 0:
-        output.print_data(f"... and {count:,} more; --all shows them")
+        note_left_out(len(history.subflow_runs) - len(shown))
 
 
 # -- a task run ------------------------------------------------------------------------------------------------------
 
 
-def _print_task_run(history: FlowRunHistory, task_run: RunHistory, result: object) -> None:
+def _print_task_run(history: FlowRunHistory, task_run: RunHistory, result: object, full_traceback: bool) -> None:
+    from localflow.cli.failures import print_cause
+
     view = history.task_run_json(task_run)
-    execution = task_run.execution
+    execution, cache = task_run.execution, task_run.cache
     fields: list[Field] = [
         ("Task run", task_run.run.name),
         ("Id", task_run.run.id),
         ("Task", view["task"]),
+        ("Map item", "" if view["map_index"] is None else str(view["map_index"])),
         ("Flow run", history.run.name),
         *_state_fields(task_run),
         ("Upstreams", output.listed(view["upstreams"], limit=50)),
@@ -157,14 +114,34 @@ def _print_task_run(history: FlowRunHistory, task_run: RunHistory, result: objec
             ("CPU time", "" if execution.cpu_seconds is None else f"{execution.cpu_seconds:.3f}s"),
             ("Peak memory", output.size(execution.peak_rss_bytes)),
         ]
+    if cache is not None:
+        fields += [("Cache key", cache.key), ("Cached until", output.local_time(cache.expires_at))]
     output.print_fields(fields)
-    _print_traceback(task_run)
+    print_cause(task_run.cause, full_traceback)
     output.print_data("")
     rows: list[list[str | Cell]] = [
         [output.local_time(moment.timestamp), output.state_cell(moment.type.value, moment.name), moment.message]
         for moment in task_run.moments
     ]
     output.print_table(["SINCE", "STATE", "MESSAGE"], rows)
+
+
+def _show_members(history: FlowRunHistory, task_runs: Sequence[RunHistory], show_all: bool, as_json: bool) -> None:
+    from localflow.cli.task_runs import counts_text, print_members
+    from localflow.history import state_counts
+
+    views = [history.task_run_json(task_run) for task_run in task_runs] if as_json else []
+    if as_json:
+        output.print_json(views)
+        return
+    output.print_fields(
+        [
+            ("Task", history.task_run_json(task_runs[0])["task"]),
+            ("Flow run", history.run.name),
+            ("Task runs", counts_text(state_counts(task_runs))),
+        ]
+    )
+    print_members(task_runs, show_all)
 
 
 # -- both ------------------------------------------------------------------------------------------------------------
@@ -180,12 +157,6 @@ def _state_fields(history: RunHistory) -> list[Field]:
         ("Ended", output.local_time(history.ended_at)),
         ("Duration", output.duration(history.started_at, history.ended_at)),
     ]
-
-
-def _print_traceback(history: RunHistory) -> None:
-    if history.cause is not None and history.cause.traceback_text:
-        output.print_data("")
-        output.print_lines(history.cause.traceback_text, indent="    ")
 
 
 def _value(value: object) -> str:

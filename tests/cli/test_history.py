@@ -93,7 +93,7 @@ def test_a_cause_is_shown_as_the_data_it_is() -> None:
 
     assert history.as_json()["cause"] == {
         "kind": "worker", "exception_type": "", "message": "killed", "traceback_text": "", "signal": 9,
-        "exit_code": None, "pid": 7,
+        "exit_code": None, "pid": 7, "full_traceback_text": "", "arguments": {},
     }  # fmt: skip
 
 
