@@ -33,10 +33,12 @@ class ProcessExecutor(Executor):
     """Runs calls in worker processes.
 
     Workers never import the main module again, so scripts need no guard, and a session or a notebook will do. A task
-    that kills its worker ends CRASHED; no other task is affected.
+    that kills its worker ends CRASHED; no other task is affected. At its timeout a call is killed with its worker and
+    with all that it has started.
     """
 
     shares_memory: ClassVar[bool] = False
+    kills_on_timeout: ClassVar[bool] = True
     isolates_crashes: ClassVar[bool] = True
 
     def __init__(
@@ -92,12 +94,12 @@ class ProcessExecutor(Executor):
         self._pool.take(calls)
 
     def cancel(self, call_ids: Sequence[int]) -> None:
-        """Stop calls; a running one is killed with its worker."""
+        """Stop calls: a running one gets SIGTERM with all that it has started, and five seconds later SIGKILL."""
         if self._pool is not None and self._pid == os.getpid():
             self._pool.cancel(call_ids)
 
     def shutdown(self) -> None:
-        """End all workers; those in a task are killed."""
+        """End all workers; those in a task are killed at once, also if they have been told to end in order."""
         pool, self._pool = self._pool, None
         if pool is not None and self._pid == os.getpid():  # in a forked child the processes are not its own
             atexit.unregister(self.shutdown)

@@ -4,8 +4,8 @@ Functions and flow runs are *definitions*: packed once, and sent to a worker onc
 Arguments travel in three ways: plain ones inside the frame itself, results of other tasks (`Packed`) as the bytes they
 already are, and everything else pickled, to be unpickled inside the call. In the frame of a call:
 
-    CALL, call number, call id, attempt, function number, flow run number,
-    task run: number, name, task, ordinal, created_at, tags, version,  args, kwargs
+    CALL, call number, call id, attempt, attempts, timeout_seconds, log_prints, function number, flow run number,
+    the fields of the task run but its flow run,  args, kwargs
 
 `args` is a tuple in which a pair of text and bytes stands for a `Packed`, and `kwargs` a dict like it; or `args` is the
 pickle of both, and `kwargs` None.
@@ -93,8 +93,9 @@ class CallPacker:
         args, kwargs = self._pack_arguments(call)
         number = next(self._call_numbers)
         content = (
-            CALL, number, call.id, call.attempt, function.number, flow_run.number,
-            run.number, run.name, run.task, run.ordinal, run.created_at, run.tags, run.version, args, kwargs,
+            CALL, number, call.id, call.attempt, call.attempts, call.timeout_seconds, call.log_prints,
+            function.number, flow_run.number,
+            *run[1:], args, kwargs,
         )  # fmt: skip
         return Shipment(call, number, (function, flow_run), frame(content))
 

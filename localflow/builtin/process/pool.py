@@ -35,7 +35,7 @@ from localflow.builtin.process.spawn import Supervisor
 from localflow.builtin.process.staff import Staff
 from localflow.builtin.process.transport import DIED, OUTCOME, READY, SPAWNED, UNABLE, UNSPAWNED
 from localflow.calls import Outcome
-from localflow.states import Cancelled
+from localflow.states import Cancelled, timed_out
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -98,6 +98,7 @@ class Pool:
                 or (assignment.backlog and (assignment.missing() > 0 or self._staff.problem is not None))
                 or (asleep_for_long and assignment.is_ahead())
                 or self._staff.has_choked_pipes()
+                or any(call.timeout_seconds is not None for call in calls)
             ):
                 self._wake()
 
@@ -178,6 +179,7 @@ class Pool:
     def _manage(self) -> float | None:
         """Keep the staff complete, spread the calls; return how long to wait for news."""
         assignment, staff = self._assignment, self._staff
+        waits = self._stop_overrunning()
         assignment.recall_overdue()
         staff.hire()
         if staff.problem is not None:
@@ -187,7 +189,8 @@ class Pool:
         staff.watch_choked_pipes()
         if self._answers:
             return 0
-        waits = [OVERDUE_SECONDS] if assignment.is_ahead() else []
+        if assignment.is_ahead():
+            waits.append(OVERDUE_SECONDS)
         return min(waits + staff.waits(), default=None)
 
     def _settle(self, worker: Worker, contents: Sequence[Any]) -> None:
@@ -199,6 +202,10 @@ class Pool:
                 if worker.in_hand.pop(content[1], None) is None:
                     continue
                 outcome = read_outcome(content)
+                sentence = worker.sentences.get(content[1])
+                if sentence is not None:  # it has ended in order, on being told to
+                    outcome = outcome._replace(state=sentence, result=None)
+                    self._staff.kill(worker)
                 self._answers.append(outcome)
                 execution = outcome.execution
                 if execution is not None and execution.started_at is not None and execution.ended_at is not None:
@@ -254,9 +261,30 @@ class Pool:
                 # What it has now is the call it is in, and perhaps outcomes on their way.
                 self._settle(worker, worker.last_words())
                 for number, item in worker.in_hand.items():
-                    if item.call.id in unwanted:
+                    if item.call.id in unwanted and number not in worker.sentences:
                         worker.sentences[number] = Cancelled("the task was cancelled while it was running")
-                        self._staff.kill(worker)
+                        self._staff.terminate(worker)
+
+    def _stop_overrunning(self) -> list[float]:
+        """Kill workers whose call has taken too long; return after how many seconds others will have."""
+        now = time.monotonic()
+        waits = []
+        for worker in self._assignment.workers.values():
+            overrun = worker.overrun()
+            if overrun is None:
+                continue
+            number, due = overrun
+            if due > now:
+                waits.append(due - now)
+                continue
+            self._assignment.put_back(recall_all(worker))
+            self._settle(worker, worker.last_words())
+            shipment = worker.in_hand.get(number)
+            if shipment is not None:
+                assert shipment.call.timeout_seconds is not None
+                worker.sentences[number] = timed_out(shipment.call.timeout_seconds)
+                self._staff.kill(worker)
+        return waits
 
     def _finish(self) -> None:
         with self._lock:

@@ -14,7 +14,17 @@ import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from localflow.builtin.process.transport import END, KILL, LEFTOVERS, RETIRE, SPAWN, UNSPAWNED, FrameReader, frame
+from localflow.builtin.process.transport import (
+    END,
+    KILL,
+    LEFTOVERS,
+    RETIRE,
+    SPAWN,
+    TERMINATE,
+    UNSPAWNED,
+    FrameReader,
+    frame,
+)
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -105,8 +115,12 @@ class Supervisor:
         """Say that a worker has been told to exit, so that what its tasks have left running is left alone."""
         self._send(RETIRE, number)
 
+    def terminate(self, number: int) -> None:
+        """Have a worker, and everything that its tasks have started, told to end."""
+        self._send(TERMINATE, number)
+
     def kill(self, number: int) -> None:
-        """Have a worker killed with everything in its session."""
+        """Have a worker killed with everything that its tasks have started."""
         self._send(KILL, number)
 
     def _send(self, *content: int) -> None:

@@ -36,6 +36,8 @@ _PAUSES = (0.1, 0.5, 2.0)
 _MOST_FAILURES = 3
 _GRACE = 2.0
 _KILL_DEADLINE = 2.0
+#: How long a call that is cancelled has for ending in order.
+CANCEL_GRACE = 5.0
 _UNLIMITED = 1 << 62
 
 
@@ -157,13 +159,21 @@ class Staff:
     def retire(self, worker: Worker) -> None:
         """Let a worker end that has nothing in hand."""
         worker.tell_to_exit()
+        worker.kill_at = time.monotonic() + _GRACE
         if self._supervisor is not None:
             self._supervisor.retire(worker.number)
 
-    def kill(self, worker: Worker) -> None:
-        """Kill a worker with everything in its session."""
+    def terminate(self, worker: Worker) -> None:
+        """Tell a worker to end, with everything that its tasks have started; after a grace it is killed."""
         worker.retiring = True
-        worker.retired_at = time.monotonic()
+        worker.kill_at = time.monotonic() + CANCEL_GRACE
+        if self._supervisor is not None:
+            self._supervisor.terminate(worker.number)
+
+    def kill(self, worker: Worker) -> None:
+        """Kill a worker with everything that its tasks have started."""
+        worker.retiring = True
+        worker.kill_at = time.monotonic() + _GRACE  # to do it again, should it be of no use
         if self._supervisor is not None:
             self._supervisor.kill(worker.number)
 
@@ -284,9 +294,9 @@ class Staff:
         waits = []
         for worker in self._workers.values():
             if worker.retiring:
-                if now - worker.retired_at > _GRACE:
+                if now >= worker.kill_at:
                     self.kill(worker)
-                waits.append(worker.retired_at + _GRACE - now)
+                waits.append(worker.kill_at - now)
         if self._failures and self._hopeless is None and self._assignment.missing() > 0:
             waits.append(self._next_start_at - now)
         return [max(0.0, wait) for wait in waits]

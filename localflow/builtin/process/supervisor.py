@@ -7,7 +7,8 @@ worker ready to work, with no lock of anybody's held. It waits for three things 
     - the death of the engine itself, for a process forked by user code may keep the engine's end of the socket open
     - the death of a child: a worker, or a process that a worker has left behind, for it adopts those where it can
 
-When the engine is gone, every worker is killed with all that is in its session.
+When the engine is gone, every worker is killed with all that its tasks have started. A worker that was told to end in
+order has died when its whole family is gone (see `families`).
 """
 
 from __future__ import annotations
@@ -30,6 +31,7 @@ from collections import deque
 from typing import Any, NoReturn
 
 from localflow.builtin.process import worker
+from localflow.builtin.process.families import Family
 from localflow.builtin.process.transport import (
     DIED,
     END,
@@ -38,6 +40,7 @@ from localflow.builtin.process.transport import (
     RETIRE,
     SPAWN,
     SPAWNED,
+    TERMINATE,
     UNSPAWNED,
     FrameReader,
     frame,
@@ -46,6 +49,7 @@ from localflow.builtin.process.transport import (
 _PIECE = 1 << 16
 _WORKER_FILES = 4
 _ENGINE_CHECK_SECONDS = 0.25
+_FAMILY_CHECK_SECONDS = 0.02
 _END_DEADLINE = 1.0
 _PR_SET_PDEATHSIG, _PR_SET_CHILD_SUBREAPER = 1, 36
 
@@ -90,6 +94,10 @@ class _Supervisor:
         self._pids: dict[int, int] = {}
         """Pids of living workers by number."""
         self._retired: set[int] = set()
+        self._ending: dict[int, Family] = {}
+        """Families that were told to end."""
+        self._widowed: dict[int, int] = {}
+        """Wait statuses of dead workers, by number, of whose families somebody is still alive."""
         self._spares_leftovers = False
         self._child_died, child_died = os.pipe()
         for descriptor in (self._child_died, child_died):
@@ -110,6 +118,8 @@ class _Supervisor:
         """Serve until told to end or the engine is gone."""
         while os.getppid() == self._engine:
             timeout = None if self._engine_died is not None else _ENGINE_CHECK_SECONDS * 1000
+            if self._widowed:
+                timeout = _FAMILY_CHECK_SECONDS * 1000
             ready = [descriptor for descriptor, _ in self._news.poll(timeout)]
             if self._engine_died in ready:
                 return
@@ -119,6 +129,8 @@ class _Supervisor:
                 self._bury()
             if self._control.fileno() in ready and not self._hear():
                 return
+            for number in [number for number in self._widowed if not self._ending[number].is_alive()]:
+                self._report_death(number, self._widowed.pop(number))
 
     def _hear(self) -> bool:
         """Do what the engine asks; return False at the end of it."""
@@ -136,8 +148,13 @@ class _Supervisor:
                 self._spawn(rest[0])
             elif kind == RETIRE:
                 self._retired.add(rest[0])
+            elif kind == TERMINATE and rest[0] in self._pids:
+                self._ending[rest[0]] = family = Family(self._pids[rest[0]])
+                family.end()
+            elif kind == KILL and rest[0] in self._ending:
+                self._ending[rest[0]].kill()
             elif kind == KILL and rest[0] in self._pids:
-                _kill_session(self._pids[rest[0]])
+                Family(self._pids[rest[0]]).kill()
             elif kind == END:
                 self._spares_leftovers = not rest[0]
                 return False
@@ -187,11 +204,18 @@ class _Supervisor:
             number = numbers.get(pid)
             if number is not None:
                 del self._pids[number]
-                self._retired.discard(number)
-                self._send(DIED, number, status)
+                if number in self._ending:
+                    self._widowed[number] = status
+                else:
+                    self._report_death(number, status)
+
+    def _report_death(self, number: int, status: int) -> None:
+        self._retired.discard(number)
+        self._ending.pop(number, None)
+        self._send(DIED, number, status)
 
     def _next_death(self, numbers: dict[int, int]) -> tuple[int, int] | None:
-        """Return pid and wait status of a child that has died; the rest of a worker's session dies with it."""
+        """Return pid and wait status of a child that has died; the rest of a worker's family dies with it."""
         try:
             if hasattr(os, "waitid"):
                 # Not reaped yet, so its pid still stands for it and its session, and for nobody else.
@@ -210,15 +234,19 @@ class _Supervisor:
             return None
 
     def _clear_up(self, pid: int, numbers: dict[int, int]) -> None:
-        if pid in numbers and numbers[pid] not in self._retired:
-            _kill_session(pid)
+        number = numbers.get(pid)
+        if number is not None and number not in self._retired and number not in self._ending:
+            Family(pid).kill()
 
     def end(self) -> None:
         """Kill the workers, and name what was left behind by workers that had ended; kill that, too, unless spared."""
         signal.set_wakeup_fd(-1)
         workers = set(self._pids.values())
-        for pid in workers:
-            _kill_session(pid)
+        for pid in workers:  # all before the first is looked at closely, which takes a while
+            with contextlib.suppress(ProcessLookupError, PermissionError):
+                os.killpg(pid, signal.SIGSTOP)
+        for family in [*self._ending.values(), *map(Family, workers)]:
+            family.kill()
         left: set[int] = set()
         deadline = time.monotonic() + _END_DEADLINE
         while time.monotonic() < deadline:
@@ -237,19 +265,6 @@ class _Supervisor:
 
     def _send(self, *content: Any) -> None:
         self._control.sendall(frame(content))
-
-
-def _kill_session(leader: int) -> None:
-    """Kill a worker with its process group, and what has left the group but not its session."""
-    with contextlib.suppress(ProcessLookupError, PermissionError):
-        os.killpg(leader, signal.SIGKILL)
-
-    import psutil  # only now: the import takes longer than a kill may wait
-
-    for pid in psutil.pids():
-        with contextlib.suppress(ProcessLookupError, PermissionError):
-            if os.getsid(pid) == leader:
-                os.kill(pid, signal.SIGKILL)
 
 
 def _leftovers(besides: set[int], kill: bool) -> set[int]:

@@ -13,11 +13,12 @@ that only the other side's user code loads: reading a frame never runs code. The
                           OUTCOME, call number, call id, ...                 see `outcomes`
     engine -> supervisor  SPAWN, worker number                               with the worker's ends of its pipes
                           RETIRE, worker number                              it was told to exit: leave its group be
-                          KILL, worker number                                and everything in its session
+                          TERMINATE, worker number                           by SIGTERM, with all that its tasks started
+                          KILL, worker number                                the same by SIGKILL
                           END, kill                                          exit; kill what is left, or only name it
     supervisor -> engine  SPAWNED, worker number, pid
                           UNSPAWNED, worker number, text
-                          DIED, worker number, wait status
+                          DIED, worker number, wait status                   and all that it was to end with
                           LEFTOVERS, pids                                    the last word
 """
 
@@ -32,8 +33,8 @@ if TYPE_CHECKING:
 
 START, DEFINE, FORGET, PATH, CALL = range(5)
 READY, UNABLE, OUTCOME = range(5, 8)
-SPAWN, RETIRE, KILL, END = range(8, 12)
-SPAWNED, UNSPAWNED, DIED, LEFTOVERS = range(12, 16)
+SPAWN, RETIRE, TERMINATE, KILL, END = range(8, 13)
+SPAWNED, UNSPAWNED, DIED, LEFTOVERS = range(13, 17)
 
 FUNCTION, FLOW_RUN = "function", "flow run"
 

@@ -15,6 +15,7 @@ import contextlib
 import errno
 import faulthandler
 import importlib
+import inspect
 import json
 import os
 import pickle
@@ -24,6 +25,7 @@ import time
 import traceback
 from collections import deque
 from contextvars import Context
+from types import AsyncGeneratorType, CoroutineType, GeneratorType
 from typing import TYPE_CHECKING, Any, NoReturn
 
 from localflow.builtin.process.outcomes import outcome_frame, reason, result_message, unsendable
@@ -44,11 +46,13 @@ from localflow.calls import Call, Outcome
 from localflow.errors import UnpicklableError
 from localflow.payloads import Payload, unpack
 from localflow.records import FlowRun, TaskRun
+from localflow.tracebacks import described_arguments
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
 _PIECE = 1 << 16
+_UNFINISHED = (GeneratorType, CoroutineType, AsyncGeneratorType)
 
 
 def main(calls: int, tokens: int, outcomes: int, faults: int) -> NoReturn:
@@ -121,11 +125,11 @@ class _Worker:
         name = f"pid {pid}"
         while (token := self._next_token()) != EXIT:
             work = self._find(int.from_bytes(token, "little"))
-            outcome, value = work.do(name)
+            outcome = work.do(name)
             if os.getpid() != pid:
                 _end_forked(outcome)
-            self._write(outcome_frame(work.number, work.call.task_run.task, outcome, value))
-            del work, outcome, value  # they may be large, and the next call may be long in coming
+            self._write(outcome_frame(work.number, work.call.task_run.task, outcome))
+            del work, outcome  # they may be large, and the next call may be long in coming
 
     def _next_token(self) -> bytes:
         while True:
@@ -159,7 +163,7 @@ class _Worker:
     def _take(self, content: Any) -> None:
         kind = content[0]
         if kind == CALL:
-            function, flow_run = self._functions[content[4]], self._flow_runs[content[5]]
+            function, flow_run = self._functions[content[7]], self._flow_runs[content[8]]
             self._proposed.append(_Work(content, function, flow_run))
         elif kind == DEFINE:
             _, number, what, definition = content
@@ -204,25 +208,33 @@ class _Work:
 
     def __init__(self, content: Any, function: _Function, flow_run: FlowRun) -> None:
         (
-            _, self.number, call_id, attempt, _, _,
-            number, name, task, ordinal, created_at, tags, version, self._args, self._kwargs,
+            _, self.number, call_id, attempt, attempts, timeout_seconds, log_prints, _, _, *fields, self._args,
+            self._kwargs,
         ) = content  # fmt: skip
         self._function = function
+        self._called_with: tuple[Any, ...] | None = None
         self._value: object = None
-        task_run = TaskRun(flow_run, number, name, task, ordinal, created_at, (), tags, version)
-        self.call = Call(call_id, task_run, attempt, self._execute, (), {})
+        task_run = TaskRun(flow_run, *fields)
+        self.call = Call(
+            call_id, task_run, attempt, self, (), {}, False, attempts, timeout_seconds, log_prints
+        )  # fmt: skip
 
-    def do(self, worker: str) -> tuple[Outcome, object]:
-        """Run the call in the worker of this name; return its outcome and what the task returned."""
+    def do(self, worker: str) -> Outcome:
+        """Run the call in the worker of this name and return its outcome."""
         call = self.call
         try:
             # In an empty context: nothing that a task sets is seen by the next one.
             outcome = Context().run(call.run, worker, time.process_time)
         except BaseException as error:  # such as sys.exit() in the __reduce__ of the result
             outcome = Outcome(call.id, unsendable(result_message(call.task_run.task, self._value, error)))
-        return outcome, self._value
+        cause = outcome.state.cause
+        if cause is not None and self._called_with is not None:
+            outcome.state.cause = cause._replace(arguments=described_arguments(*self._called_with))
+        self._called_with = self._value = None
+        return outcome
 
-    def _execute(self) -> object:
+    def __call__(self) -> object:
+        """Load the function and what it is called with, and call it."""
         function = self._function.get()
         if self._kwargs is None:
             args, kwargs = _load(self._args, "its arguments")
@@ -230,8 +242,17 @@ class _Work:
             args = [_unpacked(value) for value in self._args]
             kwargs = {name: _unpacked(value) for name, value in self._kwargs.items()}
         self._args = self._kwargs = None
-        self._value = function(*args, **kwargs)
-        return self._value
+        self._called_with = function, args, kwargs
+        value = self._value = function(*args, **kwargs)
+        if not isinstance(value, _UNFINISHED):
+            self._called_with = None  # it has returned, and what it was called with may be large
+        return value
+
+    @property
+    def is_generator(self) -> bool:
+        """Whether what the function returns is to be drained."""
+        function = self._function.get()
+        return bool(getattr(function, "is_generator", False)) or inspect.isgeneratorfunction(function)
 
 
 def _unpacked(value: Any) -> Any:

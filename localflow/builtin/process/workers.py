@@ -32,6 +32,8 @@ if TYPE_CHECKING:
 
 _PIECE = 1 << 16
 _KNOWN_LIMIT = 1000
+#: How much later than its timeout an async function is stopped by force: it is told by itself, and the worker goes on.
+_ASYNC_GRACE = 0.25
 _FAULTS = {signal.SIGSEGV, signal.SIGABRT, signal.SIGBUS, signal.SIGILL, signal.SIGFPE}
 _FAULT_TEXT_LIMIT = 1 << 16
 
@@ -43,7 +45,8 @@ class Worker:
         number: what the supervisor calls it; pids may come again.
         pid: known once it is forked.
         ready: its initializer has returned.
-        retiring: it has been told to exit.
+        retiring: it has been told to exit, or is being killed; no more calls for it.
+        kill_at: when it is to be killed if it has not ended, once it is retiring.
         problem: why it could not start, and the traceback of that.
         in_hand: calls sent and not answered, in the order they were sent.
         news_at: when its newest outcome came, or it got a call while it had none: about when it began its call.
@@ -65,12 +68,12 @@ class Worker:
         self.pid: int | None = None
         self.ready = False
         self.retiring = False
-        self.retired_at = 0.0
+        self.kill_at = 0.0
         self.problem: tuple[str, str] | None = None
         self.in_hand: dict[int, Shipment] = {}
         self.news_at = self.made_at = time.monotonic()
         self.sentences: dict[int, State] = {}
-        """What a call ends with if the worker dies with it: set before it is killed for the sake of this call."""
+        """What a call ends with, by number, however it ends: set before the worker is ended for the sake of it."""
         self._allowance = allowance
         self._path_frame = path_frame
         self._known: dict[int, None] = {}
@@ -116,6 +119,16 @@ class Worker:
         """Return how many more calls may be sent, of `depth` in all; nothing is sent ahead before it is ready."""
         return 0 if self.retiring else min((depth if self.ready else 1) - len(self.in_hand), self._allowance)
 
+    def overrun(self) -> tuple[int, float] | None:
+        """Return the number of the call it is in and when this has taken too long; None if it may take any time."""
+        if not self.in_hand or not self.ready:
+            return None
+        number, shipment = next(iter(self.in_hand.items()))
+        seconds = shipment.call.timeout_seconds
+        if seconds is None or number in self.sentences:
+            return None
+        return number, self.news_at + seconds + (_ASYNC_GRACE if shipment.call.is_async else 0.0)
+
     def waiting(self) -> int:
         """Return how many of the calls in hand it may not have begun."""
         return max(0, len(self.in_hand) - self.ready)
@@ -159,7 +172,6 @@ class Worker:
     def tell_to_exit(self) -> None:
         """Have it end after the calls it has begun."""
         self.retiring = True
-        self.retired_at = time.monotonic()
         os.write(self._tokens, EXIT)
 
     def write(self, data: bytes) -> None:
