@@ -165,6 +165,7 @@ class _Running:
         return self._ended(failed_state(error, call=self._call))
 
     def _ended(self, state: State, result: Payload | None = None) -> Outcome:
+        logs.flush(self.context)
         cpu_seconds = self._cpu_clock() - self._cpu_before if self._cpu_clock else None
         execution = Execution(self._worker, os.getpid(), self._started_at, time.time(), cpu_seconds, peak_rss_bytes())
         return Outcome(self._call.id, state, result, execution, tuple(self.context.records), tuple(self._lines))
