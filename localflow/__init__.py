@@ -29,6 +29,7 @@ if TYPE_CHECKING:
     from localflow.builtin.sequential import SequentialExecutor
     from localflow.builtin.thread import ThreadExecutor
     from localflow.hookspecs import hookimpl
+    from localflow.waiting import as_completed, wait
 
 __all__ = [
     "AwaitingRetry",
@@ -50,12 +51,14 @@ __all__ = [
     "ThreadExecutor",
     "__version__",
     "allow_failure",
+    "as_completed",
     "flow",
     "hookimpl",
     "quote",
     "tags",
     "task",
     "unmapped",
+    "wait",
 ]
 
 # Executors and plugin machinery cost time to import, so they are loaded when first touched.
@@ -63,7 +66,9 @@ _LAZY = {
     "ProcessExecutor": "localflow.builtin.process",
     "SequentialExecutor": "localflow.builtin.sequential",
     "ThreadExecutor": "localflow.builtin.thread",
+    "as_completed": "localflow.waiting",
     "hookimpl": "localflow.hookspecs",
+    "wait": "localflow.waiting",
 }
 
 

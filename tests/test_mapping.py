@@ -216,8 +216,8 @@ def test_nothing_to_map_over_is_refused() -> None:
     assert isinstance(error, MappingMissingIterableError)
     assert isinstance(error, TypeError)
     assert str(error) == (
-        "'give.map(...)' has nothing to map over: 'argument 1' is int, 'argument 2' is str, 'argument 3' is unmapped(...); "
-        "pass a list or another iterable, or call 'give(...)' for a single run"
+        "'give.map(...)' has nothing to map over: 'argument 1' is int, 'argument 2' is str, "
+        "'argument 3' is unmapped(...); pass a list or another iterable, or call 'give(...)' for a single run"
     )
     assert runs == 0
 
