@@ -9,7 +9,8 @@ from __future__ import annotations
 import time
 from contextlib import suppress
 from contextvars import Context
-from typing import TYPE_CHECKING, Any, Protocol
+from functools import partial
+from typing import TYPE_CHECKING, Any, Protocol, TypeAlias
 
 from localflow import arguments
 from localflow.calls import failed_state
@@ -21,6 +22,7 @@ from localflow.futures import TaskFuture
 from localflow.interrupts import STOPS, FlowStop
 from localflow.keywords import HOOK_OF
 from localflow.live import ActiveFlow
+from localflow.logs import flush
 from localflow.records import StateChange
 from localflow.states import (
     INTERRUPTED,
@@ -43,6 +45,9 @@ if TYPE_CHECKING:
     from localflow.records import FlowRun, Record
 
 MAX_FLOW_DEPTH = 20
+
+#: What a step has returned, or raised.
+_Answer: TypeAlias = "tuple[Any, BaseException | None]"
 
 
 class FlowCall:
@@ -89,42 +94,37 @@ class FlowCall:
             StoreError: a state could not be recorded.
         """
         steps = self._steps()
-        step = next(steps, None)
         try:
-            while step is not None:
+            step = next(steps)
+            while True:
                 try:
-                    answer = step.run()
+                    answer: _Answer = (step.run(), None)
                 except BaseException as error:  # it is for the steps to say what that means
-                    step = steps.throw(error)
-                else:
-                    step = steps.send(answer)
+                    answer = (None, error)
+                step = steps.send(answer)
         except StopIteration as end:
             return _ended(end)
-        raise AssertionError("a flow run has at least one step")
 
     async def run_async(self) -> State:
         """Run an async flow in the loop that is running here and return its recorded final state."""
         steps = self._steps()
-        step = next(steps, None)
         try:
-            while step is not None:
+            step = next(steps)
+            while True:
                 try:
-                    answer = await step.run_async()
+                    answer: _Answer = (await step.run_async(), None)
                 except BaseException as error:
-                    step = steps.throw(error)
-                else:
-                    step = steps.send(answer)
+                    answer = (None, error)
+                step = steps.send(answer)
         except StopIteration as end:
             return _ended(end)
-        raise AssertionError("a flow run has at least one step")
 
     # -- the steps ---------------------------------------------------------------------------------------------------
 
-    def _steps(self) -> Generator[Step, Any, State]:
+    def _steps(self) -> Generator[Step, _Answer, State]:
         record, active = self.record, self.active
         if active.depth >= MAX_FLOW_DEPTH:
             raise FlowDepthError(record.flow, MAX_FLOW_DEPTH)
-        yield _Nothing()
         if self.blocker is not None:
             return self._enter(not_ready(self.blocker), before=[record])
         self.engine.add_flow(active)
@@ -140,7 +140,7 @@ class FlowCall:
                 waiting = AwaitingRetry(state.message)
                 waiting.cause = state.cause
                 self._enter(waiting)
-                yield _Pause(delay)
+                yield from _done(_Pause(delay))
                 active.begin_attempt()
                 self._enter(Retrying())
         except STOPS as stop:
@@ -153,7 +153,7 @@ class FlowCall:
         finally:
             active.over = True
 
-    def _attempt(self) -> Generator[Step, Any, State]:
+    def _attempt(self) -> Generator[Step, _Answer, State]:
         """Run the body, and wait for all that it started."""
         engine, active, seconds = self.engine, self.active, self.flow.timeout_seconds
         attempt, began = active.attempt, time.monotonic()
@@ -162,16 +162,16 @@ class FlowCall:
         returned, failure = None, None
         try:
             try:
-                returned = yield _Body(self)
+                returned = yield from _done(_Body(self))
             except STOPS:
                 raise
             except BaseException as error:  # sys.exit() in a flow is its failure, not the program's end
                 if error is engine.error or is_being_cancelled(error):
                     raise
                 failure = failed_state(error, "Flow")
-            yield _Wait(lambda: engine.wait_for_all(active), lambda: engine.has_ended(active))
+            yield from _done(_Wait(lambda: engine.wait_for_all(active), lambda: engine.has_ended(active)))
             for future in arguments.find(returned, (TaskFuture,)):
-                yield _Wait(future.wait, future.done)  # it may be of the flow that called this one
+                yield from _done(_Wait(future.wait, future.done))  # it may be of the flow that called this one
         except FlowStop as stop:
             if stop.flow_run_id != self.record.id:
                 yield from self._end_runs()
@@ -201,12 +201,13 @@ class FlowCall:
         if active.attempt == attempt and not active.over and active.stop is None:
             self.engine.stop_flow(active, timed_out(seconds, "Flow"))
 
-    def _end_runs(self) -> Generator[Step, Any, None]:
+    def _end_runs(self) -> Generator[Step, _Answer, None]:
         engine, family = self.engine, self.engine.subtree(self.active)
         engine.cancel_runs(family, lambda: Cancelled("the flow run was stopped"))
         for each in family:
+            wait, is_over = partial(engine.wait_for_all, each), partial(engine.has_ended, each)
             with suppress(StoreError):
-                yield _Wait(lambda each=each: engine.wait_for_all(each), lambda each=each: engine.has_ended(each))
+                yield from _done(_Wait(wait, is_over))
 
     def _stopped(self, stop: BaseException) -> State:
         if isinstance(stop, FlowStop):
@@ -238,6 +239,17 @@ class FlowCall:
         return state
 
 
+def _done(step: Step) -> Generator[Step, _Answer, Any]:
+    """Have a step done and return its value, or raise what it raised.
+
+    An error is sent, not thrown: thrown into a generator, a GeneratorExit of the user's would end that instead.
+    """
+    value, error = yield step
+    if error is not None:
+        raise error
+    return value
+
+
 def _ended(end: StopIteration) -> State:
     state: State = end.value
     return state
@@ -254,14 +266,6 @@ class Step(Protocol):
 
     async def run_async(self) -> Any:
         """Do it without blocking the loop that is running here."""
-
-
-class _Nothing:
-    def run(self) -> None:
-        pass
-
-    async def run_async(self) -> None:
-        pass
 
 
 class _Body:
@@ -284,6 +288,7 @@ class _Body:
             with entered(self._context):
                 return self._call.body()
         finally:
+            flush(self._context)
             active.interrupt = None
             engine.shield.unstop(active.record.id)
 
@@ -310,6 +315,7 @@ class _Body:
                 raise asked[0] from None
             raise
         finally:
+            flush(self._context)
             active.interrupt = None
 
 

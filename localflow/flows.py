@@ -161,12 +161,7 @@ class Flow(DecoratedFunction[P, R], Generic[P, R]):
     ) -> Iterator[FlowCall]:
         """Give what is needed to run the flow at the top of a tree, and release it afterwards."""
         notifications = notifications or project.make_notifications()
-        engine = Engine(
-            store,
-            lambda executor: project.make_executor(executor) if isinstance(executor, str) else executor,
-            notifications,
-            project.limits_of(store),
-        )
+        engine = Engine(store, project.choose, notifications, project.limits_of(store))
         channels: list[ControlChannel] = []
 
         def started(active: ActiveFlow) -> None:
@@ -296,12 +291,9 @@ def _own_store() -> Iterator[tuple[Project, StateStore]]:
     """Give the project of the working directory and its store, open for the block."""
     from localflow.project import Project
 
-    project = Project.load()
-    store = project.open_store()
-    try:
+    project = Project.current()
+    with project.opened_store() as store:
         yield project, store
-    finally:
-        store.close()
 
 
 def _listen(project: Project, active: ActiveFlow) -> ControlChannel:

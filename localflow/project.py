@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import os
+from contextlib import contextmanager
+from contextvars import ContextVar
 from typing import TYPE_CHECKING, Annotated, Any, NamedTuple
 
 from localflow.config import DEFAULT, LIMITS, SECTIONS, Problem, Settings, Table, config_error, load_settings
@@ -43,6 +45,9 @@ _FILTERS: Mapping[str, Option] = {
     "flows": Option("flows", list[str], None),
     "min_duration": Option("min_duration", Annotated[float, AtLeast(0)], 0.0),
 }
+
+
+_current: ContextVar[Project | None] = ContextVar("localflow_project", default=None)
 
 
 class Shown(NamedTuple):
@@ -92,10 +97,28 @@ class Project:
             raise config_error(problems)
         return project
 
+    @classmethod
+    def current(cls) -> Project:
+        """Return the project that a block of code has asked for, else load that of the working directory."""
+        return _current.get() or cls.load()
+
+    @contextmanager
+    def in_force(self) -> Iterator[None]:
+        """Have flows that are called in the block run with this project."""
+        token = _current.set(self)
+        try:
+            yield
+        finally:
+            _current.reset(token)
+
     @property
     def executor(self) -> str:
         """The name of the executor of a flow that names none."""
         return self.settings.executor
+
+    def choose(self, executor: str | Executor) -> Executor:
+        """Return the executor that a flow or task names, or gives."""
+        return self.make_executor(executor) if isinstance(executor, str) else executor
 
     def make_executor(self, name: str) -> Executor:
         """Return a fresh executor by the name of a table or of a plugin, not started."""
@@ -125,6 +148,15 @@ class Project:
         if not isinstance(made, StateStore):
             raise _foreign(table, made, "a StateStore")
         return made
+
+    @contextmanager
+    def opened_store(self) -> Iterator[StateStore]:
+        """Open the state store of the settings for the block; raises StoreError."""
+        store = self.open_store()
+        try:
+            yield store
+        finally:
+            store.close()
 
     def make_notifications(self) -> Notifications:
         """Return the notifiers of the settings, each with what it wants to be told of."""

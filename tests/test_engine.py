@@ -970,7 +970,7 @@ def test_notifiers_are_told_after_the_store() -> None:
 
         settings = types.SimpleNamespace(limits={})
         executor = "sequential"
-        make_executor = staticmethod(Project.load().make_executor)
+        choose = staticmethod(Project.load().choose)
         make_notifications = staticmethod(Watching)
         limits_of = staticmethod(lambda store: None)
         state_directory = None

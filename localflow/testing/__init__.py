@@ -1,4 +1,10 @@
-"""For the tests of plugins: contract suites to subclass, and stubs to test with.
+"""For the tests of flows: `harness()`. For those of plugins: contract suites to subclass, and stubs to test with.
+
+A flow's test runs it in a block, with states in memory and without files:
+
+    with harness() as runs:
+        assert my_flow(3).is_completed()
+        assert runs.history("load-0") == ["Pending", "Running", "Completed"]
 
 A plugin's test is a subclass and a fixture:
 
@@ -18,6 +24,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from localflow.testing.executors import ExecutorContract
+    from localflow.testing.harness import harness
     from localflow.testing.notifiers import NotifierContract
     from localflow.testing.stores import StateStoreContract
     from localflow.testing.stubs import ManualExecutor, RecordingNotifier, make_change
@@ -28,6 +35,7 @@ __all__ = [
     "NotifierContract",
     "RecordingNotifier",
     "StateStoreContract",
+    "harness",
     "make_change",
 ]
 
@@ -37,6 +45,7 @@ _LAZY = {
     "NotifierContract": "localflow.testing.notifiers",
     "RecordingNotifier": "localflow.testing.stubs",
     "StateStoreContract": "localflow.testing.stores",
+    "harness": "localflow.testing.harness",
     "make_change": "localflow.testing.stubs",
 }
 
