@@ -41,11 +41,11 @@ class RecordBuffer(StateStore):
         return None
 
     def find_cached(self, key: str, now: float) -> CachedResult | None:
-        """Return the newest result recorded with this cache key that has not expired at `now`."""
+        """Return nothing: a buffer is only written."""
         return None
 
     def read_logs(self, flow_run_id: str, after: int = 0) -> Iterator[tuple[int, LogEntry]]:
-        """Yield a flow run's log entries after a position, with theirs."""
+        """Return nothing: a buffer is only written."""
         return iter(())
 
     def close(self) -> None:

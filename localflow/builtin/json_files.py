@@ -2,7 +2,9 @@
 
     store.json                    says that the directory is a store, and of which format
     <flow run id>/journal.jsonl   one line for each `append`, subflows included: {"records": [...], "crc": "..."}
+    <flow run id>/logs.jsonl      its log, one line for each `append`, likewise
     <flow run id>/results/        large results, each complete before the line that names it
+    cache/                        where results are found by their cache keys, in files named by the keys' digests
 
 An append is one line in the journal of the flow run at the top, so a run and its subflows change together. Records of
 several such trees in one append are one line in each of their journals: each line is all or none, they are not so
@@ -23,6 +25,7 @@ from localflow.builtin.storage.encoding import from_json, to_json
 from localflow.builtin.storage.entries import flow_run_of
 from localflow.builtin.storage.failures import no_permission, os_failure
 from localflow.builtin.storage.lifetime import Lifetime
+from localflow.builtin.storage.result_cache import ResultCache
 from localflow.builtin.storage.run_directory import RunDirectory
 from localflow.errors import CorruptStoreError, StoreError, StoreVersionError
 from localflow.interfaces import StateStore
@@ -57,6 +60,7 @@ class JsonStateStore(StateStore):
         self._directories: dict[str, RunDirectory] = {}
         self._written: OrderedDict[str, RunDirectory] = OrderedDict()  # those open for writing, used last at the end
         self._root_ids: dict[str, str] = {}  # of subflow runs: the flow run at the top
+        self._cache = ResultCache(self._path / "cache", power_safe=self._power_safe)
         _open_directory(self._path)
 
     @property
@@ -78,7 +82,8 @@ class JsonStateStore(StateStore):
                 for root_id, batch in batches.items():
                     self._directory(root_id).check(batch)
             for root_id, batch in batches.items():
-                self._for_writing(root_id).append(batch)
+                place = self._for_writing(root_id).append(batch)
+                self._cache.add(batch, place)
 
     def list_flow_runs(self, limit: int | None = None) -> list[FlowRunSummary]:
         """Return the flow runs with their newest state, last created first."""
@@ -104,11 +109,17 @@ class JsonStateStore(StateStore):
 
     def find_cached(self, key: str, now: float) -> CachedResult | None:
         """Return the newest result recorded with this cache key that has not expired at `now`."""
-        return None
+        with self._read_lock:
+            self._lifetime.check()
+            found = (self._directory(hint.root).find_cached(hint, now) for hint in self._cache.hints(key, now))
+            return next((cached for cached in found if cached is not None), None)
 
     def read_logs(self, flow_run_id: str, after: int = 0) -> Iterator[tuple[int, LogEntry]]:
-        """Yield a flow run's log entries after a position, with theirs."""
-        return iter(())
+        """Yield a flow run's log entries after a position, with theirs, all as of one instant."""
+        with self._read_lock:
+            self._lifetime.check()
+            directory = self._find(flow_run_id)
+            return iter(directory.read_log(flow_run_id, after) if directory else ())
 
     def close(self) -> None:
         """Release the journals that are open."""

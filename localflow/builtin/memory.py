@@ -9,12 +9,12 @@ from typing import TYPE_CHECKING
 from localflow.builtin.storage.failures import not_a_record, not_recorded, recorded_already
 from localflow.builtin.storage.lifetime import Lifetime
 from localflow.builtin.storage.summary import summarise
-from localflow.interfaces import FlowRun, LogEntry, StateChange, StateStore, TaskRun
+from localflow.interfaces import CachedResult, FlowRun, LogEntry, StateChange, StateStore, StateType, TaskRun
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
 
-    from localflow.interfaces import CachedResult, FlowRunSummary, Payload, Record
+    from localflow.interfaces import CacheEntry, FlowRunSummary, Payload, Record
 
 
 class MemoryStateStore(StateStore):
@@ -26,6 +26,7 @@ class MemoryStateStore(StateStore):
         self._lock = threading.Lock()
         self._lifetime = Lifetime(self.location)
         self._runs: dict[str, _RecordedRun] = {}
+        self._cached: dict[str, list[CachedResult]] = {}  # by cache key, the newest last
 
     @property
     def location(self) -> str:
@@ -46,6 +47,8 @@ class MemoryStateStore(StateStore):
                     self._runs[record.run.flow_run.id].log.append(record)
                 else:
                     self._runs[record.run.flow_run.id].add_change(record)
+                    if record.cache is not None:
+                        self._add_cached(record, record.cache)
 
     def list_flow_runs(self, limit: int | None = None) -> list[FlowRunSummary]:
         """Return the flow runs with their newest state, last recorded first."""
@@ -72,7 +75,10 @@ class MemoryStateStore(StateStore):
 
     def find_cached(self, key: str, now: float) -> CachedResult | None:
         """Return the newest result recorded with this cache key that has not expired at `now`."""
-        return None
+        with self._lock:
+            self._lifetime.check()
+            found = reversed(self._cached.get(key, ()))
+            return next((cached for cached in found if cached.expires_at is None or cached.expires_at > now), None)
 
     def read_logs(self, flow_run_id: str, after: int = 0) -> Iterator[tuple[int, LogEntry]]:
         """Yield a flow run's log entries after a position, with theirs, all as of one instant."""
@@ -85,6 +91,13 @@ class MemoryStateStore(StateStore):
         """Let the records go."""
         if self._lifetime.end():
             self._runs.clear()
+            self._cached.clear()
+
+    def _add_cached(self, change: StateChange, cache: CacheEntry) -> None:
+        run, result = change.run, change.result
+        if isinstance(run, TaskRun) and change.type is StateType.COMPLETED and result is not None:
+            cached = CachedResult(run.id, run.name, run.flow_run.name, change.timestamp, cache.expires_at, result)
+            self._cached.setdefault(cache.key, []).append(cached)
 
     def _refuse_unknown(self, records: Sequence[Record]) -> None:
         """Find what cannot be added, before anything is."""

@@ -19,13 +19,13 @@ from localflow.builtin.storage.failures import not_a_record, not_recorded, was_r
 from localflow.builtin.storage.lifetime import Lifetime
 from localflow.builtin.storage.summary import summarise
 from localflow.errors import CorruptStoreError
-from localflow.interfaces import FlowRun, StateChange, StateStore, TaskRun
+from localflow.interfaces import FlowRun, LogEntry, StateChange, StateStore, TaskRun
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
 
     from localflow.builtin.storage.rows import Row
-    from localflow.interfaces import CachedResult, FlowRunSummary, LogEntry, Payload, Record
+    from localflow.interfaces import CachedResult, FlowRunSummary, Payload, Record
 
 _MAX_KEYS = 10_000
 _NOTHING_MORE = (None, None, None, None)  # the last fields of most state changes: execution, cause, result, cache
@@ -45,7 +45,10 @@ _ADD_FULL_CHANGE = "INSERT INTO state_changes VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?,
 _ADD_LARGE_RESULT = "INSERT INTO large_results VALUES (?, ?, ?, ?)"
 _ADD_CACHE_ENTRY = "INSERT INTO cache_entries (key, expires_at, flow_run, number, sequence) VALUES (?, ?, ?, ?, ?)"
 
+_ADD_LOG_ENTRY = "INSERT INTO log_entries VALUES (?, ?, ?, ?, ?, ?, ?, ?)"
+
 _FIND_FLOW_RUN = "SELECT key FROM flow_runs WHERE id = ?"
+_FIND_LOG_END = "SELECT coalesce(max(position), 0) FROM log_entries WHERE flow_run = ?"
 _READ_FLOW_RUNS = """
     SELECT key, id, name, flow, created_at, root_id, parent_id, parameters, entry_point, executor, versions, host, pid,
            tags, arguments_format, arguments
@@ -56,10 +59,12 @@ _READ_FLOW_RUN = """
            tags, arguments_format, arguments
     FROM flow_runs WHERE id = ?
 """
-_READ_TASK_RUNS = """
+_SELECT_TASK_RUNS = """
     SELECT number, name, task, ordinal, created_at, upstreams, tags, version, map_number, map_index
-    FROM task_runs WHERE flow_run = ? ORDER BY number
+    FROM task_runs
 """
+_READ_TASK_RUNS = _SELECT_TASK_RUNS + "WHERE flow_run = ? ORDER BY number"
+_READ_TASK_RUN = _SELECT_TASK_RUNS + "WHERE flow_run = ? AND number = ?"
 _SELECT_CHANGES = """
     SELECT number, sequence, type, name, message, timestamp, previous, attempt,
            worker, pid, started_at, ended_at, cpu_seconds, peak_rss_bytes, cause, key, expires_at
@@ -75,6 +80,23 @@ _READ_RESULT = """
     FROM state_changes AS change
     WHERE flow_run = (SELECT key FROM flow_runs WHERE id = ?) AND number = ? AND result_format IS NOT NULL
     ORDER BY sequence DESC LIMIT 1
+"""
+# From the newest entry of the key on, along its index; a time that is no number has passed already.
+_FIND_CACHED = """
+    SELECT flow_runs.id, task_runs.number, task_runs.name, flow_runs.name, state_changes.timestamp, expires_at,
+           result_format, coalesce(result, data)
+    FROM cache_entries
+    JOIN state_changes USING (flow_run, number, sequence)
+    JOIN task_runs USING (flow_run, number)
+    JOIN flow_runs ON flow_runs.key = cache_entries.flow_run
+    LEFT JOIN large_results USING (flow_run, number, sequence)
+    WHERE cache_entries.key = ? AND (expires_at IS NULL OR typeof(expires_at) <> 'blob' AND expires_at > ?)
+          AND type = 'COMPLETED' AND result_format IS NOT NULL
+    ORDER BY entry DESC LIMIT 1
+"""
+_READ_LOG_ENTRIES = """
+    SELECT position, number, attempt, timestamp, level, source, message
+    FROM log_entries WHERE flow_run = ? AND position > ? ORDER BY position
 """
 
 
@@ -145,11 +167,15 @@ class SqliteStateStore(StateStore):
 
     def find_cached(self, key: str, now: float) -> CachedResult | None:
         """Return the newest result recorded with this cache key that has not expired at `now`."""
-        return None
+        with self._read_lock, self._failures():
+            self._lifetime.check()
+            row = self._reader.execute(_FIND_CACHED, (*rows.boxed((key,)), now)).fetchone()
+            return rows.cached_result_of(row) if row else None
 
     def read_logs(self, flow_run_id: str, after: int = 0) -> Iterator[tuple[int, LogEntry]]:
-        """Yield a flow run's log entries after a position, with theirs."""
-        return iter(())
+        """Yield a flow run's log entries after a position, with theirs, all as of one instant."""
+        self._lifetime.check()
+        return self._read_logs(flow_run_id, after)
 
     def close(self) -> None:
         """Release the file; the last process to do so folds the write-ahead log into it."""
@@ -166,6 +192,8 @@ class SqliteStateStore(StateStore):
         full_changes: list[Row] = []
         large_results: list[Row] = []
         cache_entries: list[Row] = []
+        log_entries: list[Row] = []
+        log_ends: dict[int, int] = {}
         begin(self._cursor)
         for record in records:
             if isinstance(record, StateChange):
@@ -184,6 +212,12 @@ class SqliteStateStore(StateStore):
             elif isinstance(record, TaskRun):
                 key = key_of(record.flow_run.id) or self._find_key(record.flow_run)
                 task_runs.append(rows.task_run_row(key, record))
+            elif isinstance(record, LogEntry):
+                flow_run = record.run.flow_run
+                key = key_of(flow_run.id) or self._find_key(flow_run)
+                position = log_ends.get(key) or self._find_log_end(key)
+                log_ends[key] = position + 1
+                log_entries.append(rows.log_row(key, position, record))
             elif isinstance(record, FlowRun):
                 self._cursor.execute(_ADD_FLOW_RUN, rows.flow_run_row(record))
                 self._keys[record.id] = self._cursor.lastrowid or 0
@@ -195,6 +229,7 @@ class SqliteStateStore(StateStore):
             (_ADD_FULL_CHANGE, full_changes),
             (_ADD_LARGE_RESULT, large_results),
             (_ADD_CACHE_ENTRY, cache_entries),
+            (_ADD_LOG_ENTRY, log_entries),
         ):
             if added:
                 self._cursor.executemany(statement, map(box, added) if box else added)
@@ -210,6 +245,11 @@ class SqliteStateStore(StateStore):
         key: int = row[0]
         self._keys[flow_run.id] = key
         return key
+
+    def _find_log_end(self, key: int) -> int:
+        """Return the first free position in a flow run's log: nobody else adds to it before we commit."""
+        last: int = self._cursor.execute(_FIND_LOG_END, (key,)).fetchone()[0]
+        return last + 1
 
     def _roll_back(self) -> None:
         self._keys.clear()  # those of flow runs that are now not there
@@ -238,6 +278,18 @@ class SqliteStateStore(StateStore):
                     runs[task_run.number] = task_run
                 for change_row in connection.execute(_READ_CHANGES, (key,)):
                     yield rows.state_change_of(runs[change_row[0]], change_row)
+
+    def _read_logs(self, flow_run_id: str, after: int) -> Iterator[tuple[int, LogEntry]]:
+        with self._failures(), closing(connect(self._path)) as connection:
+            connection.execute("BEGIN")
+            for key, *row in connection.execute(_READ_FLOW_RUN, (flow_run_id,)).fetchall():
+                flow_run = rows.flow_run_of(row)
+                runs: dict[int, FlowRun | TaskRun] = {0: flow_run}
+                for position, number, *fields in connection.execute(_READ_LOG_ENTRIES, (key, after)):
+                    if number not in runs:
+                        (task_row,) = connection.execute(_READ_TASK_RUN, (key, number))
+                        runs[number] = rows.task_run_of(flow_run, task_row)
+                    yield position, rows.log_entry_of(runs[number], fields)
 
     @contextmanager
     def _failures(self) -> Iterator[None]:

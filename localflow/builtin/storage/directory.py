@@ -73,9 +73,9 @@ def create_private_file(path: Path, flags: int = 0) -> int:
     return descriptor
 
 
-def write_private_file(path: Path, content: bytes, *, sync: bool) -> None:
-    """Write a file aside and put it in its place, so that it is there as a whole or not at all."""
-    draft = path.with_name(path.name + ".part")
+def write_private_file(path: Path, content: bytes, *, sync: bool, draft: Path | None = None) -> None:
+    """Write a file aside, at `draft`, and put it in its place, so that it is there as a whole or not at all."""
+    draft = draft or path.with_name(path.name + ".part")
     draft.unlink(missing_ok=True)  # of a process that died while writing it
     try:
         with os.fdopen(create_private_file(draft), "wb") as file:

@@ -21,11 +21,11 @@ from localflow.builtin.storage.directory import (
     sync_directory,
 )
 from localflow.builtin.storage.encoding import from_json
-from localflow.builtin.storage.failures import os_failure, recorded_already, was_removed
+from localflow.builtin.storage.failures import os_failure, was_removed
 from localflow.errors import CorruptStoreError
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Callable, Iterator
     from pathlib import Path
 
 logger = logging.getLogger(__name__)
@@ -43,6 +43,14 @@ class Place(NamedTuple):
     length: int = 0
 
 
+class Mark(NamedTuple):
+    """What a line is recognised by, before it is written and after: where it stands, and its checksum."""
+
+    offset: int
+    length: int
+    crc: int
+
+
 class Line(NamedTuple):
     """One commit, as it stands in the file."""
 
@@ -52,11 +60,16 @@ class Line(NamedTuple):
 
     def entries(self) -> list[dict[str, Any]]:
         """Return the records as JSON objects; raises CorruptStoreError, naming file and line."""
+        return self.entries_and_mark()[0]
+
+    def entries_and_mark(self) -> tuple[list[dict[str, Any]], Mark | None]:
+        """Return the records, and the mark of the line in another file without which they do not count."""
         if not _is_sound(self.content):
             raise self.damage("its checksum does not fit")
         with self.making_sense():
-            entries = [dict(entry) for entry in from_json(self.content.decode())["records"]]
-        return entries
+            body = from_json(self.content.decode())
+            mark = Mark(*body["mark"]) if "mark" in body else None
+            return [dict(entry) for entry in body["records"]], mark
 
     @contextmanager
     def making_sense(self) -> Iterator[None]:
@@ -98,6 +111,30 @@ def read_line(path: Path, place: Place) -> Line:
 
 
 @contextmanager
+def marks_in(path: Path) -> Iterator[Callable[[Mark], bool]]:
+    """Open a file to ask which lines are in it."""
+    with _reading(path) as file:
+
+        def stands(mark: Mark) -> bool:
+            end = mark.offset + mark.length
+            seal = os.pread(file.fileno(), _SEAL_LENGTH, max(0, end - _SEAL_LENGTH))
+            return seal == _SEAL % mark.crc
+
+        yield stands
+
+
+def mark_of(line: bytes, offset: int) -> Mark:
+    """Return the mark of a sealed line that stands, or is to stand, at an offset."""
+    return Mark(offset, len(line), zlib.crc32(line[:-_SEAL_LENGTH]))
+
+
+def sealed(text: str) -> bytes:
+    """Return the line for the JSON object `text`, with its checksum."""
+    body = text[:-1].encode()  # without its last brace, which follows the checksum
+    return body + _SEAL % zlib.crc32(body)
+
+
+@contextmanager
 def _reading(path: Path) -> Iterator[BinaryIO]:
     try:
         with os.fdopen(os.open(path, os.O_RDONLY | NO_FOLLOW), "rb") as file:
@@ -126,22 +163,40 @@ class Journal:
             self._file.close()
             raise
 
-    def append(self, text: str, *, first: bool = False) -> None:
-        """Add a line for the JSON object `text`, as a whole or not at all; as `first`, only to an empty journal."""
-        body = text[:-1].encode()  # without its last brace, which follows the checksum
-        line = body + _SEAL % zlib.crc32(body)
+    @contextmanager
+    def locked(self) -> Iterator[int]:
+        """Keep other writers waiting; yields where the last whole line ends, and cuts off a torn one behind it."""
         descriptor = self._file.fileno()
         try:
             fcntl.flock(descriptor, fcntl.LOCK_EX)
             try:
                 self._find_end()
-                if first and self._end:
-                    raise recorded_already(self._path.parent.name)
-                self._write(line)
+                yield self._end
             finally:
                 fcntl.flock(descriptor, fcntl.LOCK_UN)
         except OSError as error:
             raise os_failure(self._path, error) from error
+
+    def write(self, line: bytes) -> None:
+        """Add a sealed line, as a whole or not at all; the journal is locked."""
+        descriptor = self._file.fileno()
+        rest = memoryview(line)
+        try:
+            while rest:  # once, but for a full disk: then the second time says so
+                rest = rest[os.write(descriptor, rest) :]
+            if self._power_safe:
+                os.fsync(descriptor)
+        except BaseException as error:
+            os.ftruncate(descriptor, self._end)
+            if isinstance(error, OSError):
+                raise os_failure(self._path, error) from error
+            raise
+        self._end += len(line)
+
+    def cut(self, offset: int) -> None:
+        """Take back the lines from an offset on, written since the journal was locked."""
+        os.ftruncate(self._file.fileno(), offset)
+        self._end = offset
 
     def close(self) -> None:
         """Release the file."""
@@ -181,19 +236,6 @@ class Journal:
                 raise CorruptStoreError(self._path, "something else stands in the place of its last line's end")
             logger.warning("cut off the torn last line of %s: its writer died while writing it", self._path)
             os.ftruncate(descriptor, self._end)
-
-    def _write(self, line: bytes) -> None:
-        descriptor = self._file.fileno()
-        rest = memoryview(line)
-        try:
-            while rest:  # once, but for a full disk: then the second time says so
-                rest = rest[os.write(descriptor, rest) :]
-            if self._power_safe:
-                os.fsync(descriptor)
-        except BaseException:
-            os.ftruncate(descriptor, self._end)
-            raise
-        self._end += len(line)
 
 
 def _is_sound(content: bytes) -> bool:

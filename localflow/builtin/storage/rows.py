@@ -11,7 +11,18 @@ from typing import TYPE_CHECKING, Any, TypeAlias
 
 from localflow.builtin.storage.encoding import from_json, is_unicode, to_json
 from localflow.builtin.storage.entries import cause_entry
-from localflow.interfaces import CacheEntry, Cause, Execution, FlowRun, Payload, StateChange, StateType, TaskRun
+from localflow.interfaces import (
+    CachedResult,
+    CacheEntry,
+    Cause,
+    Execution,
+    FlowRun,
+    LogEntry,
+    Payload,
+    StateChange,
+    StateType,
+    TaskRun,
+)
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
@@ -104,6 +115,25 @@ def state_change_of(run: FlowRun | TaskRun, row: Sequence[Any]) -> StateChange:
         None if cause is None else Cause(**from_json(cause)),
         cache=None if cache_key is None else CacheEntry(cache_key, expires_at),
     )
+
+
+def cached_result_of(row: Sequence[Any]) -> CachedResult:
+    """Return the cached result of a row."""
+    *columns, data = row
+    flow_run_id, number, task_run, flow_run, timestamp, expires_at, format = map(_unboxed, columns)
+    found = Payload(format, data)
+    return CachedResult(f"{flow_run_id}-{number}", task_run, flow_run, timestamp, expires_at, found)
+
+
+def log_row(key: int, position: int, entry: LogEntry) -> Row:
+    """Return the row of a log entry; `key` is that of its flow run."""
+    run, *fields = entry
+    return key, position, run.number, *fields
+
+
+def log_entry_of(run: FlowRun | TaskRun, row: Iterable[Any]) -> LogEntry:
+    """Return the log entry of a row."""
+    return LogEntry(run, *map(_unboxed, row))
 
 
 def result_of(row: Sequence[Any]) -> Payload:

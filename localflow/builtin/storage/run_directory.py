@@ -1,20 +1,22 @@
-"""The directory of one flow run in the JSON store: its journal, and its large results in files of their own."""
+"""The directory of one flow run in the JSON store: its journal, its log, and large results in files of their own."""
 
 from __future__ import annotations
 
 import re
 import zlib
 from operator import attrgetter
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypeAlias
 
 from localflow.builtin.storage.directory import make_private_directory, write_private_file
 from localflow.builtin.storage.encoding import to_json
 from localflow.builtin.storage.entries import EntryReader, entry_of, flow_run_of, payload_entry, payload_of
 from localflow.builtin.storage.failures import not_recorded, os_failure, recorded_already
-from localflow.builtin.storage.journal import Journal, Place, read_line, read_lines
+from localflow.builtin.storage.journal import Journal, Place, mark_of, read_line, read_lines, sealed
+from localflow.builtin.storage.result_cache import has_expired
+from localflow.builtin.storage.run_log import RunLog
 from localflow.builtin.storage.summary import summarise
 from localflow.errors import CorruptStoreError, StoreError
-from localflow.interfaces import FlowRun, Payload, StateChange, TaskRun
+from localflow.interfaces import CachedResult, FlowRun, LogEntry, Payload, StateChange, TaskRun
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -22,7 +24,10 @@ if TYPE_CHECKING:
 
     from localflow.builtin.storage.entries import Entry
     from localflow.builtin.storage.journal import Line
+    from localflow.builtin.storage.result_cache import Hint
     from localflow.interfaces import FlowRunSummary, Record
+
+Results: TypeAlias = "dict[tuple[str, int, int], Entry]"
 
 SMALL_BYTES = 1 << 16  # up to this size a payload stands in the journal
 
@@ -42,29 +47,34 @@ class RunDirectory:
         self._journal: Journal | None = None  # while it is open for writing
         self._flow_run_ids: set[str] = set()  # those known to be recorded here
         self._summarised: tuple[int, list[FlowRunSummary]] = (0, [])  # the summaries, and the journal's size then
-        self._result_places: dict[tuple[str, int], Place] = {}  # the line that has a run's newest result
+        self._result_places: dict[tuple[str, int], tuple[Place, int]] = {}  # where a run's newest result is: the line
         self._indexed = Place()  # the last line that this was learned from
-        self._line_at_hand: Line | None = None  # read last: the next result is often there too
-        self._results_at_hand: dict[tuple[str, int], Entry] = {}
+        self._at_hand: tuple[Line, Results] | None = None  # the line that was read last for a result
+        self._log = RunLog(path / "logs.jsonl", self._journal_path, self._load, power_safe=power_safe)
 
     def exists(self) -> bool:
         """Return whether anything was recorded here."""
         return self._journal_path.exists()
 
-    def append(self, records: Sequence[Record]) -> None:
-        """Add records as one line."""
+    def append(self, records: Sequence[Record]) -> Place:
+        """Add records as one line, log entries as one in the log; return where the line stands."""
         new_ids = self.check(records)
         if self._journal is None:
             self._journal = Journal(self._journal_path, power_safe=self._power_safe)
         files: list[Path] = []
         try:
-            entries = [entry_of(record, lambda name, payload: self._keep(name, payload, files)) for record in records]
-            self._journal.append(to_json({"records": entries}), first=self._path.name in new_ids)
+            entries: list[Entry] = []
+            log_entries: list[Entry] = []
+            for record in records:
+                entry = entry_of(record, lambda name, payload: self._keep(name, payload, files))
+                (log_entries if isinstance(record, LogEntry) else entries).append(entry)
+            place = self._write(self._journal, entries, log_entries, first=self._path.name in new_ids)
         except BaseException:
             for file in files:  # no line names them
                 file.unlink(missing_ok=True)
             raise
         self._flow_run_ids |= new_ids
+        return place
 
     def check(self, records: Sequence[Record]) -> set[str]:
         """Refuse records of flow runs that are not recorded; return the ids of those that `records` begin."""
@@ -116,18 +126,49 @@ class RunDirectory:
         place = self._result_places.get((flow_run_id, number))
         if place is None:
             return None
-        line = self._line_at_hand
-        if line is None or line.place != place:
-            line = self._line_at_hand = read_line(self._journal_path, place)
-            self._results_at_hand = _results_in(line)
+        line, results = self._results_at(place[0])
         with line.making_sense():
-            return self._load(self._results_at_hand[flow_run_id, number])
+            return self._load(results[flow_run_id, number, place[1]]["result"])
+
+    def find_cached(self, hint: Hint, now: float) -> CachedResult | None:
+        """Return the result that a hint leads to, if it is there, may be found under the hint's key and is valid."""
+        try:
+            _, results = self._results_at(Place(0, hint.offset, hint.length))
+            entry = results[hint.flow_run, hint.number, hint.sequence]
+            expires_at = entry["cache"]["expires_at"]
+            if entry["cache"]["key"] != hint.key or entry["type"] != "COMPLETED" or has_expired(expires_at, now):
+                return None
+            result = self._load(entry["result"])
+        except (StoreError, KeyError, TypeError, ValueError):
+            return None
+        task_run_id = f"{hint.flow_run}-{hint.number}"
+        return CachedResult(task_run_id, hint.name, hint.flow_run_name, entry["timestamp"], expires_at, result)
+
+    def read_log(self, flow_run_id: str, after: int) -> list[tuple[int, LogEntry]]:
+        """Return the log entries of one of the flow runs after a position, each with its own."""
+        return self._log.read(flow_run_id, after)
 
     def close(self) -> None:
-        """Release the journal; the next append opens it again."""
+        """Release the files that are open; the next append opens them again."""
+        self._log.close()
         if self._journal is not None:
             self._journal.close()
             self._journal = None
+
+    def _write(self, journal: Journal, entries: list[Entry], log_entries: list[Entry], *, first: bool) -> Place:
+        """Write both lines, or the one there is; as `first`, only to an empty journal."""
+        line = sealed(to_json({"records": entries})) if entries else b""
+        with journal.locked() as end:
+            if first and end:
+                raise recorded_already(self._path.name)
+            if not log_entries:
+                journal.write(line)
+            elif not entries:
+                self._log.add(log_entries)
+            else:
+                with self._log.adding(log_entries, mark_of(line, end)):
+                    journal.write(line)
+        return Place(0, end, len(line))
 
     def _summarise(self) -> list[FlowRunSummary]:
         reader = EntryReader(self._load)
@@ -145,11 +186,19 @@ class RunDirectory:
                         changes.setdefault(record.run.flow_run.id, []).append(record)
         return [summarise(flow_run, changes.get(flow_run.id, ())) for flow_run in flow_runs]
 
+    def _results_at(self, place: Place) -> tuple[Line, Results]:
+        """Return a line and the results in it: those asked for one after the other are often in the same."""
+        if self._at_hand is None or self._at_hand[0].place.offset != place.offset:
+            line = read_line(self._journal_path, place)
+            self._at_hand = line, _results_in(line)
+        return self._at_hand
+
     def _index_results(self) -> None:
         """Learn where the results stand in the lines that are new since the last time."""
         for line in read_lines(self._journal_path, self._indexed):
             if b'"result":' in line.content:
-                self._result_places.update(dict.fromkeys(_results_in(line), line.place))
+                for flow_run_id, number, sequence in _results_in(line):
+                    self._result_places[flow_run_id, number] = line.place, sequence
             self._indexed = line.place
 
     def _keep(self, name: str, payload: Payload, files: list[Path]) -> Entry:
@@ -193,7 +242,11 @@ def _record(reader: EntryReader, line: Line, entry: Entry) -> Record:
         raise line.damage(repr(error)) from error
 
 
-def _results_in(line: Line) -> dict[tuple[str, int], Entry]:
-    """Return the newest results in a line, by flow run and number."""
+def _results_in(line: Line) -> Results:
+    """Return the state changes with a result in a line, by flow run, number and sequence."""
     with line.making_sense():
-        return {(entry["flow_run"], entry["number"]): entry["result"] for entry in line.entries() if "result" in entry}
+        return {
+            (entry["flow_run"], entry["number"], entry["sequence"]): entry
+            for entry in line.entries()
+            if "result" in entry
+        }

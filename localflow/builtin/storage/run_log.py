@@ -1,0 +1,111 @@
+"""The log of a flow run in the JSON store: a file beside the journal, which stays short by it.
+
+Whoever adds to it holds the journal's lock. Log entries that were appended together with other records carry the mark
+of the line that these make in the journal, and count only if it stands there: their writer may have died in between.
+So the fate of each line is known before the next one is written.
+"""
+
+from __future__ import annotations
+
+from contextlib import contextmanager
+from typing import TYPE_CHECKING
+
+from localflow.builtin.storage.encoding import to_json
+from localflow.builtin.storage.entries import EntryReader
+from localflow.builtin.storage.journal import Journal, Mark, Place, marks_in, read_lines, sealed
+from localflow.interfaces import LogEntry
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator, Sequence
+    from pathlib import Path
+
+    from localflow.builtin.storage.entries import Entry
+    from localflow.builtin.storage.journal import Line
+    from localflow.interfaces import Payload
+
+
+class RunLog:
+    """The log entries of a flow run and of all subflows below it.
+
+    One thread at a time may write, and one may read meanwhile.
+    """
+
+    def __init__(self, path: Path, journal_path: Path, load: Callable[[Entry], Payload], *, power_safe: bool) -> None:
+        """Keep the entries in `path`; read payloads in the journal by `load`."""
+        self._path = path
+        self._journal_path = journal_path
+        self._power_safe = power_safe
+        self._file: Journal | None = None  # while it is open for writing
+        self._reader = EntryReader(load)  # which knows the runs in the journal
+        self._runs_known = Place()  # up to this line of the journal
+        self._read: dict[str, tuple[int, Place]] = {}  # by flow run: the last position that was read, and its line
+
+    def add(self, entries: Sequence[Entry]) -> None:
+        """Add entries as one line."""
+        file = self._for_writing()
+        with file.locked():
+            file.write(sealed(to_json({"records": entries})))
+
+    @contextmanager
+    def adding(self, entries: Sequence[Entry], mark: Mark) -> Iterator[None]:
+        """Add entries as one line, which counts once the line of `mark` is in the journal; undo it if that fails."""
+        file = self._for_writing()
+        with file.locked() as end:
+            file.write(sealed(to_json({"records": entries, "mark": mark})))
+            try:
+                yield
+            except BaseException:
+                file.cut(end)
+                raise
+
+    def read(self, flow_run_id: str, after: int) -> list[tuple[int, LogEntry]]:
+        """Return the entries of one of the flow runs after a position, each with its own."""
+        if not self._path.exists():
+            return []
+        position, place = self._read.get(flow_run_id, (0, Place()))
+        if position > after:
+            position, place = 0, Place()
+        found: list[tuple[int, Line, Entry]] = []
+        with marks_in(self._journal_path) as stands:
+            for line in read_lines(self._path, place):
+                entries, mark = line.entries_and_mark()
+                if mark is not None and not stands(mark):
+                    continue  # lost with its writer if others follow; else perhaps just being committed: ask again
+                for entry in entries:
+                    if entry.get("flow_run") == flow_run_id:
+                        position += 1
+                        if position > after:
+                            found.append((position, line, entry))
+                place = line.place
+        self._read[flow_run_id] = position, place
+        if found:
+            self._learn_runs()
+        return [(position, self._log_entry(line, entry)) for position, line, entry in found]
+
+    def close(self) -> None:
+        """Release the file; the next entries open it again."""
+        if self._file is not None:
+            self._file.close()
+            self._file = None
+
+    def _for_writing(self) -> Journal:
+        if self._file is None:
+            self._file = Journal(self._path, power_safe=self._power_safe)
+        return self._file
+
+    def _learn_runs(self) -> None:
+        """Read the runs that were recorded since the last time."""
+        for line in read_lines(self._journal_path, self._runs_known):
+            if b'"kind":"task_run"' in line.content or b'"kind":"flow_run"' in line.content:
+                for entry in line.entries():
+                    if entry.get("kind") in ("flow_run", "task_run"):
+                        with line.making_sense():
+                            self._reader.record(entry)
+            self._runs_known = line.place
+
+    def _log_entry(self, line: Line, entry: Entry) -> LogEntry:
+        with line.making_sense():
+            record = self._reader.record(entry)
+            if not isinstance(record, LogEntry):
+                raise TypeError(f"{entry.get('kind')!r} in a log")
+            return record
