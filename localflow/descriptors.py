@@ -19,6 +19,7 @@ import select
 import sys
 import threading
 from contextlib import suppress
+from os import SEEK_END, dup2, lseek  # for each task several times
 from typing import TYPE_CHECKING, TextIO
 
 from localflow.streams import LINE_LIMIT, say
@@ -74,7 +75,7 @@ class Capture:
                 self._thread = threading.Thread(target=self._work, name="localflow-output", daemon=True)
                 self._thread.start()
             for channel in self._channels:
-                channel.divert(self)
+                channel.divert(self.settle)
             return True
 
     def end(self) -> None:
@@ -82,7 +83,8 @@ class Capture:
         with self._lock:
             log, self._log = self._log, None
             if log is not None:
-                _flush_c()
+                if "ctypes" in sys.modules:
+                    _flush_c()
                 for channel in self._channels:
                     channel.restore()
                     channel.settle(log)
@@ -121,7 +123,7 @@ class Capture:
 
 
 class _Channel:
-    """One of the descriptors. `writer` writes to where it leads when no task is at work."""
+    """One of the descriptors."""
 
     def __init__(self, source: str, descriptor: int, streams: Streams) -> None:
         self._source = source
@@ -132,39 +134,41 @@ class _Channel:
         self._position = self._freed = _START
         self._unfinished = b""
         self._stream: RunStream | None = None
-        self._known: TextIO | None = None
-        self.writer: TextIO | None = None
+        self._real_stream: TextIO | None = None
+        self._writer: TextIO | None = None
+        """Writes to where the descriptor leads when no task is at work."""
 
-    def divert(self, capture: Capture) -> None:
+    def divert(self, settle: Callable[[], None]) -> None:
         """Lead the descriptor into the memory file; what Python writes goes past it."""
-        stream = self._streams.find(self._source)
-        real = getattr(sys, self._source) if stream is None else stream.real
-        if real is not None:
-            with suppress(OSError, ValueError):
+        stream = self._streams.placed.get(self._source)
+        if stream is not self._stream or stream is None:
+            self._look_at(stream)
+        real, writer = self._real_stream, self._writer
+        try:
+            if real is not None:
                 real.flush()
-        if stream is not None:
-            if real is not self._known:
-                self._known, self.writer = real, self._writer_like(real)
-            if self.writer is not None:
-                self._stream = stream
-                stream.divert(self.writer, capture.settle)
-        os.dup2(self._memory, self._descriptor)
+        except (OSError, ValueError):  # it is closed, or nobody reads it: whoever writes to it is told
+            pass
+        if writer is not None:
+            stream.divert(writer, settle)  # type: ignore[union-attr]  # there is no writer without a stream
+        dup2(self._memory, self._descriptor)
 
     def restore(self) -> None:
         """Lead the descriptor back."""
-        stream, self._stream = self._stream, None
-        real = getattr(sys, self._source) if stream is None else stream.real
-        with suppress(OSError, ValueError):
-            if stream is not None:
-                stream.divert(None, None)
-                self.writer.flush()  # type: ignore[union-attr]  # it is there if the stream was diverted
+        real, writer = self._real_stream, self._writer
+        try:
+            if writer is not None:
+                self._stream.divert(None, None)  # type: ignore[union-attr]
+                writer.flush()
             if real is not None:
                 real.flush()
-        os.dup2(self._real, self._descriptor)
+        except (OSError, ValueError):
+            pass
+        dup2(self._real, self._descriptor)
 
     def settle(self, log: Callable[[LogLine], None] | None) -> None:
         """Pass on what has arrived, and give whole lines of it to `log`."""
-        size = os.lseek(self._memory, 0, os.SEEK_END)
+        size = lseek(self._memory, 0, SEEK_END)
         if size == self._position:
             return
         if size < self._position:  # somebody has started the file over
@@ -184,7 +188,8 @@ class _Channel:
             say(log, self._source, rest.decode(errors="backslashreplace"))
 
     def close(self) -> None:
-        self.writer = self._known = None
+        """Give the descriptors of the channel back."""
+        self._writer = self._real_stream = self._stream = None
         os.close(self._memory)
         os.close(self._real)
 
@@ -205,6 +210,12 @@ class _Channel:
                 select.select((), (self._real,), ())
             except OSError:  # nobody reads it any more
                 return
+
+    def _look_at(self, stream: RunStream | None) -> None:
+        """Find out by which streams Python writes to the descriptor now."""
+        self._stream = stream
+        self._real_stream = getattr(sys, self._source) if stream is None else stream.real
+        self._writer = None if stream is None else self._writer_like(stream.real)
 
     def _writer_like(self, real: TextIO) -> TextIO | None:
         """Return a stream for the real descriptor that writes as Python's own does, None if that leads elsewhere."""
@@ -236,11 +247,11 @@ def _memory_file() -> int:
 
 
 def _flush_c() -> None:
-    """Have C code's own buffers written, where there may be any that Python knows of."""
-    ctypes = sys.modules.get("ctypes")
-    if ctypes is not None:
-        with suppress(Exception):
-            ctypes.pythonapi.fflush(None)
+    """Have what C code has buffered written."""
+    import ctypes
+
+    with suppress(Exception):
+        ctypes.pythonapi.fflush(None)
 
 
 def _free(descriptor: int, start: int, end: int) -> int:

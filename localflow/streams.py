@@ -182,25 +182,21 @@ class Streams:
 
     def __init__(self) -> None:
         self.lines = Lines()
-        self._placed: dict[str, RunStream] = {}
+        self.placed: dict[str, RunStream] = {}
+        """By source, those that stand before the real ones now."""
 
     def place(self, passes: bool) -> None:
         """Take the place of the streams that there are."""
         for source in LEVELS:
             real = getattr(sys, source)
             if real is not None:
-                self._placed[source] = stream = RunStream(source, real, self.lines, passes)
+                self.placed[source] = stream = RunStream(source, real, self.lines, passes)
                 setattr(sys, source, stream)
 
     def remove(self) -> None:
         """Put the streams back, unless somebody else has replaced them meanwhile; who kept ours may go on with it."""
-        for source, stream in self._placed.items():
+        for source, stream in self.placed.items():
             stream.collects = False
             if getattr(sys, source) is stream:
                 setattr(sys, source, stream.real)
-        self._placed.clear()
-
-    def find(self, source: str) -> RunStream | None:
-        """Return the stream that is in place now, if it is ours."""
-        stream = self._placed.get(source)
-        return stream if stream is not None and getattr(sys, source) is stream else None
+        self.placed.clear()
