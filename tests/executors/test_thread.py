@@ -173,11 +173,13 @@ def test_a_second_start_is_refused() -> None:
 
 
 def test_a_thread_that_is_given_up_is_replaced() -> None:
-    """After as many timeouts as there are threads as many calls as ever run at once."""
+    """Calls queued behind late ones get their turn, and as many as ever run at once."""
     release, barrier = threading.Event(), threading.Barrier(3, timeout=10)
 
     with CallRunner(ThreadExecutor(workers=3)) as runner:
-        late = runner.run(*(limited(runner.call(release.wait, 30)) for _ in range(6)))
+        calls = [limited(runner.call(release.wait, 30)) for _ in range(6)]
+        runner.executor.submit(calls)
+        late = runner.wait_for(calls)
         met = runner.run(*(runner.call(barrier.wait) for _ in range(3)))
         release.set()
 
@@ -231,6 +233,16 @@ def test_what_a_call_says_after_its_timeout_is_dropped() -> None:
     assert [[line.message for line in runner.lines[call.id]] for call in calls] == [["before, line 0"]] * 2
 
 
+def test_what_a_call_says_within_its_timeout_comes_with_its_outcome() -> None:
+    """Without somebody who takes lines at once none is lost either."""
+    with CallRunner(ThreadExecutor(workers=2)) as runner:
+        calls = [runner.call(task, "in time", 2)._replace(log=None) for task in (workloads.say, workloads.say_later)]
+        runner.run(*calls, *(second := [limited(call, 20.0)._replace(id=call.id + 10) for call in calls]))
+
+    for call in [*calls, *second]:
+        assert [line.message for line in runner.lines[call.id]] == ["in time, line 0", "in time, line 1"]
+
+
 def test_an_earlier_deadline_overtakes_a_later_one() -> None:
     """The watch does not sleep through the deadline of a call that begins after it has fallen asleep."""
     release = threading.Event()
@@ -239,6 +251,7 @@ def test_an_earlier_deadline_overtakes_a_later_one() -> None:
         patient = limited(runner.call(release.wait, 30), 25.0)
         runner.submit(patient)
         eventually(lambda: our_threads("watch"))
+        runner.run(runner.call(time.sleep, 0.1))  # by now the watch sleeps; if not, the test is only less sharp
         [outcome] = runner.run(limited(runner.call(release.wait, 30)), timeout=5)
         release.set()
         [other] = runner.wait_for([patient])
@@ -345,6 +358,18 @@ def test_async_calls_share_one_loop() -> None:
     assert execution is not None
     assert execution.worker == outcomes[0].state.result()[0]
     assert execution.cpu_seconds is None
+
+
+@pytest.mark.parametrize("task", [workloads.leave_variable, workloads.leave_variable_later], ids=["sync", "async"])
+def test_context_variables_of_the_submitting_thread_are_not_seen(task: Callable[[], object]) -> None:
+    """A call runs in an empty context, whoever hands it over."""
+    token = workloads.variable.set("the submitter's")
+
+    with CallRunner(ThreadExecutor(workers=2)) as runner:
+        [outcome] = runner.run(runner.call(task))
+    workloads.variable.reset(token)
+
+    assert outcome.state.result() == "untouched"
 
 
 def test_async_calls_do_not_wait_for_the_others() -> None:

@@ -17,7 +17,6 @@ from itertools import count
 from typing import TYPE_CHECKING
 
 from localflow.calls import failed_state
-from localflow.coroutines import is_being_cancelled
 from localflow.interfaces import Outcome
 from localflow.states import Cancelled
 
@@ -111,11 +110,10 @@ class Loops:
                 return await call.run_async(thread.name)
             watched = self._watch.begin(call, thread.name, partial(self._retire, thread), _GRACE)
             outcome = await call.run_async(thread.name, watched.say)
-        except BaseException as error:  # cancelled from outside, or sys.exit() in the __reduce__ of a result
-            stopped = is_being_cancelled(error)
-            outcome = Outcome(
-                call.id, Cancelled("the task was cancelled while it was running") if stopped else failed_state(error)
-            )
+        except asyncio.CancelledError:
+            outcome = Outcome(call.id, Cancelled("the task was cancelled while it was running"))
+        except BaseException as error:  # such as sys.exit() in the __reduce__ of a result
+            outcome = Outcome(call.id, failed_state(error))
         return outcome if watched is None else self._watch.end(watched, outcome)
 
     def _retire(self, thread: _LoopThread) -> None:
