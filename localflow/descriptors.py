@@ -1,12 +1,12 @@
 """What a task writes straight to descriptors 1 and 2 - C code, child processes, `os.write` - while it is the only one.
 
-For the time of a task the two lead into memory files, unless they lead to a terminal. Whatever arrives there is passed
-on to where they led before: when the task ends, before anything is written by way of `sys.stdout` or `sys.stderr`, and
-every tenth of a second meanwhile. A pipe would not do: C code that holds the interpreter's lock and has filled it would
-wait for ever for the thread that is to empty it.
+For the time of a task, and a moment longer in case there is another, the two lead into memory files, unless they lead
+to a terminal. Whatever arrives there is passed on to where they led before: when a task begins or ends, before anything
+is written by way of `sys.stdout` or `sys.stderr`, and every tenth of a second. A pipe would not do: C code that holds
+the interpreter's lock and has filled it would wait for ever for the thread that is to empty it.
 
-What that means for programs: after a crash the last tenth of a second is missing; a child process that outlives its
-task writes into nothing; a shell that opens /dev/stdout anew starts the file over, as it does with any file.
+What that means for programs: after a crash the last tenth of a second is missing; a child process that outlives the
+flow run writes into nothing; a shell that opens /dev/stdout anew starts the file over, as it does with any file.
 `LOCALFLOW_CAPTURE_DESCRIPTORS=0` leaves the descriptors alone.
 """
 
@@ -50,6 +50,8 @@ class Capture:
         self._lock = threading.RLock()  # a signal handler may write while its thread is in here
         self._channels: list[_Channel] = []
         self._log: Callable[[LogLine], None] | None = None
+        self._idle = False
+        """Whether no task has been at work since the thread looked last."""
         self._over = threading.Event()
         self._thread: threading.Thread | None = None
 
@@ -70,56 +72,59 @@ class Capture:
         with self._lock:
             if self._log is not None:
                 return False
+            for channel in self._channels:
+                channel.divert(self.settle)
             self._log = log
+            self._idle = False
             if self._thread is None:
                 self._thread = threading.Thread(target=self._work, name="localflow-output", daemon=True)
                 self._thread.start()
-            for channel in self._channels:
-                channel.divert(self.settle)
             return True
 
     def end(self) -> None:
-        """Lead the descriptors back, and pass on what is left."""
+        """Pass on what has arrived; what comes after is not the task's."""
         with self._lock:
-            log, self._log = self._log, None
+            log = self._log
             if log is not None:
                 if "ctypes" in sys.modules:
                     _flush_c()
                 for channel in self._channels:
-                    channel.restore()
-                    channel.settle(log)
                     channel.finish(log)
+                self._log = None
 
     def settle(self) -> None:
-        """Pass on and record what has arrived."""
+        """Pass on what has arrived, as the task's if one is at work."""
         with self._lock:
-            if self._log is not None:
-                for channel in self._channels:
-                    channel.settle(self._log)
+            for channel in self._channels:
+                channel.settle(self._log)
 
     def skip(self) -> None:
         """Pass on what has arrived; it is recorded already."""
         with self._lock:
-            if self._log is not None:
-                for channel in self._channels:
-                    channel.settle(None)
+            for channel in self._channels:
+                channel.settle(None)
 
     def close(self) -> None:
         """Give everything back."""
+        self._over.set()
         self.end()
         atexit.unregister(self.close)
-        self._over.set()
         if self._thread is not None:
             self._thread.join()
-        for channel in self._channels:
-            channel.close()
-        self._channels.clear()
+        with self._lock:
+            for channel in self._channels:
+                channel.close()
+            self._channels.clear()
         self._on_close()
 
     def _work(self) -> None:
         while not self._over.wait(_PERIOD):
-            if self._log is not None:
-                self.settle()
+            with self._lock:
+                self.settle()  # without a task, too: a child process may have outlived its own
+                if self._log is None and self._idle:
+                    for channel in self._channels:
+                        channel.restore()
+                self._idle = self._log is None
 
 
 class _Channel:
@@ -135,36 +140,41 @@ class _Channel:
         self._unfinished = b""
         self._stream: RunStream | None = None
         self._real_stream: TextIO | None = None
+        """What Python's own text for the descriptor is buffered in."""
+        self._is_diverted = False
+        self._known: TextIO | None = None
         self._writer: TextIO | None = None
-        """Writes to where the descriptor leads when no task is at work."""
+        """Writes to where the descriptor leads otherwise, in the way of the stream `_known`."""
 
     def divert(self, settle: Callable[[], None]) -> None:
-        """Lead the descriptor into the memory file; what Python writes goes past it."""
+        """Lead the descriptor into the memory file, where it stays for a while; what Python writes goes past it."""
         stream = self._streams.placed.get(self._source)
-        if stream is not self._stream or stream is None:
-            self._look_at(stream)
-        real, writer = self._real_stream, self._writer
-        try:
-            if real is not None:
-                real.flush()
-        except (OSError, ValueError):  # it is closed, or nobody reads it: whoever writes to it is told
-            pass
-        if writer is not None:
-            stream.divert(writer, settle)  # type: ignore[union-attr]  # there is no writer without a stream
+        if self._is_diverted:
+            if stream is self._stream and stream is not None:
+                self.settle(None)
+                return
+            self.restore()
+        self._stream = stream
+        self._real_stream = getattr(sys, self._source) if stream is None else stream.real
+        _flush(self._real_stream)
+        if stream is not None:
+            if stream.real is not self._known:
+                self._known, self._writer = stream.real, self._writer_like(stream.real)
+            if self._writer is not None:
+                stream.divert(self._writer, settle)
         dup2(self._memory, self._descriptor)
+        self._is_diverted = True
 
     def restore(self) -> None:
         """Lead the descriptor back."""
-        real, writer = self._real_stream, self._writer
-        try:
-            if writer is not None:
-                self._stream.divert(None, None)  # type: ignore[union-attr]
-                writer.flush()
-            if real is not None:
-                real.flush()
-        except (OSError, ValueError):
-            pass
-        dup2(self._real, self._descriptor)
+        if self._is_diverted:
+            self._is_diverted = False
+            _flush(self._real_stream)
+            if self._writer is not None and self._stream is not None:
+                self._stream.divert(None, None)
+                _flush(self._writer)
+            dup2(self._real, self._descriptor)
+            self.settle(None)
 
     def settle(self, log: Callable[[LogLine], None] | None) -> None:
         """Pass on what has arrived, and give whole lines of it to `log`."""
@@ -182,14 +192,17 @@ class _Channel:
             self._freed = _free(self._memory, self._freed, self._position)
 
     def finish(self, log: Callable[[LogLine], None]) -> None:
-        """Let a line that has not ended go to `log` too."""
+        """Pass on what has arrived, and let a line that has not ended go to `log` too."""
+        _flush(self._real_stream)
+        self.settle(log)
         if self._unfinished:
             rest, self._unfinished = self._unfinished, b""
             say(log, self._source, rest.decode(errors="backslashreplace"))
 
     def close(self) -> None:
         """Give the descriptors of the channel back."""
-        self._writer = self._real_stream = self._stream = None
+        self.restore()
+        self._writer = self._known = self._real_stream = self._stream = None
         os.close(self._memory)
         os.close(self._real)
 
@@ -210,12 +223,6 @@ class _Channel:
                 select.select((), (self._real,), ())
             except OSError:  # nobody reads it any more
                 return
-
-    def _look_at(self, stream: RunStream | None) -> None:
-        """Find out by which streams Python writes to the descriptor now."""
-        self._stream = stream
-        self._real_stream = getattr(sys, self._source) if stream is None else stream.real
-        self._writer = None if stream is None else self._writer_like(stream.real)
 
     def _writer_like(self, real: TextIO) -> TextIO | None:
         """Return a stream for the real descriptor that writes as Python's own does, None if that leads elsewhere."""
@@ -244,6 +251,14 @@ def _memory_file() -> int:
     fcntl.fcntl(descriptor, fcntl.F_SETFL, fcntl.fcntl(descriptor, fcntl.F_GETFL) | os.O_APPEND)
     os.ftruncate(descriptor, _START)
     return descriptor
+
+
+def _flush(stream: TextIO | None) -> None:
+    if stream is not None:
+        try:
+            stream.flush()
+        except (OSError, ValueError):  # it is closed, or nobody reads it: whoever writes to it is told
+            return
 
 
 def _flush_c() -> None:
