@@ -148,12 +148,12 @@ class Fingerprints:
             return self._parts(b"g", getattr(value, "__module__", None), reduced)
         make, args, state, items, pairs, *more = (*reduced, *[None] * 4)[: max(5, len(reduced))]
         if make is copyreg.__newobj__:  # type: ignore[attr-defined]
-            make, *args = args
+            make, args = args[0], args[1:]
         elif make is copyreg.__newobj_ex__:  # type: ignore[attr-defined]
-            make, *args = args[0], *args[1], args[2]
+            make, args = args[0], (*args[1], args[2])
         elif isinstance(value, (set, frozenset)) and kind.__reduce__ in (set.__reduce__, frozenset.__reduce__):
-            args = [frozenset(value)]
-        parts = [self._by_name(make), self._encoded(tuple(args))]
+            args = (frozenset(value),)
+        parts = [self._by_name(make), self._encoded(args)]
         if type(state) is dict:
             parts.append(self._pairs(state.items(), ordered=False))  # attributes have no order
         else:

@@ -15,8 +15,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from localflow.annotations import describe, fit
 from localflow.errors import UsageError
-from localflow.parameters import describe, fit, fit_parameters
+from localflow.parameters import fit_parameters
 
 
 class Colour(enum.Enum):
