@@ -69,9 +69,9 @@ def print_lines(text: str, indent: str = "") -> None:
     print_data("\n".join(f"{indent}{printable(line)}" for line in text.rstrip("\n").split("\n")))
 
 
-def print_json(value: object) -> None:
+def print_json(value: object, indent: int | None = 2) -> None:
     """Print a value as JSON in ASCII: whole in every locale, and nothing in it acts on a terminal."""
-    print_data(json.dumps(_readable(value), indent=2, allow_nan=False).replace("\x7f", "\\u007f"))
+    print_data(json.dumps(_readable(value), indent=indent, allow_nan=False).replace("\x7f", "\\u007f"))
 
 
 def _readable(value: object) -> object:
