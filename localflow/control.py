@@ -29,9 +29,9 @@ _READ_SIZE = 4096
 SUPPORTED = hasattr(os, "mkfifo")
 
 
-def control_path(root: Path, flow_run_id: str) -> Path:
-    """Return where a flow run of the project in the folder `root` listens."""
-    return root / ".localflow" / "control" / flow_run_id
+def control_path(state_directory: Path, flow_run_id: str) -> Path:
+    """Return where the engine of a flow run listens."""
+    return state_directory / "control" / flow_run_id
 
 
 class ControlChannel:
@@ -124,24 +124,41 @@ def send_cancel(path: Path) -> bool:
     Raises:
         OSError: there is something else at `path`, or it is not ours.
     """
-    try:
-        writer = os.open(path, os.O_WRONLY | os.O_NONBLOCK | os.O_NOFOLLOW)
-    except FileNotFoundError:
-        return False
-    except OSError as error:
-        if error.errno != errno.ENXIO:
-            raise
-        path.unlink(missing_ok=True)  # nobody has it open: a killed engine has left it
+    writer = _connect(path)
+    if writer is None:
         return False
     try:
-        if not stat.S_ISFIFO(os.fstat(writer).st_mode):
-            raise FileExistsError(errno.EEXIST, "it is not a named pipe", str(path))
         os.write(writer, _CANCEL)
     except BrokenPipeError:
         return False
     finally:
         os.close(writer)
     return True
+
+
+def is_listening(path: Path) -> bool:
+    """Return whether an engine listens at `path`; raises OSError as `send_cancel` does."""
+    writer = _connect(path)
+    if writer is not None:
+        os.close(writer)
+    return writer is not None
+
+
+def _connect(path: Path) -> int | None:
+    """Open the FIFO for writing; None, and what a killed engine has left removed, if nobody reads."""
+    try:
+        writer = os.open(path, os.O_WRONLY | os.O_NONBLOCK | os.O_NOFOLLOW)
+    except FileNotFoundError:
+        return None
+    except OSError as error:
+        if error.errno != errno.ENXIO:
+            raise
+        path.unlink(missing_ok=True)
+        return None
+    if not stat.S_ISFIFO(os.fstat(writer).st_mode):
+        os.close(writer)
+        raise FileExistsError(errno.EEXIST, "it is not a named pipe", str(path))
+    return writer
 
 
 def _make_private_directory(directory: Path) -> None:

@@ -30,9 +30,9 @@ class NothingRecorded(RecordBuffer):
 
 
 @contextmanager
-def recorded() -> Iterator[StateStore]:
+def recorded(project: Project | None = None) -> Iterator[StateStore]:
     """Open the state store of the settings for the block; an empty stand-in where there is none yet."""
-    project = Project.load()
+    project = project or Project.load()
     path = _path(project)
     store = NothingRecorded(path) if path is not None and _is_missing(path) else project.open_store()
     try:

@@ -46,7 +46,7 @@ class Listener:
 @pytest.fixture
 def listener(own_folder: Path) -> Iterator[Listener]:
     """Listen as an engine does."""
-    listener = Listener(control_path(own_folder, "abc"))
+    listener = Listener(control_path(own_folder / ".localflow", "abc"))
     assert listener.channel.open()
     yield listener
     listener.channel.close()
@@ -109,11 +109,11 @@ def test_a_request_that_cannot_be_followed_leaves_the_channel_open(own_folder: P
         tries.append(1)
         raise ValueError("not now")
 
-    channel = ControlChannel(control_path(own_folder, "abc"), cancel)
+    channel = ControlChannel(control_path(own_folder / ".localflow", "abc"), cancel)
     channel.open()
 
     for count in (1, 2):
-        assert send_cancel(control_path(own_folder, "abc"))
+        assert send_cancel(control_path(own_folder / ".localflow", "abc"))
         wait_until(lambda count=count: len(tries) == count)  # type: ignore[misc]
     channel.close()
 
@@ -121,17 +121,17 @@ def test_a_request_that_cannot_be_followed_leaves_the_channel_open(own_folder: P
 def test_the_channel_may_be_closed_by_what_it_calls(own_folder: Path) -> None:
     """It waits for nobody then."""
     closed = threading.Event()
-    channel = ControlChannel(control_path(own_folder, "abc"), lambda: (channel.close(), closed.set()))  # type: ignore[func-returns-value]
+    channel = ControlChannel(control_path(own_folder / ".localflow", "abc"), lambda: (channel.close(), closed.set()))  # type: ignore[func-returns-value]
     channel.open()
 
-    assert send_cancel(control_path(own_folder, "abc"))
+    assert send_cancel(control_path(own_folder / ".localflow", "abc"))
 
     assert closed.wait(DEADLINE)
 
 
 def test_what_a_killed_engine_has_left_is_removed(own_folder: Path) -> None:
     """Also if a forked child of it lives on; a new engine of the same run takes the place."""
-    path = control_path(own_folder, "abc")
+    path = control_path(own_folder / ".localflow", "abc")
     code = (
         "import os, sys, time\nfrom pathlib import Path\nfrom localflow.control import ControlChannel\n"
         "channel = ControlChannel(Path(sys.argv[1]), print)\nassert channel.open()\n"
@@ -165,7 +165,7 @@ def test_where_no_pipe_can_be_made_the_run_goes_on(own_folder: Path, caplog: pyt
     """It is warned of, for then nobody can cancel it from elsewhere."""
     (own_folder / ".localflow").write_text("a file")
 
-    channel = ControlChannel(control_path(own_folder, "abc"), print)
+    channel = ControlChannel(control_path(own_folder / ".localflow", "abc"), print)
 
     assert not channel.open()
     assert "`localflow cancel` will not reach this run" in caplog.text
@@ -177,7 +177,7 @@ def test_where_no_pipe_can_be_made_the_run_goes_on(own_folder: Path, caplog: pyt
 )
 def test_nothing_is_sent_to_what_is_no_pipe(own_folder: Path, make: Callable[[Path], object]) -> None:
     """A file, a link or a folder in its place is an error, and stays."""
-    path = control_path(own_folder, "abc")
+    path = control_path(own_folder / ".localflow", "abc")
     path.parent.mkdir(parents=True)
     make(path)
 
