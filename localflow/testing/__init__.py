@@ -52,7 +52,8 @@ _LAZY = {
 # Without this pytest explains failing assertions in the tests of a plugin, but not in the contracts these inherit.
 if (pytest := sys.modules.get("pytest")) is not None:
     contracts = (module for name, module in _LAZY.items() if name.endswith("Contract"))
-    pytest.register_assert_rewrite("localflow.testing.outcomes", *contracts)
+    parts = (f"localflow.testing.store_{part}" for part in ("records", "round_trips", "results", "logs"))
+    pytest.register_assert_rewrite("localflow.testing.outcomes", *contracts, *parts)
 
 
 def __getattr__(name: str) -> Any:

@@ -23,8 +23,8 @@ from localflow.builtin.json_files import JsonStateStore
 from localflow.builtin.memory import MemoryStateStore
 from localflow.builtin.sqlite import SqliteStateStore
 from localflow.errors import *
-from localflow.interfaces import Payload
-from localflow.testing.stores import *
+from localflow.interfaces import CacheEntry, Payload
+from localflow.testing.store_records import *
 
 def open_store():
     kind, path = sys.argv[1:3]

@@ -33,8 +33,6 @@ class TestJsonStateStore(StateStoreContract):
 
 
 class TestMemoryStateStore(StateStoreContract):
-    survives = False
-
     @pytest.fixture
     def make_store(self) -> Callable[[], StateStore]:
         """Make a new store each time: there is nothing to open again."""

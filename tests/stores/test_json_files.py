@@ -16,7 +16,7 @@ import pytest
 from localflow.builtin.json_files import JsonStateStore
 from localflow.errors import CorruptStoreError, StoreError, StoreVersionError
 from localflow.interfaces import FlowRun, Payload
-from localflow.testing.stores import make_completed, make_flow_run, make_running, make_task_run
+from localflow.testing.store_records import make_completed, make_flow_run, make_running, make_task_run
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

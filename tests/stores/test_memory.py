@@ -6,7 +6,7 @@ import pytest
 
 from localflow.builtin.memory import MemoryStateStore
 from localflow.errors import StoreError
-from localflow.testing.stores import make_flow_run, make_running
+from localflow.testing.store_records import make_flow_run, make_running
 
 
 def test_flow_run_is_recorded_once() -> None:

@@ -11,8 +11,8 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from localflow.interfaces import StateChange, TaskRun
-from localflow.testing.stores import make_flow_run, make_running, make_task_run
+from localflow.interfaces import LogEntry, StateChange, TaskRun
+from localflow.testing.store_records import make_flow_run, make_running, make_task_run
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -51,6 +51,19 @@ for sequence in range(1, 101):
 store.close()
 """
 
+LOGGER = """
+store, number = open_store(), int(sys.argv[4])
+task_run = make_task_run(make_flow_run(id=sys.argv[3]), number)
+say("ready")
+sys.stdin.readline()
+for sequence in range(1, 101):
+    said = [make_log_entry(task_run, f"{sequence} {part}") for part in "ab"]
+    cache = CacheEntry(f"{number}-{sequence}" if sequence % 2 else "shared")
+    result = Payload("json", b"%d" % number * 3000)
+    store.append([*said, make_completed(task_run, sequence, result=result, cache=cache)] if sequence % 3 else said)
+store.close()
+"""
+
 VICTIM = """
 store = open_store()
 flow_run = make_flow_run(id=sys.argv[3])
@@ -58,7 +71,8 @@ store.append([flow_run])
 for number in range(1, 1000000):
     task_run = make_task_run(flow_run, number)
     size = 100_000 if number % 7 == 0 else number % 5 * 300
-    batch = [task_run, make_running(task_run), make_completed(task_run, result=Payload("pickle", b"r" * size))]
+    completed = make_completed(task_run, result=Payload("pickle", b"r" * size), cache=CacheEntry(str(number % 3)))
+    batch = [task_run, make_log_entry(task_run, str(number)), make_running(task_run), completed]
     store.append(batch)
     os.write(1, b"%d\\n" % number)
 """
@@ -71,7 +85,8 @@ store.append([flow_run])
 child = os.fork()
 if child == 0:
     for use in (lambda: store.append([make_running(flow_run)]), lambda: list(store.read(flow_run.id)),
-                store.list_flow_runs, lambda: store.load_result(flow_run.id, 0)):
+                store.list_flow_runs, lambda: store.load_result(flow_run.id, 0),
+                lambda: store.find_cached("key", 0.0), lambda: list(store.read_logs(flow_run.id))):
         try:
             use()
             say("used")
@@ -156,6 +171,12 @@ except StoreError as error:
 
 def release(processes: list[subprocess.Popen[str]]) -> None:
     """Let processes go on together that have said they are ready, and wait for their good end."""
+    get_ready(processes)
+    see_end(processes)
+
+
+def get_ready(processes: list[subprocess.Popen[str]]) -> None:
+    """Let processes go on together that have said they are ready."""
     for process in processes:
         assert process.stdout is not None
         assert process.stdout.readline() == "ready\n"
@@ -163,6 +184,10 @@ def release(processes: list[subprocess.Popen[str]]) -> None:
         assert process.stdin is not None
         process.stdin.write("go\n")
         process.stdin.flush()
+
+
+def see_end(processes: list[subprocess.Popen[str]]) -> None:
+    """Wait for the good end of processes."""
     for process in processes:
         _, errors = process.communicate(timeout=40)
         assert errors == ""
@@ -197,6 +222,34 @@ def test_processes_write_one_flow_run_at_once(open_store: OpenStore, kind: str, 
         assert [change.sequence for change in changes if change.run.number == number] == list(range(1, 101))
 
 
+def test_processes_log_and_cache_at_once(open_store: OpenStore, kind: str, path: Path, start: Start) -> None:
+    """Several processes add to one log and to one cache: nothing is lost, and a key they share has a whole result."""
+    flow_run = make_flow_run()
+    tasks = [make_task_run(flow_run, number) for number in (1, 2, 3)]
+    store = open_store()
+    store.append([flow_run, *tasks])
+    told: list[tuple[int, LogEntry]] = []
+
+    writers = [start(LOGGER, kind, path, flow_run.id, number) for number in (1, 2, 3)]
+    get_ready(writers)
+    while any(writer.poll() is None for writer in writers):
+        told += store.read_logs(flow_run.id, told[-1][0] if told else 0)
+        shared = store.find_cached("shared", 0.0)
+        assert shared is None or shared.result.data == shared.task_run_id[-1:].encode() * 3000
+    see_end(writers)
+    told += store.read_logs(flow_run.id, told[-1][0] if told else 0)
+
+    assert [position for position, _ in told] == list(range(1, 601))
+    for task_run in tasks:
+        said = [entry.message for _, entry in told if entry.run == task_run]
+        assert said == [f"{sequence} {part}" for sequence in range(1, 101) for part in "ab"]
+        for sequence in range(1, 101, 2):
+            found = store.find_cached(f"{task_run.number}-{sequence}", 0.0)
+            assert (found is None) == (sequence % 3 == 0)
+            assert found is None or found.result.data == b"%d" % task_run.number * 3000
+    assert store.find_cached("shared", 0.0) is not None
+
+
 def test_nothing_acknowledged_is_lost_by_kill_9(open_store: OpenStore, kind: str, path: Path, start: Start) -> None:
     """A writer killed at any instant leaves a store that opens at once with every acknowledged batch, whole."""
     seed = random.randrange(2**32)
@@ -217,6 +270,10 @@ def test_nothing_acknowledged_is_lost_by_kill_9(open_store: OpenStore, kind: str
         assert numbers == list(range(1, len(numbers) + 1))
         assert len(changes) == 2 * len(numbers)
         assert all(store.load_result(name, number) for number in numbers)
+        assert [entry.message for _, entry in store.read_logs(name)] == [str(number) for number in numbers]
+        for key in "012":
+            found = store.find_cached(key, 0.0)
+            assert found is None or set(found.result.data) <= set(b"r")
         store.append([make_running(make_flow_run(id=name))])
         store.close()
 
@@ -226,7 +283,7 @@ def test_forked_child_may_not_use_the_store(kind: str, tmp_path: Path, run: Run)
     """A child made by fork is refused, and its parent goes on undisturbed."""
     output = run(FORKED, kind, tmp_path / "state" / "store")
 
-    assert output == ["True", "True", "True", "True", "2"]
+    assert output == ["True"] * 6 + ["2"]
 
 
 def test_file_that_cannot_grow_is_an_error(kind: str, path: Path, run: Run) -> None:

@@ -13,7 +13,17 @@ from hypothesis import strategies as st
 from localflow.builtin.json_files import JsonStateStore
 from localflow.builtin.memory import MemoryStateStore
 from localflow.builtin.sqlite import SqliteStateStore
-from localflow.interfaces import CacheEntry, Cause, Execution, FlowRun, Payload, StateChange, StateType, TaskRun
+from localflow.interfaces import (
+    CacheEntry,
+    Cause,
+    Execution,
+    FlowRun,
+    LogEntry,
+    Payload,
+    StateChange,
+    StateType,
+    TaskRun,
+)
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -47,6 +57,11 @@ causes = st.builds(Cause, texts, texts, texts, texts, numbers, numbers, numbers,
 cache_entries = st.builds(CacheEntry, texts, st.none() | floats)
 
 
+def log_entries(run: FlowRun | TaskRun) -> st.SearchStrategy[LogEntry]:
+    """Draw something a run has said."""
+    return st.builds(LogEntry, st.just(run), integers, floats, integers, texts, texts)
+
+
 @st.composite
 def flow_trees(draw: st.DrawFn) -> list[list[Record]]:
     """Draw the records of a flow run and a subflow, in batches."""
@@ -63,6 +78,9 @@ def flow_trees(draw: st.DrawFn) -> list[list[Record]]:
     for place in draw(st.lists(st.sampled_from(range(len(runs))), max_size=6)):
         sequences[place] += 1
         records.append(draw(changes(runs[place], sequences[place])))
+    for place in draw(st.lists(st.sampled_from(range(len(runs))), max_size=4)):
+        after = draw(st.integers(records.index(runs[place]) + 1, len(records)))
+        records.insert(after, draw(log_entries(runs[place])))
     cut = draw(st.integers(1, len(records)))
     return [records[:cut], records[cut:]]
 
@@ -136,7 +154,7 @@ def comparable(value: Any) -> Any:
 
 def in_order(records: list[Record]) -> list[Record]:
     """Return records in the order of reading, with the changes of one run together."""
-    rank = {FlowRun: 0, TaskRun: 1, StateChange: 2}
+    rank: dict[type[Any], int] = {FlowRun: 0, TaskRun: 1}
 
     def key(record: Record) -> tuple[int, ...]:
         if isinstance(record, StateChange):
@@ -166,18 +184,22 @@ def test_records_are_given_back(stores: list[StateStore], batches: list[list[Rec
             store.append(batch)
 
         for flow_run in flow_runs:
-            own = [record for record in records if belongs(record, flow_run)]
+            said = [record for record in records if isinstance(record, LogEntry) and belongs(record, flow_run)]
+            own = [record for record in records if belongs(record, flow_run) and not isinstance(record, LogEntry)]
             expected = [change._replace(result=None) if isinstance(change, StateChange) else change for change in own]
             read = list(store.read(flow_run.id))
 
             assert comparable(in_order(read)) == comparable(in_order(expected))
+            for after in (0, 1):
+                log = list(store.read_logs(flow_run.id, after))
+                assert comparable(log) == comparable(list(enumerate(said, 1))[after:])
             for number in range(5):
                 assert store.load_result(flow_run.id, number) == newest_result(own, number)
 
 
 def belongs(record: Record, flow_run: FlowRun) -> bool:
     """Return whether a record is one of a flow run's own."""
-    return (record.run if isinstance(record, StateChange) else record).flow_run is flow_run
+    return (record.run if isinstance(record, (StateChange, LogEntry)) else record).flow_run is flow_run
 
 
 def newest_result(records: list[Record], number: int) -> Payload | None:

@@ -12,7 +12,7 @@ import pytest
 from localflow.builtin.sqlite import SqliteStateStore
 from localflow.builtin.storage import database
 from localflow.errors import CorruptStoreError, StoreError, StoreVersionError
-from localflow.testing.stores import make_completed, make_flow_run, make_running, make_task_run
+from localflow.testing.store_records import make_completed, make_flow_run, make_running, make_task_run
 
 if TYPE_CHECKING:
     from pathlib import Path

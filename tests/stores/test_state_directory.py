@@ -15,7 +15,7 @@ from localflow.builtin.json_files import JsonStateStore
 from localflow.builtin.sqlite import SqliteStateStore
 from localflow.errors import StoreError
 from localflow.interfaces import Payload
-from localflow.testing.stores import make_completed, make_flow_run, make_running
+from localflow.testing.store_records import make_completed, make_flow_run, make_running
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
