@@ -35,23 +35,49 @@ def flow_run_of(record: Record) -> FlowRun:
     raise not_a_record(record)
 
 
-def entry_of(record: Record, keep: Callable[[str, Payload], Entry]) -> Entry:
+def entry_of(record: FlowRun | TaskRun | StateChange, keep: Callable[[str, Payload], Entry]) -> Entry:
     """Return a record as a JSON object; `keep(name, payload)` gives the one for a payload."""
     if isinstance(record, StateChange):
         return _state_entry(record, keep)
     if isinstance(record, TaskRun):
-        entry = {"kind": "task_run", **record._asdict(), "flow_run": record.flow_run.id}
-        if not record.map_number and not record.map_index:  # as most are not
-            del entry["map_number"], entry["map_index"]
-        return entry
-    if isinstance(record, LogEntry):
-        fields = record._asdict()
-        run = fields.pop("run")
-        return {"kind": "log", "flow_run": run.flow_run.id, "number": run.number, **fields}
+        return _task_entry(record)
     entry = {"kind": "flow_run", **record._asdict()}
     entry["parameters"], entry["versions"] = dict(record.parameters), dict(record.versions)
     if record.arguments is not None:
         entry["arguments"] = keep(f"{record.id}-arguments", record.arguments)
+    return entry
+
+
+def log_entry_of(record: LogEntry) -> Entry:
+    """Return what a run has said as a JSON object."""
+    run = record.run
+    return {
+        "kind": "log",
+        "flow_run": run.flow_run.id,
+        "number": run.number,
+        "attempt": record.attempt,
+        "timestamp": record.timestamp,
+        "level": record.level,
+        "source": record.source,
+        "message": record.message,
+    }
+
+
+def _task_entry(run: TaskRun) -> Entry:
+    entry = {
+        "kind": "task_run",
+        "flow_run": run.flow_run.id,
+        "number": run.number,
+        "name": run.name,
+        "task": run.task,
+        "ordinal": run.ordinal,
+        "created_at": run.created_at,
+        "upstreams": run.upstreams,
+        "tags": run.tags,
+        "version": run.version,
+    }
+    if run.map_number or run.map_index:
+        entry["map_number"], entry["map_index"] = run.map_number, run.map_index
     return entry
 
 

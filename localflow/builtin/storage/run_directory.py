@@ -9,7 +9,14 @@ from typing import TYPE_CHECKING, TypeAlias
 
 from localflow.builtin.storage.directory import make_private_directory, write_private_file
 from localflow.builtin.storage.encoding import to_json
-from localflow.builtin.storage.entries import EntryReader, entry_of, flow_run_of, payload_entry, payload_of
+from localflow.builtin.storage.entries import (
+    EntryReader,
+    entry_of,
+    flow_run_of,
+    log_entry_of,
+    payload_entry,
+    payload_of,
+)
 from localflow.builtin.storage.failures import not_recorded, os_failure, recorded_already
 from localflow.builtin.storage.journal import Journal, Place, mark_of, read_line, read_lines, sealed
 from localflow.builtin.storage.result_cache import has_expired
@@ -62,12 +69,13 @@ class RunDirectory:
         if self._journal is None:
             self._journal = Journal(self._journal_path, power_safe=self._power_safe)
         files: list[Path] = []
+
+        def keep(name: str, payload: Payload) -> Entry:
+            return self._keep(name, payload, files)
+
         try:
-            entries: list[Entry] = []
-            log_entries: list[Entry] = []
-            for record in records:
-                entry = entry_of(record, lambda name, payload: self._keep(name, payload, files))
-                (log_entries if isinstance(record, LogEntry) else entries).append(entry)
+            entries = [entry_of(record, keep) for record in records if not isinstance(record, LogEntry)]
+            log_entries = [log_entry_of(record) for record in records if isinstance(record, LogEntry)]
             place = self._write(self._journal, entries, log_entries, first=self._path.name in new_ids)
         except BaseException:
             for file in files:  # no line names them
