@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import re
 from collections import deque
 from typing import TYPE_CHECKING
@@ -11,6 +12,7 @@ from localflow.errors import StoreError
 from localflow.history import UNSUCCESSFUL, RunHistory, flow_run_tree
 from localflow.printable import shortened
 from localflow.records import TaskRun
+from localflow.streams import LEVELS
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping, Sequence
@@ -160,8 +162,9 @@ class _Report:
         if entries:
             output.say("    the last it said:")
         for entry in entries:
-            at = output.local_time(entry.timestamp).partition(" ")[2]
-            output.say_line(f"      {at} {entry.source}: {shortened(entry.message.rstrip(), _LOG_CHARACTERS)}")
+            clock = output.local_time(entry.timestamp, with_milliseconds=True).partition(" ")[2]
+            label = entry.source if entry.source in LEVELS else logging.getLevelName(entry.level)
+            output.say_line(f"      {clock} | {label:<7} | {shortened(entry.message.rstrip(), _LOG_CHARACTERS)}")
 
 
 def _called_with(arguments: Mapping[str, str]) -> str:

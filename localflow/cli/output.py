@@ -224,9 +224,12 @@ def is_terminal() -> bool:
 # -- values ----------------------------------------------------------------------------------------------------------
 
 
-def local_time(timestamp: float | None) -> str:
+def local_time(timestamp: float | None, *, with_milliseconds: bool = False) -> str:
     """Return an instant as the clock on the wall shows it."""
-    return "" if timestamp is None else time.strftime("%Y-%m-%d %H:%M:%S", time.localtime(timestamp))
+    if timestamp is None:
+        return ""
+    text = time.strftime("%Y-%m-%d %H:%M:%S", time.localtime(timestamp))
+    return f"{text}.{int(timestamp % 1 * 1000):03}" if with_milliseconds else text
 
 
 def duration(started_at: float | None, ended_at: float | None) -> str:

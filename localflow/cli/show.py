@@ -120,7 +120,11 @@ def _print_task_run(history: FlowRunHistory, task_run: RunHistory, result: objec
     print_cause(task_run.cause, full_traceback)
     output.print_data("")
     rows: list[list[str | Cell]] = [
-        [output.local_time(moment.timestamp), output.state_cell(moment.type.value, moment.name), moment.message]
+        [
+            output.local_time(moment.timestamp, with_milliseconds=True),
+            output.state_cell(moment.type.value, moment.name),
+            moment.message,
+        ]
         for moment in task_run.moments
     ]
     output.print_table(["SINCE", "STATE", "MESSAGE"], rows)

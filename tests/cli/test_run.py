@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -87,6 +88,70 @@ def test_all_that_one_failure_blocked_is_in_one_line(cli: Cli, own_folder: Path)
     assert f"not run because of 'root-0': {listed} and 2 more\n" in done.stderr
     assert "\nand 7 more like it: root-1, root-2, root-3, root-4, root-5, root-6, root-7\n" in done.stderr
     assert done.stderr.count("Traceback") == 1
+
+
+def test_a_failure_is_told_with_all_that_helps(cli: Cli, own_folder: Path) -> None:
+    """Once: which item of a map, with which arguments, in which attempt, where, and what it said last."""
+    (own_folder / "flows.py").write_text(
+        "import json\nfrom localflow import flow, task\n"
+        "@task(retries=1, log_prints=True)\ndef read(text, api_token, size=3):\n"
+        "    for number in range(9): print('line', number)\n    return json.loads(text)\n"
+        "@flow\ndef main(): read.map(['1', '{', '{ ', '2'], api_token='hush', size=4)\n"
+    )
+
+    done = cli("run", "flows.py", "--executor", "process", "-j", "1")
+
+    told = done.stderr.partition("\n\n")[2]
+    heading, arguments, where, *_ = told.splitlines()
+    assert heading.startswith("task run 'read-1' (item 1 of the map) is Failed: Task run encountered an exception: ")
+    assert arguments == "    called with text='{', api_token=***, size=4"
+    assert re.fullmatch(r"    attempt 2, worker pid \d+", where)
+    assert told.count("Traceback") == 1
+    assert "in read\n        return json.loads(text)\n" in told.replace(
+        "        " + "    " + "return", "        return"
+    )
+    assert "      ... 2 frames of json left out\n" in told
+    assert "\nand 1 more like it: read-2\n" in told
+    assert re.findall(r"^      [\d:.]{12} \| INFO    \| line (\d)$", told, re.MULTILINE) == ["4", "5", "6", "7", "8"]
+    assert "hush" not in done.stderr
+    assert "/localflow/" not in told
+
+
+def test_the_end_of_a_run_tells_a_failure_once(cli: Cli, own_folder: Path) -> None:
+    """The notifier `log` leaves it to the end of the run, unless the settings ask for it."""
+    (own_folder / "flows.py").write_text(
+        "from localflow import flow, task\n@task\ndef bad(): raise ValueError('boom')\n"
+        "@flow\ndef main(): bad()\nif __name__ == '__main__': main()\n"
+    )
+    line = "task run 'bad-0' of flow run "
+
+    quiet = cli("run", "flows.py")
+    by_python = subprocess.run([sys.executable, "flows.py"], capture_output=True, text=True, check=True)
+    (own_folder / "localflow.toml").write_text("[notifiers.log]\non = ['Failed']\n")
+    loud = cli("run", "flows.py")
+
+    assert quiet.stderr.count("is Failed: Task run") == 1
+    assert line not in quiet.stderr
+    assert line in loud.stderr
+    assert line in by_python.stderr
+
+
+def test_an_exception_that_goes_on_into_the_flow_is_told_once(cli: Cli, own_folder: Path) -> None:
+    """The flow's part of it leads there; `--full-traceback` tells all of each."""
+    (own_folder / "flows.py").write_text(
+        "from localflow import flow, task\n@task\ndef bad(): raise ValueError('boom')\n"
+        "@flow\ndef main():\n    future = bad()\n    return future.result()\n"
+    )
+    for executor in ("sequential", "thread", "process"):
+        done = cli("run", "flows.py", "--executor", executor)
+        everything = cli("run", "flows.py", "--executor", executor, "--full-traceback")
+
+        told = done.stderr.partition("\n\n")[2]
+        assert told.count("raise ValueError('boom')") == 1
+        assert "return future.result()" in told
+        assert "... as told above of task run 'bad-0'\n" in told
+        assert everything.stderr.count("raise ValueError('boom')") == 2
+        assert "calls.py" in everything.stderr
 
 
 def test_an_exception_of_the_body_and_of_a_subflow_are_both_told(cli: Cli, own_folder: Path) -> None:

@@ -23,6 +23,29 @@ if TYPE_CHECKING:
 
 ESCAPE = "\x1b]0;x\x07"
 
+MAPPED = """
+from localflow import flow, task
+
+@task
+def double(x):
+    if x % 20 == 19: raise ValueError(f"{x} is odd")
+    return 2 * x
+
+@task(retries=2, retry_delay_seconds=0)
+def flaky():
+    raise OSError("no line")
+
+@task
+def total(xs): return sum(xs)
+
+@flow
+def main():
+    first = double.map(range(400))
+    total(double.map(range(3)))
+    flaky()
+    return total(first)
+"""
+
 HOSTILE = f"""
 from localflow import flow, task, Failed
 
@@ -182,6 +205,97 @@ def test_show_prints_a_task_run_for_people(cli: Cli, recorded: str) -> None:
     assert re.search(r"Upstreams +create_tables-0\n", failed)
     assert [line.split()[2] for line in failed.splitlines()[-3:]] == ["Pending", "Running", "Failed"]
     assert re.search(r'Result +"made"\n', completed)
+
+
+@pytest.fixture
+def mapped(cli: Cli, own_folder: Path) -> str:
+    """Record a run with mapped tasks, some of which failed, and return its name."""
+    (own_folder / "mapped.py").write_text(MAPPED)
+    done = cli("run", "mapped.py")
+    assert done.returncode == 1, done.stderr
+    return done.stderr.split("'")[1]
+
+
+def test_a_map_is_one_line_with_its_failures_below(cli: Cli, mapped: str) -> None:
+    """With counts; of many failures the first ones, and a count of the rest."""
+    done = cli("show", mapped)
+
+    lines = done.stdout.splitlines()
+    group = next(place for place, line in enumerate(lines) if line.startswith("double[0..399]"))
+    assert "380 Completed, 20 Failed" in lines[group]
+    assert [line.split()[0] for line in lines[group + 1 : group + 11]] == [f"double-{n}" for n in range(19, 219, 20)]
+    assert lines[group + 11].split() == ["...", "10", "Failed"]
+    assert lines[group + 12].split()[:3] == ["double[0..2]", "3", "Completed"]
+    assert len(lines) < 40
+
+
+def test_all_members_of_a_map_are_listed_when_asked_for(cli: Cli, mapped: str, read_json: Any) -> None:
+    """By `--all`, by the name of the task, and as JSON."""
+    everything, members = cli("show", mapped, "--all").stdout, cli("show", f"{mapped}/double").stdout
+
+    assert len(re.findall(r"^  double-\d+ ", everything, re.MULTILINE)) == 403
+    assert len(re.findall(r"^double-\d+ ", members, re.MULTILINE)) == 403
+    assert re.search(r"^Task runs +383 Completed, 20 Failed$", members, re.MULTILINE)
+    assert [run["map_index"] for run in read_json("show", f"{mapped}/double")] == [*range(400), *range(3)]
+    task_runs = read_json("show", mapped)["task_runs"]
+    places = {run["name"]: (run["map_number"], run["map_index"]) for run in task_runs}
+    assert places["double-399"] == (1, 399)
+    assert places["double-402"] == (2, 2)
+    assert places["flaky-0"] == places["total-0"] == (None, None)
+
+
+def test_show_tells_of_attempts(cli: Cli, mapped: str, read_json: Any) -> None:
+    """In the table where there was more than one, and each state between them in the history."""
+    table, shown = cli("show", mapped).stdout, cli("show", f"{mapped}/flaky").stdout
+
+    row = next(line for line in table.splitlines() if line.startswith("flaky-0"))
+    assert "ATTEMPT" in table
+    assert row.split()[1:3] == ["Failed", "3"]
+    history = [line.split()[2] for line in shown.partition("SINCE")[2].splitlines()[1:]]
+    assert history == ["Pending", "Running", "AwaitingRetry", "Retrying", "AwaitingRetry", "Retrying", "Failed"]
+    assert read_json("show", f"{mapped}/flaky")["attempt"] == 3
+
+
+def test_a_task_run_is_found_by_its_id_alone(cli: Cli, mapped: str, read_json: Any) -> None:
+    """It is what other programs have in hand."""
+    run_id = read_json("show", f"{mapped}/double-19")["id"]
+
+    shown = cli("show", run_id).stdout
+
+    assert re.search(r"^Task run +double-19$", shown, re.MULTILINE)
+    assert re.search(r"^Map item +19$", shown, re.MULTILINE)
+    assert re.search(r"^called with x=19$", shown, re.MULTILINE)
+    assert cli("show", f"{run_id}0000").returncode == 2
+
+
+def test_the_full_traceback_has_the_frames_of_localflow(cli: Cli, recorded: str) -> None:
+    """When asked for; otherwise only those of the user's own code."""
+    few = cli("show", f"{recorded}/add_project-1").stdout
+    everything = cli("show", f"{recorded}/add_project-1", "--full-traceback").stdout
+
+    assert "tutorial.py" in few
+    assert "calls.py" not in few
+    assert "tutorial.py" in everything
+    assert "calls.py" in everything
+
+
+def test_a_result_that_others_may_use_is_shown_with_its_key(cli: Cli, own_folder: Path, read_json: Any) -> None:
+    """And how long they may."""
+    (own_folder / "flows.py").write_text(
+        "from datetime import timedelta\nfrom localflow import flow, task\n"
+        "@task(cache_key_fn=lambda context, parameters: 'the key', cache_expiration=timedelta(hours=1))\n"
+        "def make(): return 1\n"
+        "@flow\ndef main(): make()\n"
+    )
+    cli("run", "flows.py")
+
+    view = read_json("show", "@last/make")
+
+    assert "the key" in view["cache"]["key"]
+    lasts = datetime.fromisoformat(view["cache"]["expires_at"]) - datetime.fromisoformat(view["ended_at"])
+    assert timedelta(minutes=59) < lasts < timedelta(minutes=61)
+    assert "Cached until" in cli("show", "@last/make").stdout
+    assert read_json("show", "@last")["task_runs"][0]["cache"] == view["cache"]
 
 
 def test_show_limits_what_it_lists(cli: Cli, own_folder: Path, read_json: Any) -> None:
