@@ -16,8 +16,15 @@ FLOW_RUNS = f"{OWN}.flow_runs"
 TASK_RUNS = f"{OWN}.task_runs"
 RUN_LOGGERS = frozenset({FLOW_RUNS, TASK_RUNS})
 
-_changed: dict[logging.Logger, tuple[int, int]] = {}
-"""The loggers whose level is lowered: what it was, and what it is now."""
+
+class _Lowered(int):
+    """A level that can be told from the same level set by somebody else."""
+
+
+_LOWERED = _Lowered(logging.INFO)
+
+_before: dict[logging.Logger, int] = {}
+"""The loggers whose level is lowered, and what it was."""
 
 
 def run_logger_name(run: FlowRun | TaskRun) -> str:
@@ -43,18 +50,17 @@ def lower_levels() -> None:
 
 def restore_levels() -> None:
     """Set the levels back that nobody else has changed meanwhile."""
-    for logger, (before, lowered) in list(_changed.items()):
-        if logger.level == lowered:
-            logger.setLevel(before)
-    _changed.clear()
+    for logger, level in _before.items():
+        if logger.level is _LOWERED:
+            logger.setLevel(level)
+    _before.clear()
 
 
 def level_of_user(logger: logging.Logger) -> int:
     """Return the level from which the logger's records would come to be if nothing were recorded."""
     current: logging.Logger | None = logger
     while current is not None:
-        before, lowered = _changed.get(current, (current.level, current.level))
-        level = before if current.level == lowered else current.level
+        level = _before[current] if current.level is _LOWERED else current.level
         if level:
             return level
         current = current.parent
@@ -62,5 +68,5 @@ def level_of_user(logger: logging.Logger) -> int:
 
 
 def _lower(logger: logging.Logger) -> None:
-    _changed[logger] = (logger.level, logging.INFO)
-    logger.setLevel(logging.INFO)
+    _before[logger] = logger.level
+    logger.setLevel(_LOWERED)

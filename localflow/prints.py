@@ -1,4 +1,7 @@
-"""`log_prints=True`: what such a run prints goes to its logger instead of stdout."""
+"""`print` while runs are recorded: with `log_prints` to the run's logger, else in one piece.
+
+Python's own `print` writes a text and its line end one after the other, between which another thread may write.
+"""
 
 from __future__ import annotations
 
@@ -14,7 +17,7 @@ if TYPE_CHECKING:
 
 
 class Prints:
-    """Puts a `print` in the place of the built-in one that looks at the run it is called in."""
+    """Puts a `print` in the place of Python's own that looks at the run it is called in."""
 
     def __init__(self, log: Callable[[str], None]) -> None:
         """Keep `log`, which takes what a run with `log_prints` has printed, without the line end."""
@@ -25,18 +28,25 @@ class Prints:
     def place(self) -> None:
         """Take the place of `print`."""
         real, log = builtins.print, self._log
-        streams = (None, sys.stdout, sys.stderr)
+        streams = [stream for stream in (sys.stdout, sys.stderr) if stream is not None]
 
         def run_print(*values: object, **options: Any) -> None:
             context = current_run()
             file = options.get("file")
-            # A stream that the run has replaced by another is meant to get what is printed.
-            if context is None or not context.log_prints or not _is_any_of(file, streams) or sys.stdout not in streams:
+            if file is None:
+                file = sys.stdout
+            # A stream that the run itself has put in place is meant to get what is printed, as it is.
+            if context is None or not any(file is stream for stream in streams):
                 real(*values, **options)
                 return
             text = io.StringIO()
             real(*values, **{**options, "file": text})
-            log(text.getvalue().removesuffix("\n"))
+            if context.log_prints:
+                log(text.getvalue().removesuffix("\n"))
+                return
+            file.write(text.getvalue())
+            if options.get("flush"):
+                file.flush()
 
         self._real, self._placed = real, run_print
         builtins.print = run_print
@@ -46,7 +56,3 @@ class Prints:
         if builtins.print is self._placed:
             builtins.print = self._real
         self._placed = None
-
-
-def _is_any_of(file: object, streams: tuple[object, ...]) -> bool:
-    return any(file is stream for stream in streams)

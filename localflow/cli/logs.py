@@ -29,8 +29,8 @@ _BATCH = 1_000
 @click.argument("reference", metavar="RUN[/TASK]")
 @click.option("-f", "--follow", is_flag=True, help="Go on until the run has ended.")
 @click.option(
-    "--level", type=click.Choice(_LEVELS, case_sensitive=False), default="DEBUG",
-    help="Leave out what is below; stdout counts as INFO, stderr as WARNING.",
+    "--level", type=click.Choice(_LEVELS, case_sensitive=False), default="DEBUG", metavar="LEVEL",
+    help=f"Leave out what is below: {', '.join(_LEVELS)}; stdout counts as INFO, stderr as WARNING.",
 )  # fmt: skip
 @click.option("-n", "--tail", type=click.IntRange(min=0), metavar="N", help="Begin with the last N entries.")
 @click.option("--json", "as_json", is_flag=True, help="Print JSON; with -f an object on each line.")
