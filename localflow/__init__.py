@@ -5,8 +5,13 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from localflow.arguments import allow_failure, quote, unmapped
+from localflow.caching import FLOW_PARAMETERS, INPUTS, NO_CACHE, RUN_ID, TASK_SOURCE
+from localflow.context import get_run_context
 from localflow.flows import Flow, flow
 from localflow.futures import TaskFuture
+from localflow.logs import get_run_logger
+from localflow.mapping import MappedFutures
+from localflow.retries import exponential_backoff
 from localflow.states import (
     AwaitingRetry,
     Cancelled,
@@ -32,12 +37,18 @@ if TYPE_CHECKING:
     from localflow.waiting import as_completed, wait
 
 __all__ = [
+    "FLOW_PARAMETERS",
+    "INPUTS",
+    "NO_CACHE",
+    "RUN_ID",
+    "TASK_SOURCE",
     "AwaitingRetry",
     "Cancelled",
     "Completed",
     "Crashed",
     "Failed",
     "Flow",
+    "MappedFutures",
     "Pending",
     "ProcessExecutor",
     "Retrying",
@@ -52,7 +63,10 @@ __all__ = [
     "__version__",
     "allow_failure",
     "as_completed",
+    "exponential_backoff",
     "flow",
+    "get_run_context",
+    "get_run_logger",
     "hookimpl",
     "quote",
     "tags",

@@ -322,7 +322,7 @@ class Engine:
         return running
 
     def _is_stopping(self, run: LiveRun) -> bool:
-        return self.error is None and not run.state.is_final()
+        return self.error is None and not run.has_ended
 
     def _give_up(self) -> None:
         self._take_news()

@@ -103,7 +103,7 @@ class Lane:
 def _move(ready: deque[LiveRun], taken: list[LiveRun], room: int) -> None:
     while room > 0 and ready:
         run = ready.popleft()
-        if not run.state.is_final():  # it may have been cancelled while it waited
+        if not run.has_ended:  # it may have been cancelled while it waited
             taken.append(run)
             room -= 1
 
@@ -159,6 +159,11 @@ class LiveRun:
         self.note = ""
         """What is to be said with its start: why it has not been answered from the cache."""
         self.future: TaskFuture[Any]
+
+    @property
+    def has_ended(self) -> bool:
+        """Whether its last state is decided, if not stored yet."""
+        return self.future._ending is not None
 
     def change(self, state: State, execution: Execution | None = None, result: Payload | None = None) -> StateChange:
         """Move on to `state` and return the record of it."""
@@ -220,7 +225,7 @@ class LiveRun:
         return self.call
 
     def _log(self, line: LogLine) -> None:
-        if not self.state.is_final():  # of a call that was given up and goes on all the same
+        if not self.has_ended:  # of a call that was given up and goes on all the same
             self.active.engine.log(self.record, self.attempt, (line,))
 
 
