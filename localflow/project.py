@@ -135,7 +135,12 @@ class Project:
 
     def limits_of(self, store: StateStore) -> Callable[[Callable[[Any, Any], None]], Limits] | None:
         """Return what makes the limits of the settings for an engine; None if there are none."""
-        return None
+        limits = self.settings.limits
+        if not limits:
+            return None
+        from localflow.limits import Limits
+
+        return lambda on_granted: Limits(self.state_directory / "limits", limits, on_granted)
 
     def open_store(self) -> StateStore:
         """Open the state store of the settings.
