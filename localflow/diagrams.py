@@ -6,6 +6,7 @@ could take in is made smaller: task runs of one task become one node, and many c
 
 from __future__ import annotations
 
+import heapq
 from collections import Counter
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Literal
@@ -50,6 +51,8 @@ class Node:
     """The task or flow."""
     states: Counter[tuple[StateType, str]]
     run_ids: list[str]
+    created_at: float
+    """When the first of its runs was called."""
     upstreams: list[Node] = field(default_factory=list)
     called_by: Node | None = None
     """The task run that called a flow; None where the flow run itself did."""
@@ -67,7 +70,7 @@ class Diagram:
 
     history: FlowRunHistory
     nodes: list[Node] = field(default_factory=list)
-    """Task runs in call order, then the flow runs that were called, in their order."""
+    """In the order of the calls."""
     is_reduced: bool = False
     """Whether anything is drawn together, or left out, only because there is so much of it."""
 
@@ -132,7 +135,7 @@ class _Builder:
         entries: list[RunHistory | MapGroup | list[RunHistory]] = [*grouped(history.task_runs)]
         if len(entries) > _TASK_NODES and not self._whole:
             entries, diagram.is_reduced = [*_by_task(history.task_runs)], True
-        diagram.nodes = [self._task_node(entry) for entry in entries]
+        tasks, flows = [self._task_node(entry) for entry in entries], []
         for parent_id, summaries in _calls(history.subflow_runs):
             if len(summaries) > _SUBFLOW_NODES and not self._whole:
                 nodes, diagram.is_reduced = [self._flow_node(summaries)], True
@@ -140,7 +143,8 @@ class _Builder:
                 nodes = [self._flow_node([summary]) for summary in summaries]
             for node in nodes:
                 node.called_by = self._by_run.get(parent_id)
-            diagram.nodes += nodes
+            flows += nodes
+        diagram.nodes = [*heapq.merge(tasks, flows, key=lambda node: node.created_at)]
         # After the nodes: what is inside of them comes later in a drawing, too.
         for node in diagram.nodes:
             if node.kind == "flow_run":
@@ -169,7 +173,9 @@ class _Builder:
 
     def _node(self, kind: Literal["task_run", "map", "task_runs"], label: str, members: Sequence[RunHistory]) -> Node:
         run_ids = [member.run.id for member in members]
-        node = Node(self._next_id(), kind, label, _task(members[0]), state_counts(members), run_ids)
+        node = Node(
+            self._next_id(), kind, label, _task(members[0]), state_counts(members), run_ids, members[0].run.created_at
+        )
         records = [member.run for member in members if isinstance(member.run, TaskRun)]
         return self._keep(node, [*dict.fromkeys(upstream for record in records for upstream in record.upstreams)])
 
@@ -179,13 +185,11 @@ class _Builder:
             (summary.change.type, summary.change.name) if summary.change else (StateType.PENDING, "Pending")
             for summary in summaries
         )
-        flow = runs[0].flow
-        if len(runs) == 1:
-            node = Node(self._next_id(), "flow_run", f"{runs[0].name} ({flow})", flow, states, [runs[0].id])
-        else:
-            label = f"{flow} ({len(runs):,} flow runs)"
-            node = Node(self._next_id(), "flow_runs", label, flow, states, [run.id for run in runs])
-        return self._keep(node, ())
+        flow, is_one = runs[0].flow, len(runs) == 1
+        label = f"{runs[0].name} ({flow})" if is_one else f"{flow} ({len(runs):,} flow runs)"
+        kind: Literal["flow_run", "flow_runs"] = "flow_run" if is_one else "flow_runs"
+        run_ids = [run.id for run in runs]
+        return self._keep(Node(self._next_id(), kind, label, flow, states, run_ids, runs[0].created_at), ())
 
     def _keep(self, node: Node, upstreams: Sequence[str]) -> Node:
         self._by_run.update(dict.fromkeys(node.run_ids, node))
