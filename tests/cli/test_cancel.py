@@ -9,7 +9,8 @@ import subprocess
 import sys
 import threading
 import time
-from typing import TYPE_CHECKING
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 import pytest
 
@@ -17,7 +18,8 @@ from localflow.control import ControlChannel, control_path, send_cancel
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
-    from pathlib import Path
+
+    from conftest import Cli
 
 DEADLINE = 10.0
 
@@ -185,3 +187,132 @@ def test_nothing_is_sent_to_what_is_no_pipe(own_folder: Path, make: Callable[[Pa
         send_cancel(path)
 
     assert path.is_symlink() or path.exists()
+
+
+# -- the verb --------------------------------------------------------------------------------------------------------
+
+WAITING = """
+import sys, time
+from localflow import flow, task
+
+@task
+def wait_long(n):
+    print("at work", n, flush=True)
+    for _ in range(2000):
+        time.sleep(0.02)
+
+@task
+def later(x): ...
+
+@flow
+def main():
+    return later(wait_long(1))
+
+@flow
+def above():
+    main()
+
+@flow
+def stubborn():
+    print("at work", flush=True)
+    for _ in range(20):
+        try:
+            while True:
+                time.sleep(0.5)
+        except BaseException:
+            pass
+"""
+
+
+@pytest.fixture
+def start(own_folder: Path) -> Iterator[Callable[..., subprocess.Popen[str]]]:
+    """Run a flow in the background, returning when it is at work."""
+    (own_folder / "flows.py").write_text(WAITING)
+    started = []
+
+    def start(flow: str = "main", executor: str = "process") -> subprocess.Popen[str]:
+        command = [sys.executable, "-m", "localflow", "run", f"flows.py:{flow}", "--executor", executor]
+        process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+        started.append(process)
+        assert process.stdout is not None
+        assert "at work" in process.stdout.readline()
+        return process
+
+    yield start
+    for process in started:
+        with process:
+            process.kill()
+
+
+@pytest.mark.parametrize("executor", ["process", "thread", "sequential"])
+def test_a_run_is_cancelled_from_another_terminal(
+    cli: Cli, read_json: Any, start: Callable[..., subprocess.Popen[str]], executor: str
+) -> None:
+    """With its tasks; both sides are told, and nothing is left of the way there."""
+    running = start(executor=executor)
+
+    done = cli("cancel", "@last")
+    told, _ = running.communicate(timeout=20)
+
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.startswith("State(name='Cancelled', type=StateType.CANCELLED")
+    assert running.returncode == 1
+    assert "State(name='Cancelled'" in told
+    run = read_json("show", "@last")
+    assert [each["state"]["type"] for each in (run, run["task_runs"][0])] == ["CANCELLED", "CANCELLED"]
+    assert list(control_path(Path(".localflow"), run["id"]).parent.iterdir()) == []
+
+
+def test_a_run_that_is_over_is_not_cancelled(cli: Cli, tutorial: str) -> None:
+    """Exit code 2 and what became of it; nothing changes."""
+    cli("run", tutorial, "-p", 'names=["orion"]')
+
+    done = cli("cancel", "@last")
+
+    assert done.returncode == 2
+    assert "is Completed already, there is nothing to cancel" in done.stderr
+
+
+def test_a_part_of_a_run_is_not_cancelled_alone(
+    cli: Cli, read_json: Any, start: Callable[..., subprocess.Popen[str]]
+) -> None:
+    """The run at the top is named."""
+    start("above")
+    below, above = read_json("runs")
+
+    done = cli("cancel", below["name"])
+
+    assert done.returncode == 2
+    assert f"cancel all of it: localflow cancel {above['name']}" in done.stderr
+    assert cli("cancel", above["name"]).returncode == 0
+
+
+def test_a_run_whose_engine_was_killed_cannot_be_cancelled(
+    cli: Cli, start: Callable[..., subprocess.Popen[str]]
+) -> None:
+    """Exit code 1, and the reason."""
+    running = start(executor="sequential")
+    running.kill()
+    running.wait()
+
+    done = cli("cancel", "@last")
+
+    assert done.returncode == 1
+    assert f"its engine, process {running.pid}, is gone" in done.stderr
+
+
+def test_waiting_for_the_end_has_a_limit(cli: Cli, start: Callable[..., subprocess.Popen[str]]) -> None:
+    """A flow may take its time to stop; whoever does not want to wait for it need not."""
+    start("stubborn", executor="sequential")
+
+    impatient, done = cli("cancel", "@last", "--no-wait"), cli("cancel", "@last", "--timeout", "0.3")
+
+    assert (impatient.returncode, impatient.stdout) == (0, "")
+    assert impatient.stderr.endswith("is told to stop\n")
+    assert done.returncode == 1
+    assert "has not ended within 0.3 seconds" in done.stderr
+
+
+def test_an_unknown_run_is_an_error(cli: Cli) -> None:
+    """As everywhere."""
+    assert cli("cancel", "nobody").returncode == 2
