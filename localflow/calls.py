@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 from localflow import arguments, logs
 from localflow.context import TaskContext, entered
 from localflow.coroutines import Expired, drained, is_being_cancelled, run_to_its_end
+from localflow.interrupts import STOPS
 from localflow.payloads import Packed
 from localflow.records import Execution
 from localflow.states import State, StateType, exception_message, timed_out
@@ -160,7 +161,8 @@ class _Running:
 
     def failed(self, error: BaseException) -> Outcome:
         limit = self._call.timeout_seconds
-        if limit is not None and (isinstance(error, Expired) or time.monotonic() - self._began > limit):
+        is_late = limit is not None and (isinstance(error, Expired) or time.monotonic() - self._began > limit)
+        if limit is not None and is_late and not isinstance(error, STOPS):
             return self._ended(timed_out(limit))
         return self._ended(failed_state(error, call=self._call))
 

@@ -6,6 +6,7 @@ asyncio is imported only when there is a coroutine: it takes as long as everythi
 from __future__ import annotations
 
 import threading
+from contextlib import suppress
 from contextvars import copy_context
 from types import AsyncGeneratorType
 from typing import TYPE_CHECKING, Any
@@ -48,16 +49,23 @@ def run_to_its_end(
     except RuntimeError:
         return asyncio.run(drained(value, timeout_seconds))
     ending: list[Any] = []
+    loop = asyncio.new_event_loop()
 
     def work() -> None:
         try:
-            ending.append((asyncio.run(drained(value, timeout_seconds)), None))
+            with asyncio.Runner(loop_factory=lambda: loop) as runner:
+                ending.append((runner.run(drained(value, timeout_seconds)), None))
         except BaseException as error:  # it is the caller's
             ending.append((None, error))
 
     thread = threading.Thread(target=copy_context().run, args=(work,), name="localflow-coroutine", daemon=True)
     thread.start()
-    thread.join()
+    try:
+        thread.join()
+    except BaseException:  # Ctrl-C is for the coroutine too
+        with suppress(RuntimeError):  # it has just ended
+            loop.call_soon_threadsafe(loop.stop)
+        raise
     result, error = ending[0]
     if error is not None:
         raise error
