@@ -9,9 +9,8 @@ from __future__ import annotations
 import math
 import reprlib
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
 from datetime import timedelta
-from typing import TYPE_CHECKING, Any, TypeAlias
+from typing import TYPE_CHECKING, Any, NamedTuple, TypeAlias
 
 from localflow.errors import NoFingerprintError, NotCacheableError
 from localflow.interrupts import STOPS
@@ -31,12 +30,14 @@ _PARTS = ("INPUTS", "TASK_SOURCE", "RUN_ID", "FLOW_PARAMETERS")
 _LONGEST_KEY = 200
 
 
-@dataclass(frozen=True, slots=True, repr=False)
 class CachePolicy:
     """What a result depends on beside its task; `a + b` depends on both, `a - "name"` not on that argument."""
 
-    parts: frozenset[str]
-    without: frozenset[str] = frozenset()
+    __slots__ = ("parts", "without")
+
+    def __init__(self, parts: frozenset[str], without: frozenset[str] = frozenset()) -> None:
+        self.parts = parts
+        self.without = without
 
     def __add__(self, other: CachePolicy) -> CachePolicy:
         if not isinstance(other, CachePolicy):
@@ -51,6 +52,14 @@ class CachePolicy:
         if not isinstance(argument, str):
             raise TypeError(f"{self} - ... takes the name of an argument, not {argument!r}")
         return CachePolicy(self.parts, self.without | {argument}) if self.parts else self
+
+    def __eq__(self, other: object) -> bool:
+        if not isinstance(other, CachePolicy):
+            return NotImplemented
+        return self.parts == other.parts and self.without == other.without
+
+    def __hash__(self) -> int:
+        return hash((self.parts, self.without))
 
     def __repr__(self) -> str:
         if not self.parts:
@@ -73,8 +82,7 @@ FLOW_PARAMETERS = CachePolicy(frozenset({"FLOW_PARAMETERS"}))
 NO_CACHE = CachePolicy(frozenset())
 
 
-@dataclass(frozen=True, slots=True)
-class Caching:
+class Caching(NamedTuple):
     """The caching options of a task that has any."""
 
     policy: CachePolicy
@@ -84,8 +92,6 @@ class Caching:
     """Seconds for which a result may be used; None for ever."""
     refresh: bool = False
     """Compute anew, whatever is there, and keep that."""
-    _source: list[bytes] = field(default_factory=list, init=False, repr=False, compare=False)
-    """The fingerprint of the task's source once it is known: finding the text takes about a millisecond."""
 
     def key(self, call: Call, context: object = None) -> str | None:
         """Return the key of a call, None if the task's `cache_key_fn` wants no caching for it.
@@ -113,9 +119,7 @@ class Caching:
         if "INPUTS" in parts:
             found.append(("inputs", self._named(prints, parameters, "argument")))
         if "TASK_SOURCE" in parts:
-            if not self._source:
-                self._source.append(_of_function(prints.of_source, function.fn))
-            found.append(("source", self._source[0]))
+            found.append(("source", _of_function(prints.of_source, function.fn)))
         if "RUN_ID" in parts:
             found.append(("run", call.task_run.flow_run.id))
         if "FLOW_PARAMETERS" in parts:

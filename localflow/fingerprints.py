@@ -79,7 +79,13 @@ class Fingerprints:
         The code is what runs, and all there is for a function typed into a REPL. Beside it the text, where there is
         one, tells apart what compiles to the same code. Not the text alone: the file may have been edited since.
         """
-        return self._guarded(self._source, function)
+        outer = _innermost(function)
+        known = _seen_sources.get(outer) if isinstance(outer, FunctionType) else None
+        if known is None:
+            known = self._guarded(self._source, outer)
+            if isinstance(outer, FunctionType):
+                _seen_sources[outer] = known
+        return known
 
     def _guarded(self, encode: Callable[[Any], bytes], value: object) -> bytes:
         try:
@@ -210,8 +216,7 @@ class Fingerprints:
             hasher.update(flat.view("u1"))
         return b"#" + hasher.digest()
 
-    def _source(self, function: Any) -> bytes:
-        outer = _innermost(function)
+    def _source(self, outer: Any) -> bytes:
         plain = inspect.unwrap(outer)
         return self._encoded((_text(plain), *[getattr(each, "__code__", None) for each in (outer, plain)]))
 
@@ -326,8 +331,12 @@ def _innermost(function: Any) -> Any:
     return function
 
 
-#: What the variables around a function were when it was first asked for; a function of its own keeps it no longer.
+#: What the variables around functions were when they were first asked for.
 _seen_variables: weakref.WeakKeyDictionary[FunctionType, dict[str, bytes]] = weakref.WeakKeyDictionary()
+
+
+#: Their sources: to find the text takes about a millisecond.
+_seen_sources: weakref.WeakKeyDictionary[FunctionType, bytes] = weakref.WeakKeyDictionary()
 
 
 def _variables(function: FunctionType) -> dict[str, bytes]:

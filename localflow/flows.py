@@ -9,7 +9,7 @@ import platform
 import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from typing import TYPE_CHECKING, Any, Generic, NamedTuple, ParamSpec, TypeVar, Unpack, overload
+from typing import TYPE_CHECKING, Any, Generic, NamedTuple, ParamSpec, TypeVar, Unpack, cast, overload
 
 from localflow import arguments
 from localflow.context import FlowContext, TaskContext, current_run
@@ -26,18 +26,21 @@ from localflow.names import random_id, random_name
 from localflow.payloads import pack
 from localflow.record_buffer import RecordBuffer
 from localflow.records import FlowRun
+from localflow.run_names import run_name
 from localflow.states import Cancelled, State
 from localflow.tags import current_tags
 from localflow.version import __version__
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
+    from typing import Concatenate, Self
 
     from localflow.interfaces import StateStore
     from localflow.live import ActiveFlow
     from localflow.notifications import Notifications
     from localflow.payloads import Payload
     from localflow.project import Project
+    from localflow.signatures import A, Call, FlowDecorator, HasFunction, Rest, WaitFor
 
 P = ParamSpec("P")
 R = TypeVar("R")
@@ -66,6 +69,24 @@ class Flow(DecoratedFunction[P, R], Generic[P, R]):
         validate = checked_flag(f"@flow '{self.name}'", "validate_parameters", options.get("validate_parameters"))
         self.validate_parameters = validate is not False
 
+    def with_options(self, **options: Unpack[FlowKeywords]) -> Self:  # type: ignore[override]  # it takes less
+        """Return a copy with these options changed; takes what the decorator takes."""
+        return super().with_options(**options)
+
+    if TYPE_CHECKING:
+
+        @overload
+        def __get__(
+            self: HasFunction[Callable[Concatenate[type[A], Rest], Any]], instance: A | None, owner: type[A]
+        ) -> Flow[Rest, R]: ...
+        @overload
+        def __get__(
+            self: HasFunction[Callable[Concatenate[A, Rest], Any]], instance: A, owner: type[A] | None = None
+        ) -> Flow[Rest, R]: ...
+        @overload
+        def __get__(self, instance: object, owner: type | None = None) -> Self: ...
+        def __get__(self, instance: Any, owner: type | None = None) -> Any: ...
+
     @classmethod
     def known_options(cls) -> Iterable[str]:
         """Return the names of the options that @flow takes."""
@@ -77,7 +98,7 @@ class Flow(DecoratedFunction[P, R], Generic[P, R]):
         code = getattr(inspect.unwrap(self.fn), "__code__", None)
         return f"{code.co_filename if code else self.module}:{self.qualname}"
 
-    def __call__(self, /, *args: Any, wait_for: Any = None, **kwargs: Any) -> Any:
+    def _call(self, /, *args: Any, wait_for: WaitFor = None, **kwargs: Any) -> Any:
         """Run the flow and return its final state; an exception of the body is in the state, it does not escape.
 
         In the body of another flow it is a subflow: its own flow run, on the parent's executor unless it names one.
@@ -95,15 +116,18 @@ class Flow(DecoratedFunction[P, R], Generic[P, R]):
         if isinstance(context, FlowContext):
             kept, key = _kept(context.active, self.name)
             if kept is None:
-                kept = self._subflow(context, *_settled(parameters, wait_for)).run()
+                kept = self._subflow(context, *self._settled(parameters, wait_for)).run()
             context.active.add_subflow(key, kept)
             return kept
-        parameters, blocker = _settled(parameters, wait_for)
+        parameters, blocker = self._settled(parameters, wait_for)
         if isinstance(context, TaskContext):
             with self._inside(context) as engine:
                 return self._flow_in_task(engine, context, parameters, blocker).run()
         with _own_store() as (project, store), self._prepared(project, store, parameters, blocker) as call:
             return call.run()
+
+    # So that checkers know the parameters; see signatures.py.
+    __call__: Call[P, State] = cast(Any, _call)
 
     async def _call_async(
         self, context: FlowContext | TaskContext | None, parameters: dict[str, Any], wait_for: object
@@ -111,10 +135,10 @@ class Flow(DecoratedFunction[P, R], Generic[P, R]):
         if isinstance(context, FlowContext):
             kept, key = _kept(context.active, self.name)
             if kept is None:
-                kept = await self._subflow(context, *await _settled_async(parameters, wait_for)).run_async()
+                kept = await self._subflow(context, *await self._settled_async(parameters, wait_for)).run_async()
             context.active.add_subflow(key, kept)
             return kept
-        parameters, blocker = await _settled_async(parameters, wait_for)
+        parameters, blocker = await self._settled_async(parameters, wait_for)
         if isinstance(context, TaskContext):
             with self._inside(context) as engine:
                 return await self._flow_in_task(engine, context, parameters, blocker).run_async()
@@ -138,8 +162,8 @@ class Flow(DecoratedFunction[P, R], Generic[P, R]):
             parameters: the flow's parameters by name.
             on_start: told of the flow run once its start is recorded, so that its name may be shown.
         """
+        bound = self._fitted(self.bind((), parameters))
         notifications = project.make_notifications()
-        bound = self.bind((), parameters)
         with self._prepared(project, store, bound, None, on_start, notifications) as call:
             if self.is_async:
                 import asyncio
@@ -161,7 +185,7 @@ class Flow(DecoratedFunction[P, R], Generic[P, R]):
     ) -> Iterator[FlowCall]:
         """Give what is needed to run the flow at the top of a tree, and release it afterwards."""
         notifications = notifications or project.make_notifications()
-        engine = Engine(store, project.choose, notifications, project.limits_of(store))
+        engine = Engine(store, project.choose, notifications, project.limits_of())
         channels: list[ControlChannel] = []
 
         def started(active: ActiveFlow) -> None:
@@ -207,6 +231,21 @@ class Flow(DecoratedFunction[P, R], Generic[P, R]):
         record = self._record(parameters, "sequential", task_run.flow_run.root_id, task_run.id)
         return FlowCall(engine, self, record, lambda: self._body(parameters), engine.lane("sequential"), 0, blocker)
 
+    def _settled(self, parameters: dict[str, Any], wait_for: object) -> tuple[dict[str, Any], State | None]:
+        parameters, blocker = _settled(parameters, wait_for)
+        return self._fitted(parameters) if blocker is None else parameters, blocker
+
+    async def _settled_async(self, parameters: dict[str, Any], wait_for: object) -> tuple[dict[str, Any], State | None]:
+        parameters, blocker = await _settled_async(parameters, wait_for)
+        return self._fitted(parameters) if blocker is None else parameters, blocker
+
+    def _fitted(self, parameters: dict[str, Any]) -> dict[str, Any]:
+        if not (self.validate_parameters and parameters):
+            return parameters
+        from localflow.parameters import fit_arguments
+
+        return fit_arguments(f"flow '{self.name}'", self.fn, parameters)
+
     def _body(self, parameters: dict[str, Any]) -> object:
         args, kwargs = _call_arguments(self._signature, parameters)
         return self.fn(*args, **kwargs)
@@ -214,13 +253,15 @@ class Flow(DecoratedFunction[P, R], Generic[P, R]):
     def _record(
         self, parameters: dict[str, Any], executor: str, root_id: str | None = None, parent_id: str | None = None
     ) -> FlowRun:
-        run_id = random_id()
+        run_id, name = random_id(), random_name()
+        if self.run_name is not None:
+            name = run_name(self, *_call_arguments(self._signature, parameters), name)
         versions = {"localflow": __version__, "python": platform.python_version()}
         if self.version is not None:
             versions["flow"] = str(self.version)
         return FlowRun(
             id=run_id,
-            name=random_name(),
+            name=name,
             flow=self.name,
             created_at=time.time(),
             root_id=root_id or run_id,
@@ -236,15 +277,7 @@ class Flow(DecoratedFunction[P, R], Generic[P, R]):
         )
 
 
-@overload
-def flow(fn: Callable[P, R], /) -> Flow[P, R]: ...
-
-
-@overload
-def flow(**options: Unpack[FlowKeywords]) -> Callable[[Callable[P, R]], Flow[P, R]]: ...
-
-
-def flow(fn: Callable[..., Any] | None = None, /, **options: Any) -> Any:
+def _flow(fn: Callable[..., Any] | None = None, /, **options: Any) -> Any:
     """Make a flow of a function, bare or with options.
 
     Args:
@@ -256,6 +289,10 @@ def flow(fn: Callable[..., Any] | None = None, /, **options: Any) -> Any:
     if fn is None:
         return lambda fn: Flow(fn, **options)
     return Flow(fn, **options)
+
+
+flow: FlowDecorator = cast(Any, _flow)
+"""Make a flow of a function, bare or with options; a call of it is a flow run, and gives its final state."""
 
 
 def json_safe(value: object, depth: int = 8) -> object:

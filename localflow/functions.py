@@ -12,6 +12,7 @@ from localflow.interfaces import Executor
 from localflow.keywords import check_known, checked_flag, checked_hooks, checked_run_name, checked_seconds
 from localflow.payloads import travels_by_value
 from localflow.retries import retry_policy
+from localflow.run_names import check_template
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Mapping
@@ -72,6 +73,8 @@ class DecoratedFunction(Generic[P, R]):
         self.is_generator = inspect.isgeneratorfunction(plain) or inspect.isasyncgenfunction(plain)
         self.module: str | None = getattr(plain, "__module__", None)
         self.qualname: str = getattr(plain, "__qualname__", function_name(plain))
+        if isinstance(self.run_name, str):
+            check_template(described, run_name, self.run_name, plain)
         self._signature = _signature(plain)
         if "wait_for" in self._signature.parameters:
             raise ReservedArgumentError(self.kind, name, "wait_for")

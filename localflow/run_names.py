@@ -6,6 +6,7 @@ import inspect
 import logging
 import re
 import string
+from types import MethodType
 from typing import TYPE_CHECKING, Any
 
 from localflow import arguments
@@ -25,14 +26,14 @@ _LONGEST = 200
 _POSITIONAL = (inspect.Parameter.POSITIONAL_ONLY, inspect.Parameter.POSITIONAL_OR_KEYWORD)
 
 
-def check_template(described: str, option: str, template: str, signature: inspect.Signature) -> None:
-    """Raise TypeError if the parameters of a signature cannot fill the template.
+def check_template(described: str, option: str, template: str, function: Callable[..., object]) -> None:
+    """Raise TypeError if the parameters of a function cannot fill the template.
 
     Args:
         described: whose template it is, as `@task 'add'`.
         option: the name of the option.
         template: what `str.format` takes.
-        signature: of the function.
+        function: what the run calls; of a method, the object has a name as well.
     """
     try:
         fields = list(_fields(template))
@@ -40,7 +41,7 @@ def check_template(described: str, option: str, template: str, signature: inspec
         raise TypeError(
             f"{described}: {option}={template!r} is no template: {error} (a brace is written twice)"
         ) from None
-    parameters = signature.parameters
+    parameters = dict(_parameters(function.__func__ if isinstance(function, MethodType) else function))
     if any(parameter.kind is parameter.VAR_KEYWORD for parameter in parameters.values()):
         return
     unknown = [field for field in fields if field not in parameters]
@@ -76,6 +77,9 @@ def run_name(
 
 
 def _made(decorated: DecoratedFunction[..., Any], parameters: dict[str, Any]) -> object:
+    if isinstance(decorated.fn, MethodType):
+        names = [name for name, _ in _parameters(decorated.fn.__func__)]
+        parameters = {names[0]: decorated.fn.__self__, **parameters}
     parameters = arguments.replace(parameters, (TaskFuture,), lambda future: _NameOf(future.name))
     source = decorated.run_name
     if not isinstance(source, str):
