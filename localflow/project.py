@@ -133,7 +133,7 @@ class Project:
         """The folder for what engines on this machine share besides the store."""
         return self.root / ".localflow"
 
-    def limits_of(self, store: StateStore) -> Callable[[Callable[[Any, Any], None]], Limits] | None:
+    def limits_of(self) -> Callable[[Callable[[Any, Any], None]], Limits] | None:
         """Return what makes the limits of the settings for an engine; None if there are none."""
         limits = self.settings.limits
         if not limits:

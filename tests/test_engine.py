@@ -972,7 +972,7 @@ def test_notifiers_are_told_after_the_store() -> None:
         executor = "sequential"
         choose = staticmethod(Project.load().choose)
         make_notifications = staticmethod(Watching)
-        limits_of = staticmethod(lambda store: None)
+        limits_of = staticmethod(lambda: None)
         state_directory = None
 
     flow(name="body")(lambda: give(give(1))).execute(Stub(), store, {})  # type: ignore[arg-type]

@@ -1219,15 +1219,6 @@ def test_flow_run_names_and_ids_differ() -> None:
     assert len({run.id for run in runs}) == 5
 
 
-def test_limits_that_are_not_enforced_are_said_aloud(own_folder: Path, caplog: pytest.LogCaptureFixture) -> None:
-    """A run whose settings ask for limits warns that nothing limits it."""
-    (own_folder / "localflow.toml").write_text('store = "memory"\n[limits]\ndatabase = 1\n')
-
-    flow(lambda: None)()
-
-    assert "[limits] in the settings is not enforced" in caplog.text
-
-
 def test_a_flow_is_a_method_where_it_is_defined_as_one() -> None:
     """Called on an instance, a flow gets it as `self`, like any function."""
 

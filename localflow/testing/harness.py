@@ -97,7 +97,7 @@ class _Stage(Project):
         wanted = executor if self.wanted is None else self.wanted
         return super().choose(wanted)
 
-    def limits_of(self, store: StateStore) -> Callable[[Callable[[Any, Any], None]], Limits] | None:
+    def limits_of(self) -> Callable[[Callable[[Any, Any], None]], Limits] | None:
         return None
 
     def make_notifications(self) -> Notifications:
