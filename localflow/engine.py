@@ -417,7 +417,9 @@ class Engine:
         blocked = self._graph.blocked
         while blocked:
             node, culprit = blocked.popleft()
-            run = self._runs.pop(node)
+            run = self._runs.pop(node, None)
+            if run is None:  # cancelled after it was blocked, in the same turn
+                continue
             upstream = next(future for future in run.upstreams if future._node == culprit)
             assert upstream._ending is not None  # what blocks has ended
             self._conclude(run, not_ready(upstream._ending, f"task run '{upstream.name}'"))
