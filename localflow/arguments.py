@@ -9,7 +9,9 @@ from __future__ import annotations
 
 import copy
 import dataclasses
-from typing import TYPE_CHECKING, Any, Generic, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
+
+from localflow.signatures import StandIn
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -19,7 +21,7 @@ T = TypeVar("T")
 _ATOMS = frozenset({type(None), bool, int, float, complex, str, bytes, bytearray, type, range})
 
 
-class Marker(Generic[T]):
+class Marker(StandIn[T]):
     """Something put around an argument that says how it is to be taken; the function gets what it holds."""
 
     __slots__ = ("value",)

@@ -5,17 +5,19 @@ from __future__ import annotations
 import contextlib
 import threading
 from contextvars import copy_context
-from typing import TYPE_CHECKING, Any, Generic, Protocol, TypeVar
+from typing import TYPE_CHECKING, Any, Protocol, TypeVar, overload
 
 from localflow.arguments import allow_failure
 from localflow.callbacks import Callback
+from localflow.signatures import Handle
 from localflow.states import State
 
 if TYPE_CHECKING:
     from asyncio import AbstractEventLoop
     from collections.abc import Callable, Generator, Iterable, Sequence
+    from typing import Literal
 
-R = TypeVar("R")
+R_co = TypeVar("R_co", covariant=True)
 
 
 class Waiter(Protocol):
@@ -37,7 +39,7 @@ class _LoopWaiter:
             self._loop.call_soon_threadsafe(self._tell)
 
 
-class TaskFuture(Generic[R]):
+class TaskFuture(Handle[R_co]):
     """The handle of one task run: wait for it, ask for its state or its data, pass it to other calls."""
 
     __slots__ = (
@@ -77,6 +79,10 @@ class TaskFuture(Generic[R]):
         """Return whether the run has ended, or will never start because an upstream did not complete."""
         return self._done
 
+    @overload
+    def wait(self, timeout: None = None) -> State: ...
+    @overload
+    def wait(self, timeout: float | None) -> State | None: ...
     def wait(self, timeout: float | None = None) -> State | None:
         """Wait until the run is done and return its state, or None if `timeout` seconds pass first."""
         if not self._done:
@@ -90,7 +96,13 @@ class TaskFuture(Generic[R]):
             raise self._error
         return self._state if self._done else None
 
-    def result(self, timeout: float | None = None, raise_on_failure: bool = True) -> R:
+    @overload
+    def result(self, timeout: float | None = None, raise_on_failure: Literal[True] = True) -> R_co: ...
+    @overload
+    def result(self, timeout: float | None = None, *, raise_on_failure: bool) -> R_co | BaseException: ...
+    @overload
+    def result(self, timeout: float | None, raise_on_failure: bool) -> R_co | BaseException: ...
+    def result(self, timeout: float | None = None, raise_on_failure: bool = True) -> R_co | BaseException:
         """Wait and return the task's data.
 
         Args:
@@ -105,10 +117,10 @@ class TaskFuture(Generic[R]):
         state = self.wait(timeout)
         if state is None:
             raise TimeoutError(f"task run '{self.name}' was not done within {timeout} second(s)")
-        result: R = state.result(raise_on_failure)
+        result: R_co | BaseException = state.result(raise_on_failure)
         return result
 
-    def add_done_callback(self, callback: Callable[[TaskFuture[R]], object]) -> None:
+    def add_done_callback(self, callback: Callable[[TaskFuture[R_co]], object]) -> None:
         """Call `callback(future)` once the run is done, here and now if it is; its exceptions are logged.
 
         Callbacks that have to wait run in a thread of their own, in the context of this call, so that they may call
@@ -131,11 +143,11 @@ class TaskFuture(Generic[R]):
         """
         return not self._done and bool(self._engine.cancel(self))
 
-    def __await__(self) -> Generator[Any, None, R]:
+    def __await__(self) -> Generator[Any, None, R_co]:
         """Wait without blocking the event loop, and return the task's data as `result()` does."""
         return self._awaited().__await__()
 
-    async def _awaited(self) -> R:
+    async def _awaited(self) -> R_co:
         import asyncio
 
         if not self._done and self._error is None:
@@ -152,7 +164,7 @@ class TaskFuture(Generic[R]):
                     await came
                 finally:
                     self._unwatch(waiter)
-        result: R = self.result()
+        result: R_co = self.result()
         return result
 
     def _described(self) -> str:

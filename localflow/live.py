@@ -199,7 +199,7 @@ class LiveRun:
             packed: list[Packed] = []
 
             def data(item: TaskFuture[Any] | State) -> object:
-                state = item._ending if isinstance(item, TaskFuture) else item
+                state: State | None = item._ending if isinstance(item, TaskFuture) else item
                 assert state is not None  # a run is ready only when its upstreams have ended
                 if id(item) in self.tolerated and not state.is_completed():
                     value = state.failure()

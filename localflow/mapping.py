@@ -11,15 +11,17 @@ import io
 import itertools
 import threading
 import time
-from typing import TYPE_CHECKING, Any, Generic, NamedTuple, TypeVar
+from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar, overload
 
 from localflow.arguments import Marker, allow_failure, quote
 from localflow.errors import MappingLengthMismatchError, MappingMissingIterableError
 from localflow.futures import TaskFuture, futures_in
+from localflow.signatures import StandIn
 from localflow.states import State
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Mapping, Sequence
+    from typing import Literal
 
     from localflow.live import ActiveFlow
     from localflow.tasks import Task
@@ -33,9 +35,13 @@ _WHOLE = (str, bytes, bytearray, io.IOBase)
 _NO_ITEM = object()
 
 
-class MappedFutures(list[TaskFuture[R]], Generic[R]):
+class MappedFutures(list[TaskFuture[R]], StandIn[R]):
     """The futures of a `map`, in the order of the items; passed to a task, it arrives as the list of their data."""
 
+    @overload
+    def wait(self, timeout: None = None) -> list[State]: ...
+    @overload
+    def wait(self, timeout: float | None) -> list[State] | None: ...
     def wait(self, timeout: float | None = None) -> list[State] | None:
         """Wait until all runs are done and return their states, or None if `timeout` seconds pass first."""
         deadline = None if timeout is None else time.monotonic() + timeout
@@ -47,6 +53,12 @@ class MappedFutures(list[TaskFuture[R]], Generic[R]):
             states.append(state)
         return states
 
+    @overload
+    def result(self, timeout: float | None = None, raise_on_failure: Literal[True] = True) -> list[R]: ...
+    @overload
+    def result(self, timeout: float | None = None, *, raise_on_failure: bool) -> list[R | BaseException]: ...
+    @overload
+    def result(self, timeout: float | None, raise_on_failure: bool) -> list[R | BaseException]: ...
     def result(self, timeout: float | None = None, raise_on_failure: bool = True) -> list[Any]:
         """Wait until all runs are done and return the list of their data.
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
-from typing import TYPE_CHECKING, Any, Generic, ParamSpec, TypeVar, Unpack, overload
+from typing import TYPE_CHECKING, Any, Generic, ParamSpec, TypeVar, Unpack, cast, overload
 
 from localflow.arguments import quote, replace
 from localflow.caching import make_caching
@@ -15,9 +15,11 @@ from localflow.mapping import map_task
 
 if TYPE_CHECKING:
     from collections.abc import Callable
+    from typing import Concatenate, Self
 
     from localflow.futures import TaskFuture
     from localflow.mapping import MappedFutures
+    from localflow.signatures import A, Call, HasFunction, Rest, TaskDecorator, WaitFor
 
 P = ParamSpec("P")
 R = TypeVar("R")
@@ -43,7 +45,7 @@ class Task(DecoratedFunction[P, R], Generic[P, R]):
             options.get("refresh_cache"),
         )
 
-    def __call__(self, /, *args: Any, wait_for: Any = None, **kwargs: Any) -> Any:
+    def _call(self, /, *args: Any, wait_for: WaitFor = None, **kwargs: Any) -> Any:
         """Call the task: a TaskFuture in the body of a flow, the function's own value elsewhere.
 
         Args:
@@ -61,7 +63,7 @@ class Task(DecoratedFunction[P, R], Generic[P, R]):
         self.check_arguments(args, kwargs)
         return context.active.submit(self, args, kwargs, wait_for)
 
-    def submit(self, /, *args: Any, wait_for: Any = None, **kwargs: Any) -> TaskFuture[R]:
+    def _submit(self, /, *args: Any, wait_for: WaitFor = None, **kwargs: Any) -> TaskFuture[R]:
         """Make a task run of the call and return its future; the same as calling the task in a flow.
 
         Raises:
@@ -74,7 +76,11 @@ class Task(DecoratedFunction[P, R], Generic[P, R]):
         self.check_arguments(args, kwargs)
         return context.active.submit(self, args, kwargs, wait_for)
 
-    def map(self, /, *args: Any, wait_for: Any = None, **kwargs: Any) -> MappedFutures[R]:
+    # So that checkers know the parameters; see signatures.py.
+    __call__: Call[P, TaskFuture[R]] = cast(Any, _call)
+    submit: Call[P, TaskFuture[R]] = cast(Any, _submit)
+
+    def map(self, /, *args: Any, wait_for: WaitFor = None, **kwargs: Any) -> MappedFutures[R]:
         """Make one task run for each item of the iterables among the arguments.
 
         Args:
@@ -93,9 +99,23 @@ class Task(DecoratedFunction[P, R], Generic[P, R]):
             raise OutsideFlowError(self.name, "map", "outside a flow" if context is None else "inside a task")
         return map_task(context.active, self, args, kwargs, wait_for)
 
-    def with_options(self, **options: Unpack[TaskKeywords]) -> Task[P, R]:
+    def with_options(self, **options: Unpack[TaskKeywords]) -> Self:  # type: ignore[override]  # it takes less
         """Return a copy with these options changed; takes what the decorator takes."""
         return super().with_options(**options)
+
+    if TYPE_CHECKING:
+
+        @overload
+        def __get__(
+            self: HasFunction[Callable[Concatenate[type[A], Rest], Any]], instance: A | None, owner: type[A]
+        ) -> Task[Rest, R]: ...
+        @overload
+        def __get__(
+            self: HasFunction[Callable[Concatenate[A, Rest], Any]], instance: A, owner: type[A] | None = None
+        ) -> Task[Rest, R]: ...
+        @overload
+        def __get__(self, instance: object, owner: type | None = None) -> Self: ...
+        def __get__(self, instance: Any, owner: type | None = None) -> Any: ...
 
     @classmethod
     def known_options(cls) -> Iterable[str]:
@@ -103,15 +123,7 @@ class Task(DecoratedFunction[P, R], Generic[P, R]):
         return TaskKeywords.__annotations__
 
 
-@overload
-def task(fn: Callable[P, R], /) -> Task[P, R]: ...
-
-
-@overload
-def task(**options: Unpack[TaskKeywords]) -> Callable[[Callable[P, R]], Task[P, R]]: ...
-
-
-def task(fn: Callable[..., Any] | None = None, /, **options: Any) -> Any:
+def _task(fn: Callable[..., Any] | None = None, /, **options: Any) -> Any:
     """Make a task of a function, bare or with options.
 
     Args:
@@ -123,6 +135,10 @@ def task(fn: Callable[..., Any] | None = None, /, **options: Any) -> Any:
     if fn is None:
         return lambda fn: Task(fn, **options)
     return Task(fn, **options)
+
+
+task: TaskDecorator = cast(Any, _task)
+"""Make a task of a function, bare or with options; a call of it in a flow is a task run."""
 
 
 def _sorted_tags(tags: Iterable[str] | None) -> tuple[str, ...]:
