@@ -8,15 +8,13 @@ import sys
 import traceback
 import types
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from localflow.errors import FlowNotFoundError, UsageError, suggestion
 from localflow.flows import Flow
 from localflow.interrupts import STOPS
 from localflow.payloads import by_value
-
-if TYPE_CHECKING:
-    from collections.abc import Iterable
+from localflow.tracebacks import traceback_text
 
 #: The name a flow's file is loaded under. Nothing importable has it, and `if __name__ == "__main__"` is false.
 MODULE_NAME = "__localflow_main__"
@@ -103,25 +101,11 @@ def _raised(file: str, error: BaseException) -> str:
             f"{file!r} called sys.exit({error}) when it was loaded; "
             'move what should only run as a script under `if __name__ == "__main__":`'
         )
-    return f"{file!r} raised an exception when it was loaded:\n{_user_traceback(error)}"
-
-
-def _user_traceback(error: BaseException) -> str:
-    """Return the traceback without frames of localflow."""
-    report = traceback.TracebackException.from_exception(error)
-    part: traceback.TracebackException | None = report
-    while part is not None:
-        part.stack = traceback.StackSummary.from_list(list(_without_localflow(part.stack)))
-        part = part.__cause__ or part.__context__
-    return "".join(report.format()).rstrip()
+    return f"{file!r} raised an exception when it was loaded:\n{traceback_text(error).rstrip()}"
 
 
 def _user_frames(error: BaseException) -> list[traceback.FrameSummary]:
-    return list(_without_localflow(traceback.extract_tb(error.__traceback__)))
-
-
-def _without_localflow(frames: Iterable[traceback.FrameSummary]) -> Iterable[traceback.FrameSummary]:
-    return (frame for frame in frames if not frame.filename.startswith(_PACKAGE))
+    return [frame for frame in traceback.extract_tb(error.__traceback__) if not frame.filename.startswith(_PACKAGE)]
 
 
 def _only_flow(file: str, flows: dict[str, Flow[..., Any]]) -> Flow[..., Any]:
