@@ -12,7 +12,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from localflow import Completed, Failed, State, StateType, allow_failure, flow, quote, task, unmapped
+from localflow import Completed, Failed, StateType, allow_failure, flow, quote, task, unmapped
 from localflow.errors import (
     MappingLengthMismatchError,
     MappingMissingIterableError,
@@ -21,6 +21,7 @@ from localflow.errors import (
     UpstreamFailedError,
 )
 from localflow.mapping import WINDOW, MappedFutures
+from localflow.testing import harness
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -286,18 +287,6 @@ def test_a_future_of_an_iterable_is_mapped_over(executor: str) -> None:
 def test_a_state_of_an_iterable_is_mapped_over() -> None:
     """A state is taken for its data."""
     assert mapped(Completed(data=[1, 2])) == [(1,), (2,)]
-
-
-def test_runs_name_the_future_they_were_mapped_from_as_upstream() -> None:
-    """A blocked future before the map shows that the runs of it wait for their source as well as for wait_for."""
-
-    def body() -> list[State]:
-        source, other = same([1, 2]), fail(ValueError("other"))
-        return [future.state for future in add.map(source, wait_for=other)]
-
-    states = in_flow(body)
-
-    assert [state.name for state in states] == ["NotReady", "NotReady"]
 
 
 def test_a_future_in_unmapped_is_passed_whole_as_its_data() -> None:
@@ -574,3 +563,44 @@ def test_a_lazy_map_of_many_items_goes_through() -> None:
     count = 5 * WINDOW
 
     assert in_flow(lambda: same.map(iter(range(count))).result(), "thread") == list(range(count))
+
+
+# -- on every executor -----------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("executor", ["sequential", "thread", "process"])
+def test_maps_are_recorded_as_groups_on_every_executor(executor: str) -> None:
+    """Each map call has a number of its own and its runs their places; a call of its own has none."""
+
+    @flow(executor=executor)
+    def around() -> Any:
+        firsts = add.map(iter([1, 2]), y=unmapped(10))
+        same(0)
+        return add.map(firsts, [100, allow_failure(fail(ValueError("allowed")))])
+
+    with harness(None) as runs:
+        state = around()
+        found = [runs.task_run(f"add-{number}").run for number in range(4)]
+        single = runs.task_run("same-0").run
+
+    assert [(run.map_number, run.map_index) for run in found] == [(1, 0), (1, 1), (2, 0), (2, 1)]
+    assert single.map_number == 0
+    assert found[2].upstreams == (found[0].id,)
+    first, second = state.result(raise_on_failure=False)
+    assert first.result() == 111
+    assert second.message.startswith("Task run encountered an exception: TypeError")
+
+
+def test_what_a_map_came_from_is_recorded_as_upstream() -> None:
+    """Runs that were mapped from a future's data name its run, and what they were told to wait for."""
+
+    @flow
+    def around() -> None:
+        add.map(same([1, 2]), wait_for=give())
+
+    with harness() as runs:
+        around()
+        wanted = {runs.task_run(name).run.id for name in ("same-0", "give-0")}
+        found = [set(runs.task_run(name).run.upstreams) for name in ("add-0", "add-1")]
+
+    assert found == [wanted, wanted]

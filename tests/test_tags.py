@@ -8,8 +8,9 @@ from typing import Any
 
 import pytest
 
-from localflow import tags
+from localflow import flow, tags, task
 from localflow.tags import current_tags, joined_tags
+from localflow.testing import harness
 
 
 def test_tags_are_in_force_inside_the_block_only() -> None:
@@ -81,3 +82,56 @@ def test_only_texts_are_tags(name: Any) -> None:
 def test_joined_tags_are_sorted_and_distinct() -> None:
     """Joining gives each tag once, in order."""
     assert joined_tags(("c", "a"), (), ("b", "a")) == ("a", "b", "c")
+
+
+# -- in flows --------------------------------------------------------------------------------------------------------
+
+
+def test_task_runs_get_the_tags_of_the_block_besides_their_own() -> None:
+    """What is called, submitted or mapped in the block is recorded with both; what is called outside with its own."""
+
+    @task(tags=["own"])
+    def work(item: int) -> int:
+        return item
+
+    @flow
+    def around() -> None:
+        with tags("block"):
+            work(1)
+            work.submit(2)
+            work.map([3])
+        work(4)
+
+    with harness() as runs:
+        around()
+        found = [runs.task_run(f"work-{number}").run.tags for number in range(4)]
+
+    assert found == [("block", "own")] * 3 + [("own",)]
+
+
+def test_flow_runs_and_all_in_them_get_the_tags_they_are_called_under() -> None:
+    """Tags around a flow call go to its run, to its task runs and to its subflows."""
+
+    @task
+    def work() -> None:
+        pass
+
+    @flow
+    def child() -> None:
+        work()
+
+    @flow
+    def parent() -> None:
+        work()
+        with tags("inner"):
+            child()
+
+    with harness() as runs:
+        with tags("outer"):
+            parent()
+        flow_runs = {summary.flow_run.flow: summary.flow_run for summary in runs.flow_runs()}
+        task_tags = {name: runs.task_run("work-0", flow_runs[name].id).run.tags for name in flow_runs}
+
+    expected = {"parent": ("outer",), "child": ("inner", "outer")}
+    assert {name: flow_run.tags for name, flow_run in flow_runs.items()} == expected
+    assert task_tags == expected
