@@ -578,7 +578,7 @@ class Engine:
 
     def _show(self, moved: Sequence[LiveRun], ended: Sequence[LiveRun]) -> None:
         wake = False
-        for run in moved:
+        for run in dict.fromkeys(moved):  # a run that is tried again at once has moved twice
             run.future._change(run.state)
             in_caller = run.lane.executor.runs_in_caller
             if run.in_hand and in_caller:

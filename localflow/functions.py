@@ -21,6 +21,7 @@ if TYPE_CHECKING:
 P = ParamSpec("P")
 R = TypeVar("R")
 
+_PLAIN_OPTIONS = ("name", "description", "version", "timeout_seconds", "persist_result", "log_prints")
 _POSITIONAL = (inspect.Parameter.POSITIONAL_ONLY, inspect.Parameter.POSITIONAL_OR_KEYWORD)
 
 
@@ -84,6 +85,10 @@ class DecoratedFunction(Generic[P, R]):
         """Return a copy with these options changed; takes what the decorator takes."""
         check_known(self.kind.lower(), options, self.known_options())
         return type(self)(cast(Any, self._original), **{**self.options(), **options})
+
+    def bare(self) -> Self:
+        """Return a copy that has only its plain options: no hooks and other functions, which may not be picklable."""
+        return type(self)(cast(Any, self._original), **{name: getattr(self, name) for name in _PLAIN_OPTIONS})
 
     def options(self) -> dict[str, Any]:
         """Return the options of the decorator that are in force, `name` and `description` among them."""

@@ -23,6 +23,7 @@ from localflow.builtin.process.importing import keep_importable, shipped_path
 from localflow.builtin.process.outcomes import unsendable
 from localflow.builtin.process.transport import CALL, DEFINE, FLOW_RUN, FUNCTION, PATH, frame
 from localflow.calls import Outcome
+from localflow.errors import UnpicklableError
 from localflow.payloads import Packed, pickle_value
 
 if TYPE_CHECKING:
@@ -137,7 +138,13 @@ class CallPacker:
         with self._lock:
             keep_importable(function)
             try:
-                return self._define(function, FUNCTION, pickle_value(function))
+                try:
+                    data = pickle_value(function)
+                except UnpicklableError:
+                    if not hasattr(function, "bare"):
+                        raise
+                    data = pickle_value(function.bare())  # a task whose hooks, say, cannot travel
+                return self._define(function, FUNCTION, data)
             except BaseException as error:
                 _let_interrupts_pass(error)
                 return self._keep(Definition(0, function, b"", function_message(function, error)))
