@@ -2,35 +2,44 @@
 
 from __future__ import annotations
 
+import logging
 import threading
 import time
 from typing import TYPE_CHECKING, Any
 
-from localflow.calls import failed_state
+from localflow.calls import failed_state, timed_out_outcome
 from localflow.interfaces import (
     Call,
     Cause,
     Executor,
     FlowRun,
+    LogLine,
     Notifier,
     Outcome,
+    Output,
     Report,
     State,
     StateChange,
     StateType,
     TaskRun,
 )
-from localflow.states import WORKER_LOST
+from localflow.states import WORKER_LOST, Cancelled
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
 
 class ManualExecutor(Executor):
-    """Takes calls and lets the test decide when and how each of them ends."""
+    """Takes calls and lets the test decide when and how each of them ends.
 
-    def __init__(self, capacity: int | None = None) -> None:
+    Attributes:
+        cancelled: ids of the calls that were to be cancelled, in the order of the requests.
+    """
+
+    def __init__(self, capacity: int | None = None, async_capacity: int | None = None) -> None:
+        self.cancelled: list[int] = []
         self._capacity = capacity
+        self._async_capacity = async_capacity
         self._report: Report | None = None
         self._calls: dict[int, Call] = {}
         self._changed = threading.Condition()
@@ -39,6 +48,11 @@ class ManualExecutor(Executor):
     def capacity(self) -> int | None:
         """The capacity given to the constructor."""
         return self._capacity
+
+    @property
+    def async_capacity(self) -> int | None:
+        """The capacity for async calls given to the constructor."""
+        return self._async_capacity
 
     @property
     def is_started(self) -> bool:
@@ -61,6 +75,12 @@ class ManualExecutor(Executor):
             self._calls.update((call.id, call) for call in calls)
             self._changed.notify_all()
 
+    def cancel(self, call_ids: Sequence[int]) -> None:
+        """Keep the request; the calls go on until the test ends them, with `stop` for instance."""
+        with self._changed:
+            self.cancelled.extend(call_ids)
+            self._changed.notify_all()
+
     def shutdown(self) -> None:
         """Forget the calls in hand."""
         with self._changed:
@@ -74,34 +94,61 @@ class ManualExecutor(Executor):
                 raise TimeoutError(f"{len(self._calls)} calls in hand after {timeout:g} seconds, not {count}")
             return list(self._calls.values())
 
+    def wait_for_cancelled(self, count: int, timeout: float = 10.0) -> list[int]:
+        """Return the ids of the calls to be cancelled as soon as there are `count` of them; raises TimeoutError."""
+        with self._changed:
+            if not self._changed.wait_for(lambda: len(self.cancelled) >= count, timeout):
+                raise TimeoutError(f"{len(self.cancelled)} calls to cancel after {timeout:g} seconds, not {count}")
+            return list(self.cancelled)
+
     def run(self, call_id: int) -> None:
         """Run the call here and report how it ended."""
-        self._end(self._taken(call_id).run("manual"))
+        self._tell(self._taken(call_id).run("manual"))
 
     def complete(self, call_id: int, value: object = None) -> None:
         """Report that the call returned `value`."""
-        self._end(_answered(self._taken(call_id), lambda: value))
+        self._tell(_answered(self._taken(call_id), lambda: value))
 
     def fail(self, call_id: int, error: BaseException) -> None:
         """Report that the call raised `error`."""
         self._taken(call_id)
-        self._end(Outcome(call_id, failed_state(error)))
+        self._tell(Outcome(call_id, failed_state(error)))
 
     def crash(self, call_id: int, message: str = "worker died") -> None:
         """Report that the worker of the call died."""
         self._taken(call_id)
         state = State(StateType.CRASHED, WORKER_LOST, message, cause=Cause("worker", message=message))
-        self._end(Outcome(call_id, state))
+        self._tell(Outcome(call_id, state))
 
-    def _taken(self, call_id: int) -> Call:
+    def time_out(self, call_id: int) -> None:
+        """Report that the call, which has a timeout, ran out of time."""
+        self._tell(timed_out_outcome(self._taken(call_id)))
+
+    def stop(self, call_id: int) -> None:
+        """Report that the call was cancelled."""
+        self._taken(call_id)
+        self._tell(Outcome(call_id, Cancelled("the task was cancelled while it was running")))
+
+    def say(self, call_id: int, *messages: str, level: int = logging.INFO, source: str = "stdout") -> None:
+        """Report lines that the call, which goes on, has said."""
+        self._held(call_id)
+        self._tell(Output(call_id, [LogLine(time.time(), level, source, message) for message in messages]))
+
+    def _held(self, call_id: int) -> Call:
         with self._changed:
             if call_id not in self._calls:
                 raise LookupError(f"no call {call_id} in hand, only {list(self._calls)}")
-            return self._calls.pop(call_id)
+            return self._calls[call_id]
 
-    def _end(self, outcome: Outcome) -> None:
+    def _taken(self, call_id: int) -> Call:
+        with self._changed:
+            call = self._held(call_id)
+            del self._calls[call_id]
+            return call
+
+    def _tell(self, news: Outcome | Output) -> None:
         assert self._report is not None, "the executor is not started"
-        self._report([outcome])
+        self._report([news])
 
 
 class RecordingNotifier(Notifier):

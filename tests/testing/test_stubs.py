@@ -11,7 +11,7 @@ import pytest
 
 import localflow
 from localflow import testing
-from localflow.interfaces import Call, Outcome, StateType, TaskRun
+from localflow.interfaces import Call, Outcome, Output, StateType, TaskRun
 from localflow.testing import ManualExecutor, RecordingNotifier, make_change
 
 
@@ -85,6 +85,54 @@ def test_manual_executor_crashes_a_call(executor: ManualExecutor, outcomes: list
 
     (outcome,) = outcomes
     assert (outcome.state.type, outcome.state.name) == (StateType.CRASHED, "WorkerLost")
+
+
+def test_manual_executor_times_a_call_out(executor: ManualExecutor, outcomes: list[Outcome]) -> None:
+    """`time_out` reports what an executor reports of a call at its deadline."""
+    executor.submit([make_call()._replace(timeout_seconds=2)])
+
+    executor.time_out(1)
+
+    (outcome,) = outcomes
+    assert (outcome.state.name, outcome.state.message) == ("TimedOut", "Task run exceeded timeout of 2.0 second(s)")
+    assert executor.calls == []
+
+
+def test_manual_executor_remembers_what_is_to_be_cancelled(executor: ManualExecutor, outcomes: list[Outcome]) -> None:
+    """`cancel` changes nothing by itself; `stop` ends the call as CANCELLED."""
+    executor.submit([make_call(1), make_call(2)])
+
+    executor.cancel([2])
+    asked = executor.wait_for_cancelled(1)
+    before = list(outcomes)
+    executor.stop(2)
+
+    (outcome,) = outcomes
+    assert (asked, before) == ([2], [])
+    assert (outcome.call_id, outcome.state.type) == (2, StateType.CANCELLED)
+    assert [call.id for call in executor.calls] == [1]
+
+
+def test_manual_executor_says_when_nothing_is_cancelled(executor: ManualExecutor) -> None:
+    """Waiting for requests to cancel ends with the number of those that came."""
+    with pytest.raises(TimeoutError, match=r"0 calls to cancel after 0\.01 seconds, not 1"):
+        executor.wait_for_cancelled(1, timeout=0.01)
+
+
+def test_manual_executor_tells_what_a_call_says(executor: ManualExecutor, outcomes: list[Outcome | Output]) -> None:
+    """`say` reports lines of a call that stays in hand."""
+    executor.submit([make_call()])
+
+    executor.say(1, "half way", "nearly there")
+
+    (output,) = outcomes
+    assert [(line.message, line.level, line.source) for line in output.lines] == [
+        ("half way", 20, "stdout"),
+        ("nearly there", 20, "stdout"),
+    ]
+    assert [call.id for call in executor.calls] == [1]
+    with pytest.raises(LookupError, match="no call 2 in hand"):
+        executor.say(2, "who?")
 
 
 def test_manual_executor_ends_a_call_once(executor: ManualExecutor) -> None:
