@@ -183,16 +183,16 @@ def hit_message(cached: CachedResult) -> str:
 
 
 def miss_message(caching: Caching, key: str | None, error: NotCacheableError | None = None) -> str:
-    """Return why a run was computed: `key` is what `caching.key()` returned, `error` what it raised instead."""
+    """Return why a run is computed: `key` is what `caching.key()` returned, `error` what it raised instead."""
     if error is not None:
-        return f"computed, not cached: {error}"
+        return f"not cached: {error}"
     if key is None:
-        return "computed, not cached: its cache_key_fn returned None"
+        return "not cached: its cache_key_fn returned None"
     if caching.refresh:
-        return "computed anew: refresh_cache is set"
+        return "not from the cache: refresh_cache is set"
     if caching.expiration is None:
-        return "computed: there was no result with its cache key"
-    return "computed: there was no result with its cache key, or it had expired"
+        return "not from the cache: there is no result with its key"
+    return "not from the cache: there is no result with its key, or it has expired"
 
 
 def _arguments(call: Call) -> tuple[tuple[Any, ...], Mapping[str, Any]]:

@@ -429,8 +429,8 @@ def test_a_miss_says_why() -> None:
     assert refreshed is not None
     assert expiring is not None
 
-    assert miss_message(plain, "key") == "computed: there was no result with its cache key"
-    assert miss_message(expiring, "key") == "computed: there was no result with its cache key, or it had expired"
-    assert miss_message(refreshed, "key") == "computed anew: refresh_cache is set"
-    assert miss_message(plain, None) == "computed, not cached: its cache_key_fn returned None"
-    assert miss_message(plain, None, NotCacheableError("too odd")) == "computed, not cached: too odd"
+    assert miss_message(plain, "key") == "not from the cache: there is no result with its key"
+    assert miss_message(expiring, "key") == "not from the cache: there is no result with its key, or it has expired"
+    assert miss_message(refreshed, "key") == "not from the cache: refresh_cache is set"
+    assert miss_message(plain, None) == "not cached: its cache_key_fn returned None"
+    assert miss_message(plain, None, NotCacheableError("too odd")) == "not cached: too odd"
