@@ -11,17 +11,18 @@ import sys
 import threading
 import time
 from collections import Counter
+from pathlib import Path
 from queue import Empty, SimpleQueue
 from typing import TYPE_CHECKING, Any
 
 import pytest
 
+from localflow import State, flow, tags, task
 from localflow.errors import StoreError
 from localflow.limits import Limits, Permit
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
-    from pathlib import Path
 
 BRIEF = 0.05
 PATIENCE = 20.0
@@ -570,3 +571,187 @@ def test_waiting_costs_no_processor_time(make_runs: Any) -> None:
 
     one.limits.release(permit)
     assert spent < BRIEF / 4
+
+
+# -- flows -----------------------------------------------------------------------------------------------------------
+
+FLOW = """
+import os, sys, time
+from localflow import flow, task, tags
+
+@task(tags=["database"])
+def work(seconds):
+    journal = os.open("log", os.O_WRONLY | os.O_APPEND | os.O_CREAT)
+    os.write(journal, f"S {sys.argv[2]} {time.monotonic()}\\n".encode())
+    time.sleep(seconds)
+    os.write(journal, f"E {sys.argv[2]} {time.monotonic()}\\n".encode())
+    os.close(journal)
+
+@flow(executor=sys.argv[1])
+def main(count, seconds):
+    work.map([seconds] * count)
+
+print("ready", flush=True)
+sys.stdin.readline()
+state = main(int(sys.argv[3]), float(sys.argv[4]))
+assert state.is_completed(), state
+"""
+
+
+def limited(limit: int) -> None:
+    """Write settings with a limit for the tag `database`."""
+    Path("localflow.toml").write_text(f"[limits]\ndatabase = {limit}\n")
+
+
+def start_flow(executor: str, name: str, count: int, seconds: float) -> subprocess.Popen[str]:
+    """Return a process that runs a flow of so many limited tasks when told to."""
+    Path("flow.py").write_text(FLOW.replace("sys.argv[2]", repr(name)))
+    return subprocess.Popen(
+        [sys.executable, "-c", Path("flow.py").read_text(), executor, name, str(count), str(seconds)],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.DEVNULL,
+        text=True,
+    )
+
+
+@pytest.mark.parametrize("executor", ["sequential", "thread", "process"])
+def test_two_terminals_with_the_same_flow_never_run_two_at_once(executor: str, tmp_path: Path) -> None:
+    """A limit of the settings holds for flow runs in several processes, on every executor."""
+    limited(1)
+    processes = [start_flow(executor, name, 15, 0.005) for name in "ab"]
+    go(*processes)
+    finish(*processes)
+
+    entries = journal(tmp_path / "limits")
+
+    assert most_at_once(entries) == 1
+    assert Counter(name for mark, name, _ in entries if mark == "E") == {"a": 15, "b": 15}
+
+
+@pytest.mark.parametrize("executor", ["sequential", "process"])
+def test_nothing_idles_when_one_terminal_is_killed(executor: str, tmp_path: Path) -> None:
+    """A flow run killed with -9 in the middle of a limited task lets the other one go on at once."""
+    limited(1)
+    victim = start_flow(executor, "victim", 3, 1_000)
+    go(victim)
+    wait_for(tmp_path / "limits", 1)
+    heir = start_flow(executor, "heir", 2, 0.01)
+    go(heir)
+    time.sleep(BRIEF)
+
+    killed_at = time.monotonic()
+    os.kill(victim.pid, signal.SIGKILL)
+    finish(heir)
+    victim.communicate()
+
+    begun = [instant for mark, name, instant in journal(tmp_path / "limits") if (mark, name) == ("S", "heir")]
+    assert len(begun) == 2
+    assert begun[0] - killed_at < 5.0  # the heir was perhaps still starting
+
+
+@pytest.mark.parametrize("executor", ["thread", "process"])
+def test_the_limit_is_used_up(executor: str, tmp_path: Path) -> None:
+    """With a limit of two, two run at once on an executor with room for more, and the rest waits."""
+    limited(2)
+    process = start_flow(executor, "a", 10, 0.05)
+    go(process)
+    finish(process)
+
+    assert most_at_once(journal(tmp_path / "limits")) == 2
+
+
+def test_a_run_that_waits_for_its_retry_holds_no_slot() -> None:
+    """Between two attempts the slot is somebody else's."""
+    limited(1)
+    order: list[str] = []
+
+    @task(tags=["database"], retries=1, retry_delay_seconds=0.3)
+    def fails_once() -> None:
+        order.append("try")
+        if len(order) == 1:
+            raise ValueError("once")
+
+    @task(tags=["database"])
+    def other() -> None:
+        order.append("other")
+
+    @flow(executor="thread")
+    def around() -> None:
+        fails_once()
+        other()
+
+    assert around().is_completed()
+    assert order == ["try", "other", "try"]
+
+
+def test_tags_of_a_block_are_limited_too() -> None:
+    """What counts are all tags of a run, also those of the block it was called in."""
+    limited(1)
+    running, most = [0], [0]
+    lock = threading.Lock()
+
+    @task
+    def work() -> None:
+        with lock:
+            running[0] += 1
+            most[0] = max(most[0], running[0])
+        time.sleep(0.01)
+        with lock:
+            running[0] -= 1
+
+    @flow(executor="thread")
+    def around() -> None:
+        with tags("database"):
+            for _ in range(8):
+                work()
+
+    assert around().is_completed()
+    assert most[0] == 1
+
+
+def test_a_cancelled_run_lets_the_next_one_in() -> None:
+    """A limited run that is cancelled, while it waits for its turn, neither blocks the line nor runs."""
+    limited(1)
+    opened, ran = threading.Event(), []
+
+    @task(tags=["database"])
+    def work(name: str) -> None:
+        ran.append(name)
+        if name == "first":
+            assert opened.wait(PATIENCE)
+
+    @flow(executor="thread")
+    def around() -> list[State]:
+        first, second, third = work("first"), work("second"), work("third")
+        assert second.cancel()
+        second.wait()
+        opened.set()
+        return [first.wait(), second.wait(), third.wait()]
+
+    states = around().result(raise_on_failure=False)
+
+    assert [state.name for state in states] == ["Completed", "Cancelled", "Completed"]
+    assert ran == ["first", "third"]
+
+
+def test_a_blocked_run_asks_for_nothing() -> None:
+    """A run whose upstream failed takes no slot and needs none."""
+    limited(1)
+
+    @task
+    def fail() -> None:
+        raise ValueError("always")
+
+    @task(tags=["database"])
+    def work(value: object = None) -> str:
+        return "done"
+
+    @flow(executor="thread")
+    def around() -> list[State]:
+        blocked = work(fail())
+        return [blocked.wait(), work().wait()]
+
+    states = around().result(raise_on_failure=False)
+
+    assert [state.name for state in states] == ["NotReady", "Completed"]
