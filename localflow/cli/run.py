@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from localflow.records import FlowRun
 
 NOT_COMPLETED = 1
+CANCELLED = 130
 
 _LOG = "log"
 
@@ -128,7 +129,7 @@ def _run(
     tell_failures(store, flow_run, full_traceback)
     output.say("")
     _tell_where_to_look(flow_run)
-    return NOT_COMPLETED
+    return CANCELLED if state.is_cancelled() else NOT_COMPLETED
 
 
 def _tell_where_to_look(flow_run: FlowRun) -> None:
