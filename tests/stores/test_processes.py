@@ -110,15 +110,16 @@ resource.setrlimit(resource.RLIMIT_FSIZE, (limit + 20_000, resource.RLIM_INFINIT
 kept = 0
 while True:
     try:
-        store.append([make_running(flow_run, kept + 1, message="m" * 3000)])
+        store.append([make_log_entry(flow_run, str(kept)), make_running(flow_run, kept + 1, message="m" * 3000)])
     except StoreError as error:
         say(sys.argv[2] in str(error))
         break
     kept += 1
 say(kept > 0 and [change.sequence for change in changes_of(list(store.read(flow_run.id)))] == list(range(1, kept + 1)))
 resource.setrlimit(resource.RLIMIT_FSIZE, (resource.RLIM_INFINITY, resource.RLIM_INFINITY))
-store.append([make_running(flow_run, kept + 1)])
+store.append([make_running(flow_run, kept + 1), make_log_entry(flow_run, str(kept))])
 say(len(list(store.read(flow_run.id))) == kept + 2)
+say([entry.message for _, entry in store.read_logs(flow_run.id)] == [str(number) for number in range(kept + 1)])
 store.close()
 """
 
@@ -290,7 +291,7 @@ def test_file_that_cannot_grow_is_an_error(kind: str, path: Path, run: Run) -> N
     """When writing fails in the middle, nothing of the batch stays, and the store goes on once there is room again."""
     output = run(SHORT_OF_SPACE, kind, path)
 
-    assert output == ["True", "True", "True"]
+    assert output == ["True", "True", "True", "True"]
 
 
 def test_result_that_cannot_be_written_leaves_nothing(kind: str, path: Path, run: Run) -> None:

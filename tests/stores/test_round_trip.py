@@ -14,6 +14,7 @@ from localflow.builtin.json_files import JsonStateStore
 from localflow.builtin.memory import MemoryStateStore
 from localflow.builtin.sqlite import SqliteStateStore
 from localflow.interfaces import (
+    CachedResult,
     CacheEntry,
     Cause,
     Execution,
@@ -195,6 +196,40 @@ def test_records_are_given_back(stores: list[StateStore], batches: list[list[Rec
                 assert comparable(log) == comparable(list(enumerate(said, 1))[after:])
             for number in range(5):
                 assert store.load_result(flow_run.id, number) == newest_result(own, number)
+
+
+@given(data=st.data())
+@settings(deadline=None, max_examples=60, suppress_health_check=[HealthCheck.function_scoped_fixture])
+def test_cached_results_are_found(stores: list[StateStore], data: st.DataObject) -> None:
+    """Of all that is recorded under a key, every store finds the newest result that is valid."""
+    key, id = uuid.uuid4().hex + data.draw(texts), uuid.uuid4().hex[:20]
+    flow_run = FlowRun(id, "a flow run", "flow", 0.0, id)
+    runs = [TaskRun(flow_run, number, f"task-{number}", "task", 0, 0.0) for number in (1, 2)]
+    recorded: list[tuple[StateChange, CacheEntry]] = []
+    for sequence, entry in enumerate(data.draw(st.lists(brief_entries(key), max_size=6)), 1):
+        run, type = data.draw(st.sampled_from(runs)), data.draw(st.just(StateType.COMPLETED) | types)
+        result = data.draw(payloads | st.none())
+        change = StateChange(run, sequence, type, "", "", float(sequence), result=result, cache=entry)
+        recorded.append((change, entry))
+    for store in stores:
+        store.append([flow_run, *runs])
+        for change, _ in recorded:
+            store.append([change])
+
+    for now in (-0.5, 0.0, 1.0, 1.5, 3.0):
+        expected = None
+        for change, entry in recorded:
+            is_valid = entry.expires_at is None or entry.expires_at > now
+            if change.type is StateType.COMPLETED and change.result is not None and is_valid:
+                expected = CachedResult(
+                    *(change.run.id, change.run.name, "a flow run"), change.timestamp, entry.expires_at, change.result
+                )
+        assert [store.find_cached(key, now) for store in stores] == [expected] * 3
+
+
+def brief_entries(key: str) -> st.SearchStrategy[CacheEntry]:
+    """Draw a cache entry that is valid for a short time, or for ever."""
+    return st.builds(CacheEntry, st.just(key), st.none() | st.integers(0, 3).map(float))
 
 
 def belongs(record: Record, flow_run: FlowRun) -> bool:

@@ -7,7 +7,9 @@ So the fate of each line is known before the next one is written.
 
 from __future__ import annotations
 
+from bisect import bisect_right
 from contextlib import contextmanager
+from operator import itemgetter
 from typing import TYPE_CHECKING
 
 from localflow.builtin.storage.encoding import to_json
@@ -22,6 +24,8 @@ if TYPE_CHECKING:
     from localflow.builtin.storage.entries import Entry
     from localflow.builtin.storage.journal import Line
     from localflow.interfaces import Payload
+
+_STRIDE = 100  # so many entries may be read again to find a position
 
 
 class RunLog:
@@ -38,7 +42,7 @@ class RunLog:
         self._file: Journal | None = None  # while it is open for writing
         self._reader = EntryReader(load)  # which knows the runs in the journal
         self._runs_known = Place()  # up to this line of the journal
-        self._read: dict[str, tuple[int, Place]] = {}  # by flow run: the last position that was read, and its line
+        self._starts: dict[str, list[tuple[int, Place]]] = {}  # by flow run: positions, and the lines they end in
 
     def add(self, entries: Sequence[Entry]) -> None:
         """Add entries as one line."""
@@ -62,9 +66,8 @@ class RunLog:
         """Return the entries of one of the flow runs after a position, each with its own."""
         if not self._path.exists():
             return []
-        position, place = self._read.get(flow_run_id, (0, Place()))
-        if position > after:
-            position, place = 0, Place()
+        starts = self._starts.setdefault(flow_run_id, [(0, Place())])
+        position, place = starts[max(0, bisect_right(starts, after, key=itemgetter(0)) - 1)]
         found: list[tuple[int, Line, Entry]] = []
         with marks_in(self._journal_path) as stands:
             for line in read_lines(self._path, place):
@@ -76,8 +79,8 @@ class RunLog:
                         position += 1
                         if position > after:
                             found.append((position, line, entry))
-                place = line.place
-        self._read[flow_run_id] = position, place
+                if position >= starts[-1][0] + _STRIDE:
+                    starts.append((position, line.place))
         if found:
             self._learn_runs()
         return [(position, self._log_entry(line, entry)) for position, line, entry in found]
