@@ -50,7 +50,8 @@ class Call(NamedTuple):
     @property
     def is_async(self) -> bool:
         """Whether the function is async, so that `run_async` can share a loop with others."""
-        return bool(getattr(self.function, "is_async", False)) or inspect.iscoroutinefunction(self.function)
+        known: bool | None = getattr(self.function, "is_async", None)
+        return inspect.iscoroutinefunction(self.function) if known is None else known
 
     def run(
         self,
