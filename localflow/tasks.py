@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 from typing import TYPE_CHECKING, Any, Generic, ParamSpec, TypeVar, Unpack, cast, overload
 
-from localflow.arguments import quote, replace
+from localflow.arguments import Marker, replace
 from localflow.caching import make_caching
 from localflow.context import FlowContext, current_run
 from localflow.errors import OutsideFlowError
@@ -153,8 +153,8 @@ def _sorted_tags(tags: Iterable[str] | None) -> tuple[str, ...]:
 
 
 def _unquoted(args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[tuple[Any, ...], dict[str, Any]]:
-    """Take arguments out of their `quote`, as a call in a flow does."""
-    if not any(type(value) is quote for value in (*args, *kwargs.values())):
+    """Take arguments out of their markers, as a call in a flow does."""
+    if not any(isinstance(value, Marker) for value in (*args, *kwargs.values())):
         return args, kwargs
     bare: tuple[tuple[Any, ...], dict[str, Any]] = replace((args, kwargs), (), lambda item: item)
     return bare

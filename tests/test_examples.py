@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import json
 import re
 import sqlite3
 import subprocess
@@ -242,3 +243,30 @@ def shown_in(example: Path) -> str:
     """Return the output that an example's docstring promises: its last indented block."""
     docstring = example.read_text().split('"""')[1]
     return dedent(re.split(r"\n\n(?=    )", docstring)[-1])
+
+
+class TestWeatherReport:
+    """examples/weather_report.py."""
+
+    @pytest.mark.parametrize("executor", ["sequential", "thread", "process"])
+    def test_every_option_has_its_effect_on_every_executor(self, executor):
+        """Retries, timeout, cache, map, limit and async task: the histories of both runs prove them."""
+        Path("localflow.toml").write_text("[limits]\nstation = 1\n")
+        outputs = [run(PYTHON, EXAMPLES / "weather_report.py", executor) for _ in range(2)]
+        shown = json.loads(run(LOCALFLOW, "show", "@last", "--json").stdout)
+        histories = {run["name"]: [state["name"] for state in run["history"]] for run in shown["task_runs"]}
+
+        assert [ended.stdout for ended in outputs] == [
+            "Oslo: 7.0 C, Rome: 21.5 C, Lima: no answer\nState(name='Completed', type=StateType.COMPLETED)\n"
+        ] * 2
+        assert histories == {
+            "calibration-0": ["Pending", "Cached"],
+            "read-0": ["Pending", "Running", *["AwaitingRetry", "Retrying"] * 2, "Completed"],
+            "read-1": ["Pending", "Running", "Completed"],
+            "read-2": ["Pending", "Running", *["AwaitingRetry", "Retrying"] * 2, "TimedOut"],
+            "Oslo in degrees": ["Pending", "Running", "Completed"],
+            "Rome in degrees": ["Pending", "Running", "Completed"],
+            "Lima in degrees": ["Pending", "Running", "Completed"],
+            "publish-0": ["Pending", "Running", "Completed"],
+        }
+        assert "published 3 lines" in run(LOCALFLOW, "logs", "@last/publish-0").stdout
