@@ -147,10 +147,11 @@ from localflow.testing.running import CallRunner
 with CallRunner(ProcessExecutor(workers=1)) as runner:
     [outcome] = runner.run(runner.call(lambda: print("caf\\u00e9 \\udcff") or "\\udcff"))
 assert outcome.state.result() == "\\udcff", outcome
+print(ascii(outcome.lines[0].message))
 """
     output = run(["-c", source], tmp_path, LC_ALL=locale, PYTHONCOERCECLOCALE="0", PYTHONUTF8="0")
 
-    assert output == "caf\u00e9 \\udcff\n"
+    assert output == "'caf\\xe9 \\\\udcff'\n"
 
 
 def test_a_deleted_folder(tmp_path: Path) -> None:

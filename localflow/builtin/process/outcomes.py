@@ -20,6 +20,7 @@ from localflow.states import Cause, Returned, State, StateType
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
+    from localflow.builtin.process.capture import Ends
     from localflow.records import Record
 
 _CHAIN_LIMIT = 16
@@ -32,13 +33,14 @@ _TYPES = {type.value: type for type in StateType}
 # -- in a worker -----------------------------------------------------------------------------------------------------
 
 
-def outcome_frame(number: int, task: str, outcome: Outcome) -> bytes:
+def outcome_frame(number: int, task: str, outcome: Outcome, ends: Ends | None = None) -> bytes:
     """Return the frame for an outcome; a result that cannot travel makes it FAILED.
 
     Args:
         number: the number of the call on its way.
         task: the task's name, for messages.
         outcome: how the call ended.
+        ends: how far its output goes; None if there is nothing new.
     """
     state, payload = outcome.state, outcome.result
     if payload is None:
@@ -54,7 +56,7 @@ def outcome_frame(number: int, task: str, outcome: Outcome) -> bytes:
     return frame(
         (
             OUTCOME, number, outcome.call_id, state.type._value_, state.name, state.message, state.instant, cause,
-            None if payload is None else tuple(payload), execution, records,
+            None if payload is None else tuple(payload), execution, records, ends,
         )
     )  # fmt: skip
 
@@ -134,7 +136,7 @@ def chained(links: Sequence[BaseException]) -> BaseException:
 
 def read_outcome(content: tuple[Any, ...]) -> Outcome:
     """Return the outcome of a call from the content of its frame."""
-    _, _, call_id, type, name, message, instant, cause, payload, execution, records = content
+    _, _, call_id, type, name, message, instant, cause, payload, execution, records, _ = content
     # Here `tuple.__new__` makes the named tuples, at a third of the cost of `_make`: this is done for every call.
     kept = None if payload is None else tuple.__new__(Payload, payload)
     state = State(_TYPES[type], name, message, None if kept is None else Packed(kept), instant=instant)

@@ -30,11 +30,12 @@ from typing import TYPE_CHECKING, Any
 
 from localflow.builtin.process.assignment import OVERDUE_SECONDS, Assignment, recall_all
 from localflow.builtin.process.outcomes import read_outcome
+from localflow.builtin.process.output import FIRST_LOOK, show
 from localflow.builtin.process.packing import CallPacker
 from localflow.builtin.process.spawn import Supervisor
 from localflow.builtin.process.staff import Staff
 from localflow.builtin.process.transport import DIED, OUTCOME, READY, SPAWNED, UNABLE, UNSPAWNED
-from localflow.calls import Outcome
+from localflow.calls import Outcome, Output
 from localflow.states import Cancelled, timed_out
 
 if TYPE_CHECKING:
@@ -58,8 +59,8 @@ class Pool:
         self._packer = CallPacker()
         self._lock = threading.Lock()
         self._assignment = Assignment(settings.workers)
-        self._answers: list[Outcome] = []
-        """Outcomes that the thread is about to report."""
+        self._answers: list[Outcome | Output] = []
+        """What the thread is about to report."""
         self._unwanted: set[int] = set()
         """Ids of calls to be cancelled."""
         self._patience: float | None = None
@@ -92,13 +93,15 @@ class Pool:
             assignment.path_frame = self._packer.path_frame
             assignment.backlog.extend(shipments)
             assignment.assign()
-            asleep_for_long = self._patience is None
+            patience = self._patience
             if (
                 self._answers
+                or patience is None
+                or patience > FIRST_LOOK
                 or (assignment.backlog and (assignment.missing() > 0 or self._staff.problem is not None))
-                or (asleep_for_long and assignment.is_ahead())
+                or (patience > OVERDUE_SECONDS and assignment.is_ahead())
                 or self._staff.has_choked_pipes()
-                or any(call.timeout_seconds is not None for call in calls)
+                or any(call.timeout_seconds is not None and call.timeout_seconds < patience for call in calls)
             ):
                 self._wake()
 
@@ -147,14 +150,17 @@ class Pool:
             if self._unwanted:
                 self._cancel_unwanted()
             self._assignment.assign()
-            outcomes, self._answers = self._answers, []
-        if outcomes:
+            answers, self._answers = self._answers, []
+            unclaimed, self._staff.unclaimed = self._staff.unclaimed, []
+        if unclaimed:
+            show(unclaimed)
+        if answers:
             try:
-                self._report(outcomes)
+                self._report(answers)
             except Exception:
-                _log.exception("%d outcome(s) could not be reported", len(outcomes))
+                _log.exception("%d outcome(s) could not be reported", len(answers))
         with self._lock:
-            self._patience = self._manage()
+            self._patience = self._manage(is_idle=not (news or said or answers))
 
     def _listen(self, patience: float | None) -> tuple[list[tuple[Worker, list[Any]]], list[Any]]:
         """Wait for news; return what workers have written, and what the supervisor has said."""
@@ -176,10 +182,10 @@ class Pool:
                     source.flush()
         return news, said
 
-    def _manage(self) -> float | None:
-        """Keep the staff complete, spread the calls; return how long to wait for news."""
+    def _manage(self, is_idle: bool) -> float | None:
+        """Keep the staff complete, spread the calls, look after those that run; return how long to wait for news."""
         assignment, staff = self._assignment, self._staff
-        waits = self._stop_overrunning()
+        waits = self._stop_overrunning() + self._listen_to_calls()
         assignment.recall_overdue()
         staff.hire()
         if staff.problem is not None:
@@ -191,7 +197,10 @@ class Pool:
             return 0
         if assignment.is_ahead():
             waits.append(OVERDUE_SECONDS)
-        return min(waits + staff.waits(), default=None)
+        waits += staff.waits()
+        if not waits and not is_idle:
+            waits.append(FIRST_LOOK)  # a nap, from which the next call need not wake the thread
+        return min(waits, default=None)
 
     def _settle(self, worker: Worker, contents: Sequence[Any]) -> None:
         """Take in what a worker has written."""
@@ -202,6 +211,9 @@ class Pool:
                 if worker.in_hand.pop(content[1], None) is None:
                     continue
                 outcome = read_outcome(content)
+                ends = content[-1]
+                if ends is not None:
+                    outcome = outcome._replace(lines=worker.output.at_end(ends))
                 sentence = worker.sentences.get(content[1])
                 if sentence is not None:  # it has ended in order, on being told to
                     outcome = outcome._replace(state=sentence, result=None)
@@ -211,7 +223,7 @@ class Pool:
                 if execution is not None and execution.started_at is not None and execution.ended_at is not None:
                     seconds.append(execution.ended_at - execution.started_at)
             elif kind == READY:
-                self._staff.welcome(worker)
+                self._staff.welcome(worker, content[1])
             elif kind == UNABLE:
                 worker.problem = content[1:]
         if contents:
@@ -286,6 +298,25 @@ class Pool:
                 self._staff.kill(worker)
         return waits
 
+    def _listen_to_calls(self) -> list[float]:
+        """Report what calls have said that have been running for a while; return when to listen again."""
+        now = time.monotonic()
+        waits = []
+        for worker in self._assignment.workers.values():
+            if not worker.in_hand or not worker.ready:
+                continue
+            due = worker.output.next_look(worker.news_at)
+            if due <= now:
+                ends = worker.output.sizes()
+                # Had the call ended before that, its outcome would be there now: so this is all its own.
+                if worker.says_nothing():
+                    lines = worker.output.so_far(ends, now)
+                    if lines:
+                        self._answers.append(Output(next(iter(worker.in_hand.values())).call.id, lines))
+                    due = worker.output.next_look(worker.news_at)
+            waits.append(max(0.0, due - now))
+        return waits
+
     def _finish(self) -> None:
         with self._lock:
             self._assignment.take_backlog()
@@ -299,6 +330,7 @@ class Pool:
                     elif kind in (DIED, UNSPAWNED):
                         self._staff.forget(rest[0])
         self._staff.close()
+        show(self._staff.unclaimed)
         self._selector.close()
         for descriptor in (self._wakes, self._waker):
             os.close(descriptor)

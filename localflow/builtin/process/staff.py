@@ -28,6 +28,8 @@ if TYPE_CHECKING:
     from collections.abc import Mapping
 
     from localflow.builtin.process.assignment import Assignment
+    from localflow.builtin.process.capture import Ends
+    from localflow.builtin.process.output import Unclaimed
     from localflow.builtin.process.packing import CallPacker, Shipment
 
 _log = logging.getLogger("localflow.process")
@@ -59,6 +61,8 @@ class Staff:
         self.problem: tuple[str, str] | None = None
         """Why no worker can be started, with the traceback of it; None as long as there is hope."""
         self.supervisor_problem = ""
+        self.unclaimed: list[Unclaimed] = []
+        """What workers have written that is no call's."""
         self._settings = settings
         self._assignment = assignment
         self._packer = packer
@@ -121,8 +125,9 @@ class Staff:
         supervisor.spawn(worker.number, worker.worker_files)
         worker.let_go()
 
-    def welcome(self, worker: Worker) -> None:
-        """Note that a worker has started well."""
+    def welcome(self, worker: Worker, ends: Ends | None) -> None:
+        """Note that a worker has started well, and has written so much meanwhile."""
+        self.unclaimed += worker.output.unclaimed(ends)
         worker.ready = self._supervisor_is_proven = True
         self._failures = 0
         self._hopeless = None
@@ -179,11 +184,13 @@ class Staff:
 
     def bury(self, worker: Worker, status: int | None) -> list[Outcome]:
         """Release what a dead worker had; return the outcome of the call it was in, if it was in one."""
+        lines = worker.output.at_end(worker.output.sizes()) if worker.in_hand else ()
         outcomes = [
             Outcome(
                 shipment.call.id,
                 worker.sentences.get(number) or lost_state(worker, status, shipment),
                 execution=execution_until_now(worker),
+                lines=lines,
             )
             for number, shipment in worker.in_hand.items()
         ]
@@ -204,6 +211,7 @@ class Staff:
                 with contextlib.suppress(KeyError):
                     self._selector.unregister(descriptor)
             self._choked.discard(worker)
+            self.unclaimed += worker.output.unclaimed()
             worker.close()
 
     def lose_supervisor(self) -> list[Worker]:

@@ -47,7 +47,7 @@ from localflow.builtin.process.transport import (
 )
 
 _PIECE = 1 << 16
-_WORKER_FILES = 4
+_WORKER_FILES = 7
 _ENGINE_CHECK_SECONDS = 0.25
 _FAMILY_CHECK_SECONDS = 0.02
 _END_DEADLINE = 1.0

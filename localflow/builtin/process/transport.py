@@ -8,9 +8,9 @@ that only the other side's user code loads: reading a frame never runs code. The
                           FORGET, definition number
                           PATH, sys_path                                     the engine's sys.path has changed
                           CALL, call number, ...                             see `packing`
-    worker -> engine      READY                                              it has started, initializer included
+    worker -> engine      READY, ends                                        it has started, initializer included
                           UNABLE, text, traceback text                       it has not, and exits
-                          OUTCOME, call number, call id, ...                 see `outcomes`
+                          OUTCOME, call number, call id, ..., ends           see `outcomes`, for `ends` see `capture`
     engine -> supervisor  SPAWN, worker number                               with the worker's ends of its pipes
                           RETIRE, worker number                              it was told to exit: leave its group be
                           TERMINATE, worker number                           by SIGTERM, with all that its tasks started
@@ -37,6 +37,9 @@ SPAWN, RETIRE, TERMINATE, KILL, END = range(8, 13)
 SPAWNED, UNSPAWNED, DIED, LEFTOVERS = range(13, 17)
 
 FUNCTION, FLOW_RUN = "function", "flow run"
+
+#: Where the files for output begin to be filled, so that one that somebody has cut off and begun anew is shorter.
+OUTPUT_BEGIN = 1 << 20
 
 _LENGTH = Struct("<Q")
 _LARGEST = 1 << 40
@@ -73,6 +76,11 @@ class FrameReader:
         self._pieces: list[bytes] = []
         self._held = 0
         self._needed = 0
+
+    @property
+    def is_amid(self) -> bool:
+        """Whether it has a part of a frame."""
+        return bool(self._pieces)
 
     def feed(self, piece: bytes) -> list[Any]:
         """Return the contents of the frames that are complete with `piece`; raises ValueError on what is no frame."""

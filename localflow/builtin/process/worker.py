@@ -28,6 +28,7 @@ from contextvars import Context
 from types import AsyncGeneratorType, CoroutineType, GeneratorType
 from typing import TYPE_CHECKING, Any, NoReturn
 
+from localflow.builtin.process.capture import Capture
 from localflow.builtin.process.outcomes import outcome_frame, reason, result_message, unsendable
 from localflow.builtin.process.transport import (
     CALL,
@@ -51,11 +52,13 @@ from localflow.tracebacks import described_arguments
 if TYPE_CHECKING:
     from collections.abc import Callable
 
+    from localflow.records import LogLine
+
 _PIECE = 1 << 16
 _UNFINISHED = (GeneratorType, CoroutineType, AsyncGeneratorType)
 
 
-def main(calls: int, tokens: int, outcomes: int, faults: int) -> NoReturn:
+def main(calls: int, tokens: int, outcomes: int, faults: int, stdout: int, stderr: int, log: int) -> NoReturn:
     """Work until told to exit.
 
     Args:
@@ -63,9 +66,12 @@ def main(calls: int, tokens: int, outcomes: int, faults: int) -> NoReturn:
         tokens: descriptor to read tokens from; it does not block.
         outcomes: descriptor to write outcomes to.
         faults: descriptor of a file for the stack of a crash.
+        stdout: descriptor of a file for what is written to descriptor 1.
+        stderr: descriptor of a file for what is written to descriptor 2.
+        log: descriptor of a file for what tasks log.
     """
     faulthandler.enable(faults)
-    worker = _Worker(calls, tokens, outcomes)
+    worker = _Worker(calls, tokens, outcomes, Capture(stdout, stderr, log))
     status = 1
     with contextlib.suppress(_EngineGone):
         if worker.start():
@@ -89,7 +95,8 @@ class _EngineGone(Exception):
 
 
 class _Worker:
-    def __init__(self, calls: int, tokens: int, outcomes: int) -> None:
+    def __init__(self, calls: int, tokens: int, outcomes: int, capture: Capture) -> None:
+        self._capture = capture
         self._calls = calls
         self._tokens = tokens
         self._outcomes = outcomes
@@ -116,19 +123,20 @@ class _Worker:
         except BaseException as error:  # sys.exit() in an initializer is a failure like any other
             self._write(frame((UNABLE, f"the initializer failed: {reason(error)}", traceback.format_exc())))
             return False
-        self._write(frame((READY,)))
+        self._write(frame((READY, self._capture.ends())))
         return True
 
     def work(self) -> None:
         """Do calls until told to exit."""
         pid = os.getpid()
         name = f"pid {pid}"
+        capture = self._capture
         while (token := self._next_token()) != EXIT:
             work = self._find(int.from_bytes(token, "little"))
-            outcome = work.do(name)
+            outcome = work.do(name, capture.log)
             if os.getpid() != pid:
                 _end_forked(outcome)
-            self._write(outcome_frame(work.number, work.call.task_run.task, outcome))
+            self._write(outcome_frame(work.number, work.call.task_run.task, outcome, capture.ends()))
             del work, outcome  # they may be large, and the next call may be long in coming
 
     def _next_token(self) -> bytes:
@@ -219,12 +227,12 @@ class _Work:
             call_id, task_run, attempt, self, (), {}, False, attempts, timeout_seconds, log_prints
         )  # fmt: skip
 
-    def do(self, worker: str) -> Outcome:
-        """Run the call in the worker of this name and return its outcome."""
+    def do(self, worker: str, log: Callable[[LogLine], None]) -> Outcome:
+        """Run the call in the worker of this name and return its outcome; `log` takes what it says."""
         call = self.call
         try:
             # In an empty context: nothing that a task sets is seen by the next one.
-            outcome = Context().run(call.run, worker, time.process_time)
+            outcome = Context().run(call.run, worker, time.process_time, log)
         except BaseException as error:  # such as sys.exit() in the __reduce__ of the result
             outcome = Outcome(call.id, unsendable(result_message(call.task_run.task, self._value, error)))
         cause = outcome.state.cause

@@ -7,13 +7,14 @@ Pipes of a worker, and who holds which end:
     tokens     engine writes and takes back, worker reads; see `worker`
     outcomes   worker writes, engine reads (never blocks)
 
-A file in memory takes the stack of a crash. All methods are called under the pool's lock or by its thread only, as they
-say.
+Files in memory take the stack of a crash, and what the worker writes and logs (see `output`). All methods are called
+under the pool's lock or by its thread only, as they say.
 """
 
 from __future__ import annotations
 
 import contextlib
+import fcntl
 import os
 import select
 import signal
@@ -21,6 +22,7 @@ import time
 from collections import deque
 from typing import TYPE_CHECKING, Any
 
+from localflow.builtin.process.output import WorkerOutput
 from localflow.builtin.process.transport import EXIT, FORGET, TOKEN_SIZE, FrameReader, frame, numbers, tokens
 from localflow.records import Execution
 from localflow.states import WORKER_LOST, Cause, State, StateType
@@ -84,6 +86,9 @@ class Worker:
             self._tokens_end, self._tokens = _pipe(opened)
             self._outcomes, self._outcomes_end = _pipe(opened)
             self._faults = _memory_file(opened)
+            self._output_files = [_memory_file(opened, os.O_APPEND) for _ in range(3)]
+            self.output = WorkerOutput(*self._output_files)
+            """What it writes and logs."""
             opened.pop_all()
         self._files = {self._calls, self._tokens, self._outcomes, *self.worker_files}
         for descriptor in (self._calls, self._tokens, self._tokens_end, self._outcomes):
@@ -103,7 +108,7 @@ class Worker:
     @property
     def worker_files(self) -> list[int]:
         """The worker's ends, to be passed to it."""
-        return [self._calls_end, self._tokens_end, self._outcomes_end, self._faults]
+        return [self._calls_end, self._tokens_end, self._outcomes_end, self._faults, *self._output_files]
 
     @property
     def pending(self) -> bool:
@@ -210,6 +215,10 @@ class Worker:
             return []
         return self._reader.feed(piece) if piece else None
 
+    def says_nothing(self) -> bool:
+        """Return whether nothing has come, not even a part of a frame, that was not read yet."""
+        return not self._reader.is_amid and not select.select([self._outcomes], [], [], 0)[0]
+
     def last_words(self, patience: float = 0.0) -> list[Any]:
         """Return all that has come and, for as long as `patience`, what comes before the end of the pipe."""
         contents: list[Any] = []
@@ -254,15 +263,16 @@ def _pipe(opened: contextlib.ExitStack) -> tuple[int, int]:
     return ends
 
 
-def _memory_file(opened: contextlib.ExitStack) -> int:
+def _memory_file(opened: contextlib.ExitStack, flags: int = 0) -> int:
     if hasattr(os, "memfd_create"):
-        descriptor = os.memfd_create("localflow-faults")
+        descriptor = os.memfd_create("localflow")
     else:
         import tempfile  # 8 ms that Linux need not pay
 
         with tempfile.TemporaryFile(buffering=0) as file:
             descriptor = os.dup(file.fileno())
     opened.callback(os.close, descriptor)
+    fcntl.fcntl(descriptor, fcntl.F_SETFL, flags)
     return descriptor
 
 
