@@ -137,8 +137,11 @@ class Fingerprints:
             return self._class(value)
         if kind is object:
             raise NoFingerprintError("an object() is nothing but itself")
-        if kind.__module__ == "numpy" and kind.__name__ in ("ndarray", "memmap") and not value.dtype.hasobject:
+        library, name = kind.__module__.partition(".")[0], kind.__name__
+        if library == "numpy" and name in ("ndarray", "memmap") and not value.dtype.hasobject:
             return self._array(value)
+        if library == "pandas" and name in ("DataFrame", "Series"):
+            return self._table(value)
         ordered, self._ordered = self._ordered, True
         try:
             return self._reduced(value)
@@ -210,7 +213,7 @@ class Fingerprints:
         return self._reduced(function)
 
     def _array(self, array: Any) -> bytes:
-        flat = array.reshape(-1)  # a view where the array is contiguous
+        flat = (array if array.flags.c_contiguous else array.copy(order="C")).reshape(-1)
         hasher = blake2b(self._parts(b"a", type(array).__name__, array.dtype, array.shape), digest_size=_DIGEST_BYTES)
         if array.nbytes:
             hasher.update(flat.view("u1"))
@@ -219,6 +222,13 @@ class Fingerprints:
     def _source(self, outer: Any) -> bytes:
         plain = inspect.unwrap(outer)
         return self._encoded((_text(plain), *[getattr(each, "__code__", None) for each in (outer, plain)]))
+
+    def _table(self, table: Any) -> bytes:
+        # Column by column: how pandas lays them out in blocks is a matter of how the table came about.
+        is_series = type(table).__name__ == "Series"
+        labels = table.name if is_series else table.columns
+        columns = [table.array] if is_series else [column.array for _, column in table.items()]
+        return self._parts(b"p", is_series, labels, table.index, columns, table.attrs)
 
     def _definition(self, function: Any) -> bytes:
         if isinstance(function, MethodType):

@@ -131,7 +131,7 @@ def same(one: Any, other: Any, ordered: bool = False) -> bool:
     return bool(one == other)
 
 
-@settings(max_examples=1000)
+@settings(max_examples=500)
 @given(VALUES, VALUES)
 def test_values_share_a_fingerprint_exactly_if_they_are_the_same(one: object, other: object) -> None:
     """Equal and of one type all the way down, or different."""
@@ -449,3 +449,35 @@ def test_files_with_functions_of_one_name_are_told_apart(tmp_path: Path) -> None
         found.append(definition(names["load"]))
 
     assert found[0] == found[1] != found[2] == found[3]
+
+
+def test_arrays_count_by_their_type_their_shape_and_what_is_in_them() -> None:
+    """Not by how they lie in memory."""
+    numpy = pytest.importorskip("numpy")
+    array = numpy.arange(12.0).reshape(3, 4)
+    others = [
+        array + 1, array.T, array.reshape(4, 3), array.astype("f4"),
+        array[::2], array[0, ::2], array[0, :2], array[:0],
+        array.tolist(), numpy.array(3), numpy.array(["a"]), numpy.array(["2024"], dtype="M8[D]"), numpy.array([{}], dtype=object),
+        numpy.ma.array([1, 2], mask=[0, 1]), numpy.ma.array([1, 2], mask=[1, 0]), numpy.float64(3), numpy.int64(3),
+    ]  # fmt: skip
+
+    assert len({fingerprint(each) for each in [array, *others]}) == len(others) + 1
+    assert fingerprint(array) == fingerprint(array.copy()) == fingerprint(numpy.asfortranarray(array))
+    assert fingerprint(array[0, ::2]) == fingerprint(array[0, ::2].copy())
+
+
+def test_tables_count_by_their_labels_and_columns() -> None:
+    """Not by the blocks that pandas puts them in."""
+    pandas = pytest.importorskip("pandas")
+    table = pandas.DataFrame({"a": [1, 2], "b": ["x", "y"]})
+    grown = pandas.DataFrame({"a": [1, 2]})
+    grown["b"] = ["x", "y"]
+    others = [
+        table[["b", "a"]], table.rename(columns={"a": "c"}), table.assign(a=[1, 3]),
+        table.assign(b=["x", "z"]),
+        table.astype({"a": "f8"}), table.iloc[::-1], table.set_index("a"), table["a"], table["a"].rename("b"), table["b"],
+    ]  # fmt: skip
+
+    assert len({fingerprint(each) for each in [table, *others]}) == len(others) + 1
+    assert fingerprint(table) == fingerprint(table.copy()) == fingerprint(grown)
