@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import os
 import socket
 import sqlite3
@@ -11,15 +12,16 @@ from typing import TYPE_CHECKING, Any, NoReturn
 
 import pytest
 
+from localflow.builtin.process import ProcessExecutor
 from localflow.errors import TaskFailedError, UnpicklableError
 from localflow.states import StateType
 from localflow.testing import workloads
+from localflow.testing.running import CallRunner
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Sequence
 
     from localflow.interfaces import Outcome
-    from localflow.testing.running import CallRunner
 
 
 class Trap:
@@ -311,17 +313,90 @@ def test_causes_come_back_with_an_exception(runner: CallRunner) -> None:
     assert "KeyError: 'the cause'" in outcome.state.cause.traceback_text
 
 
-def test_a_cause_that_cannot_travel_costs_only_itself(runner: CallRunner) -> None:
-    """With a cause that pickle cannot rebuild the exception itself still comes back."""
+def causes(error: BaseException) -> list[str]:
+    """Return the texts of an exception and of its causes."""
+    texts = [str(error)]
+    while error.__cause__ is not None:
+        error = error.__cause__
+        texts.append(str(error))
+    return texts
+
+
+def linked(links: Sequence[BaseException]) -> BaseException:
+    """Return the first of the exceptions, each with the next one as its cause."""
+    for error, cause in itertools.pairwise(links):
+        error.__cause__ = cause
+    return links[0]
+
+
+@pytest.mark.parametrize(("depth", "kept"), [(3, 3), (16, 16), (20, 16)])
+def test_chains_of_causes_come_back(runner: CallRunner, depth: int, kept: int) -> None:
+    """Causes of causes are there again, sixteen exceptions in all."""
 
     def fail() -> NoReturn:
-        raise workloads.Boom("the effect") from workloads.TwoArguments("this", "that")
+        raise linked([workloads.Boom(f"number {number}") for number in range(depth)])
 
     [outcome] = runner.run(runner.call(fail))
 
     error = outcome.state.exception()
     assert isinstance(error, workloads.Boom)
-    assert error.__cause__ is None
+    assert causes(error) == [f"number {number}" for number in range(kept)]
+    assert error.__suppress_context__
+
+
+@pytest.mark.parametrize("fails_when", ["pickled", "rebuilt"])
+def test_a_cause_that_cannot_travel_costs_only_what_follows(runner: CallRunner, fails_when: str) -> None:
+    """The exception comes back with the causes up to the one that pickle cannot bring back."""
+
+    def fail() -> NoReturn:
+        middle = workloads.Boom(threading.Lock()) if fails_when == "pickled" else workloads.TwoArguments("this", "that")
+        raise linked([workloads.Boom("effect"), KeyError("cause"), middle, ValueError("root")])
+
+    [outcome] = runner.run(runner.call(fail))
+
+    error = outcome.state.exception()
+    assert isinstance(error, workloads.Boom)
+    assert causes(error) == ["effect", "'cause'"]
+    assert outcome.state.cause is not None
+    assert "ValueError: root" in outcome.state.cause.traceback_text
+
+
+def test_groups_and_notes_come_back(runner: CallRunner) -> None:
+    """A group of exceptions comes back with its members, as the cause of another one too, and notes stay."""
+
+    def fail() -> NoReturn:
+        noted = workloads.Boom("noted")
+        noted.add_note("remember")
+        raise workloads.Boom("effect") from ExceptionGroup("several", [noted, ExceptionGroup("deep", [ValueError(3)])])
+
+    [outcome] = runner.run(runner.call(fail))
+
+    error = outcome.state.exception()
+    assert isinstance(error, workloads.Boom)
+    group = error.__cause__
+    assert isinstance(group, ExceptionGroup)
+    noted, deep = group.exceptions
+    assert isinstance(noted, workloads.Boom)
+    assert noted.__notes__ == ["remember"]
+    assert isinstance(deep, ExceptionGroup)
+    assert repr(deep.exceptions) == "(ValueError(3),)"
+
+
+def test_endless_texts_are_shortened(runner: CallRunner) -> None:
+    """What is told of a failure, and of a start that failed, stays below a megabyte; begin and end are kept."""
+
+    def fail() -> NoReturn:
+        raise ValueError("a" * 5_000_000 + " the end")
+
+    [outcome] = runner.run(runner.call(fail))
+    with CallRunner(ProcessExecutor(workers=1, initializer=fail)) as other:
+        [unstarted] = other.run(other.call(workloads.identity, 1))
+
+    for state in (outcome.state, unstarted.state):
+        assert state.cause is not None
+        assert 200_000 < len(state.cause.traceback_text) < 300_000
+        assert state.cause.traceback_text.startswith("Traceback")
+        assert state.cause.traceback_text.endswith("the end\n")
 
 
 def test_causes_in_a_circle_come_to_an_end(runner: CallRunner) -> None:

@@ -96,22 +96,24 @@ def _pack_data(state: State) -> Payload | None:
 
 
 def _pack_error(error: BaseException) -> Payload | None:
-    """Return the exception if it comes back whole, tried here where it can do no harm; else None."""
+    """Return the exception with its causes, as far as they come back whole, tried here where it can do no harm."""
     if not isinstance(error, Exception):
         return None
-    chain: list[BaseException] = [error]
-    while (cause := chain[-1].__cause__) is not None and len(chain) < _CHAIN_LIMIT:
-        if any(cause is link for link in chain):
-            break
-        chain.append(cause)
-    for links in [chain, chain[:1]] if len(chain) > 1 else [chain]:
+    links: list[BaseException] = []
+    data = b""
+    link: BaseException | None = error
+    while link is not None and len(links) < _CHAIN_LIMIT and not any(link is known for known in links):
         try:
-            data = pickle_value(links[0] if len(links) == 1 else _Chain(links))
-            if type(pickle.loads(data)) is type(error):
-                return Payload("pickle", data)
+            data = pickle_value(link)
+            if type(pickle.loads(data)) is not type(link):
+                break
         except BaseException:  # its state may hold anything, and its class may rebuild it by any code
-            continue
-    return None
+            break
+        links.append(link)
+        link = link.__cause__
+    if not links:
+        return None
+    return Payload("pickle", data if len(links) == 1 and link is None else pickle_value(_Chain(links)))
 
 
 class _Chain:

@@ -22,7 +22,6 @@ import pickle
 import select
 import sys
 import time
-import traceback
 from collections import deque
 from contextvars import Context
 from types import AsyncGeneratorType, CoroutineType, GeneratorType
@@ -46,8 +45,9 @@ from localflow.builtin.process.transport import (
 from localflow.calls import Call, Outcome
 from localflow.errors import UnpicklableError
 from localflow.payloads import Payload, unpack
+from localflow.printable import shortened
 from localflow.records import FlowRun, TaskRun
-from localflow.tracebacks import described_arguments
+from localflow.tracebacks import described_arguments, traceback_text
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -55,6 +55,7 @@ if TYPE_CHECKING:
     from localflow.records import LogLine
 
 _PIECE = 1 << 16
+_REASON_LIMIT = 10_000
 _UNFINISHED = (GeneratorType, CoroutineType, AsyncGeneratorType)
 
 
@@ -121,7 +122,8 @@ class _Worker:
             if initializer is not None:
                 _find_initializer(initializer)()
         except BaseException as error:  # sys.exit() in an initializer is a failure like any other
-            self._write(frame((UNABLE, f"the initializer failed: {reason(error)}", traceback.format_exc())))
+            text = f"the initializer failed: {shortened(reason(error), _REASON_LIMIT)}"
+            self._write(frame((UNABLE, text, traceback_text(error))))
             return False
         self._write(frame((READY, self._capture.ends())))
         return True
