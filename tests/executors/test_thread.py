@@ -21,6 +21,7 @@ from tests.executors.conftest import eventually
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable, Sequence
+    from pathlib import Path
 
     from localflow.interfaces import Call, Outcome
 
@@ -200,6 +201,23 @@ def test_a_call_that_returns_after_all_is_not_reported_again() -> None:
         runner.run(*(runner.call(workloads.identity, number) for number in range(20)))
 
         assert len(runner.outcomes) == 24
+
+
+@pytest.mark.parametrize("task", [workloads.wait_for_file, workloads.block_loop, workloads.ignore_cancel])
+def test_a_call_of_the_same_id_is_another_call(task: Callable[[str], bool], tmp_path: Path) -> None:
+    """The next attempt of a call that was given up runs and is reported, while the first one still goes on."""
+    release, released = tmp_path / "release", tmp_path / "released"
+    released.touch()
+
+    with CallRunner(ThreadExecutor(workers=2)) as runner:
+        first = limited(runner.call(task, str(release)))
+        runner.run(first)
+        runner.submit(limited(first, 20.0)._replace(attempt=2, args=(str(released),)))
+        runner.wait_until(lambda: len(runner.outcomes) == 2)
+        release.touch()
+        runner.run(runner.call(workloads.identity, 1), runner.call(workloads.identity_later, 1))
+
+        assert [outcome.state.name for outcome in runner.outcomes] == ["TimedOut", *["Completed"] * 3]
 
 
 def test_a_timeout_that_meets_the_end_gives_one_outcome() -> None:
