@@ -30,6 +30,8 @@ lint: $(VENV)/.installed-dev
 	$(BIN)/ruff check
 	$(BIN)/lint-imports --no-logo
 	$(BIN)/mypy
+	$(BIN)/mypy tests/typing examples/*.py
+	$(BIN)/pyright
 
 check: lint test
 

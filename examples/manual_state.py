@@ -25,7 +25,8 @@ from localflow import TaskFuture, flow, task
 
 @task
 def load_prices(path: str) -> dict[str, float]:
-    return json.loads(Path(path).read_text())
+    prices: dict[str, float] = json.loads(Path(path).read_text())
+    return prices
 
 
 @task

@@ -155,7 +155,8 @@ def survey_file(folder: Path, file: str) -> Census:
             tree = ast.parse(source, file)
     except (SyntaxError, ValueError):  # a wrong encoding is a SyntaxError too; null bytes are a ValueError
         return Census(not_parsed=[file])
-    functions, imported = [], set()
+    functions: list[Function] = []
+    imported: set[str] = set()
     for node in ast.walk(tree):
         match node:
             case ast.FunctionDef() | ast.AsyncFunctionDef():
