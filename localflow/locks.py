@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 #: Whether a bell tells of the end of a lock; if not, look again after a while.
 HAS_BELLS = sys.platform == "linux"
 
-_FLAGS = os.O_NONBLOCK | os.O_NOFOLLOW | os.O_CLOEXEC
+_FLAGS = os.O_NONBLOCK | os.O_NOFOLLOW  # programs that are started never get what os.open has opened
 
 
 class Lock:

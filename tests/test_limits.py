@@ -11,6 +11,7 @@ import sys
 import threading
 import time
 from collections import Counter
+from contextlib import suppress
 from pathlib import Path
 from queue import Empty, SimpleQueue
 from typing import TYPE_CHECKING, Any
@@ -121,6 +122,22 @@ def test_permits_are_granted_in_the_order_of_asking(make_runs: Any) -> None:
         order.append(token)
 
     assert order == list(range(20))
+
+
+def test_who_asks_just_when_a_slot_goes_free_does_not_overtake(make_runs: Any) -> None:
+    """A slot that is given back while somebody waits is that one's, even if another asks in the same moment."""
+    runs = make_runs(database=1)
+    for _ in range(200):
+        permit = runs.take("database")
+        assert runs.ask("waits", "database") is None
+        runs.limits.release(permit)
+
+        assert runs.ask("late", "database") is None
+
+        token, permit = runs.next()
+        assert token == "waits"
+        runs.limits.release(permit)
+        runs.limits.release(runs.next()[1])
 
 
 def test_a_permit_given_back_twice_is_given_back_once(make_runs: Any) -> None:
@@ -245,6 +262,27 @@ def test_a_run_that_waits_holds_nothing(make_runs: Any) -> None:
     assert runs.ask("both", "a", "b") is None
 
     assert runs.take("a") is not None
+
+
+def test_a_run_with_several_tags_gets_through_a_steady_load(make_runs: Any) -> None:
+    """While runs with one of its tags wait all the time, for each of them, it gets all of them in the end."""
+    loads, both = make_runs(a=1, b=1), make_runs(a=1, b=1)
+    permits = [loads.take(tag) for tag in "ab"]
+    for tag in "ab" * 3:
+        loads.ask(tag, tag)
+    assert both.ask("both", "a", "b") is None
+    for permit in permits:
+        loads.limits.release(permit)
+
+    deadline = time.monotonic() + PATIENCE
+    while both.granted.empty():
+        assert time.monotonic() < deadline
+        with suppress(Empty):
+            tag, permit = loads.next(BRIEF)
+            loads.ask(tag, tag)
+            loads.limits.release(permit)
+
+    assert both.next()[0] == "both"
 
 
 def test_runs_with_several_tags_neither_starve_nor_lock_each_other(make_runs: Any) -> None:

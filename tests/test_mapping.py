@@ -301,7 +301,7 @@ def test_a_failed_future_gives_one_run_that_never_starts() -> None:
     def body() -> Any:
         slow = after(gate, 1)
         futures = add.map(fail(ValueError("no items")), y=[slow, slow])
-        names = [state.name for state in futures.wait(PATIENCE) or ()]
+        names = [state.name for state in futures.wait(PATIENCE / 2) or ()]
         gate.opened.set()
         with pytest.raises(UpstreamFailedError) as caught:
             futures.result()
