@@ -602,14 +602,18 @@ print("later", file=kept[0])
     assert done.stdout == "later\n"
 
 
-def test_forked_children_write_and_log_without_harm() -> None:
-    """A child that a task forks does not take part in the recording of its parent, and cannot hang in its locks."""
-    done = run_program("""
+@pytest.mark.parametrize("kind", EXECUTORS)
+def test_forked_children_write_and_log_as_they_would_without_us(kind: str) -> None:
+    """A child that a task forks has the real streams; where descriptors are caught, what it writes is the task's."""
+    done = run_program(
+        """
 import multiprocessing
 
 def child():
+    assert sys.stdout is sys.__stdout__
     print("child prints")
     logging.getLogger("lib").warning("child logs")
+    logging.getLogger("lib").info("child is quiet")
 
 @task
 def fork():
@@ -618,14 +622,17 @@ def fork():
     process.join(20)
     assert process.exitcode == 0
 
-@flow(executor="thread")
+@flow(executor=os.environ["KIND"])
 def main():
     fork()
 assert main().is_completed()
-""")
+""",
+        KIND=kind,
+    )
 
     assert done.stdout == "child prints\n"
     assert done.stderr == "child logs\n"
+    assert sorted(done.said("fork-0")) == ([] if kind == "thread" else ["child logs", "child prints"])
 
 
 # -- floods ----------------------------------------------------------------------------------------------------------
