@@ -1,7 +1,7 @@
 """The verbs, loaded when they are used, and the exit codes.
 
 0 completed; 1 the flow failed or crashed; 2 usage, configuration or plugin; 3 store; 4 an error of localflow itself;
-128 + n ended by signal n.
+130 cancelled; 128 + n ended by signal n.
 """
 
 from __future__ import annotations

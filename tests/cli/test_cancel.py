@@ -256,7 +256,7 @@ def test_a_run_is_cancelled_from_another_terminal(
 
     assert done.returncode == 0, done.stderr
     assert done.stdout.startswith("State(name='Cancelled', type=StateType.CANCELLED")
-    assert running.returncode == 1
+    assert running.returncode == 130
     assert "State(name='Cancelled'" in told
     run = read_json("show", "@last")
     assert [each["state"]["type"] for each in (run, run["task_runs"][0])] == ["CANCELLED", "CANCELLED"]

@@ -181,6 +181,15 @@ def test_a_graph_too_large_to_take_in_is_drawn_by_task(cli: Cli, own_folder: Pat
     assert everything.stderr == ""
 
 
+def test_runs_drawn_together_do_not_point_to_themselves(store: MemoryStateStore) -> None:
+    """A chain of one task is a single node."""
+    store.append([task_run(1, "s1", task="s"), *(task_run(n, f"s{n}", n - 1, task="s") for n in range(2, 301))])
+
+    view = diagram_of(store, RUN).as_json()
+
+    assert ([node["count"] for node in view["nodes"]], view["edges"]) == ([300], [])
+
+
 def test_runs_drawn_together_may_follow_each_other(store: MemoryStateStore) -> None:
     """A chain of two tasks in turn is a circle then, and is drawn all the same."""
     names = ["even" if number % 2 else "odd" for number in range(1, 401)]

@@ -197,7 +197,7 @@ def test_a_very_long_traceback_is_cut_in_the_middle(cli: Cli, own_folder: Path) 
     [
         ("return Completed(message='by hand')", 0),
         ("return Failed(message='by hand')", 1),
-        ("return Cancelled(message='by hand')", 1),
+        ("return Cancelled(message='by hand')", 130),
         ("return Pending(message='by hand')", 1),
         ("import sys; sys.exit(0)", 1),
         ("import sys; sys.exit(130)", 1),
@@ -205,7 +205,7 @@ def test_a_very_long_traceback_is_cut_in_the_middle(cli: Cli, own_folder: Path) 
     ],
 )
 def test_the_exit_code_follows_the_final_state(cli: Cli, own_folder: Path, body: str, code: int) -> None:
-    """Only COMPLETED is 0; what the code says about exit codes does not matter."""
+    """Only COMPLETED is 0, CANCELLED is 130; what the code says about exit codes does not matter."""
     (own_folder / "flows.py").write_text(f"from localflow import *\n@flow\ndef main():\n    {body}\n")
 
     assert cli("run", "flows.py").returncode == code
