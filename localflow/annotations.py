@@ -68,7 +68,7 @@ def describe(annotation: Any, module: str = "") -> str:
         return f"one of {', '.join(annotation.__members__)}"
     if typing.get_origin(annotation) is typing.Literal:
         return f"one of {', '.join(repr(choice) for choice in typing.get_args(annotation))}"
-    text = inspect.formatannotation(annotation)
+    text = inspect.formatannotation(annotation).replace("pathlib._local.", "pathlib.")  # where Python 3.13 keeps it
     return text.replace(f"{module}.", "") if module else text
 
 

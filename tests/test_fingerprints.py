@@ -250,7 +250,6 @@ def test_fingerprints_are_the_same_in_every_process_whatever_its_hash_seed(tmp_p
         lambda: memoryview(b"a"),
         lambda: {"deep": [{"inside": threading.Lock()}]},
         lambda: Frozen(threading.Lock()),
-        lambda: functools.reduce(lambda inner, _: [inner], range(100_000), []),
     ],
 )
 def test_what_cannot_be_told_apart_has_no_fingerprint(make: Any) -> None:
@@ -262,6 +261,17 @@ def test_what_cannot_be_told_apart_has_no_fingerprint(make: Any) -> None:
 
     if hasattr(value, "close"):
         value.close()
+
+
+def test_a_value_nested_too_deeply_is_told_as_that() -> None:
+    """The reason is not a matter of stacks."""
+    with pytest.raises(NoFingerprintError, match="nested too deeply"):
+        fingerprint(functools.reduce(lambda inner, _: [inner], range(100_000), []))
+
+
+def test_the_order_in_which_attributes_were_set_does_not_count() -> None:
+    """An object has no first attribute."""
+    assert fingerprint(types.SimpleNamespace(a=1, b=2)) == fingerprint(types.SimpleNamespace(b=2, a=1))
 
 
 def test_whatever_an_object_raises_when_asked_for_its_state_is_told() -> None:
@@ -351,6 +361,7 @@ def test_the_source_of_a_function_without_a_file_is_its_code() -> None:
     assert source_of("def f(x): return x + 1") != source_of("def f(x): return x + 2")
     assert source_of("def f(x): return x + 1") != source_of("def f(x): return x - 1")
     assert source_of("def f(x): return x + 1") != source_of("def f(x): return y + 1")
+    assert source_of("def f(x): return y + 1") != source_of("def f(x): return z + 1")
     assert source_of("def f(x): return [x + 1 for x in x]") != source_of("def f(x): return [x + 2 for x in x]")
 
 
