@@ -5,7 +5,6 @@ from __future__ import annotations
 import ctypes
 import logging
 import os
-import random
 import subprocess
 import sys
 import threading
@@ -118,7 +117,7 @@ def test_programs_that_a_task_starts_are_heard(runner: CallRunner) -> None:
         assert said(runner, call, "stderr") == [f"{name} err"]
 
 
-def test_c_code_is_heard_in_order(runner: CallRunner) -> None:
+def test_c_code_is_heard_in_order() -> None:
     """What C code prints by its own buffers comes in order, also what has no line end."""
 
     def speak() -> None:
@@ -129,8 +128,9 @@ def test_c_code_is_heard_in_order(runner: CallRunner) -> None:
         library.puts(b"four")
         library.printf(b"five")
 
-    assert say(runner, speak) == ["one", "two", "three", "four", "five"]
-    assert say(runner, speak) == ["one", "two", "three", "four", "five"]
+    with CallRunner(ProcessExecutor(workers=1, env={"PYTHONUNBUFFERED": ""})) as runner:
+        assert say(runner, speak) == ["one", "two", "three", "four", "five"]
+        assert say(runner, speak) == ["one", "two", "three", "four", "five"]
 
 
 def test_levels_and_sources_are_told(runner: CallRunner) -> None:
@@ -324,19 +324,23 @@ def test_lines_come_while_the_call_runs(runner: CallRunner, tmp_path: Path) -> N
 
 
 def test_looking_at_the_wrong_moment_mixes_nothing() -> None:
-    """Calls about as long as the executor waits before it looks, whose lines come at every moment of that."""
+    """While a report keeps the executor from hearing that calls have ended, the next ones speak already."""
 
-    def speak(number: int, seconds: list[float]) -> None:
-        for count, pause in enumerate(seconds):
-            print(f"{number}.{count}")
-            time.sleep(pause)
+    def speak(number: int) -> None:
+        print(number)
 
-    chance = random.Random(7)
-    with CallRunner(ProcessExecutor(workers=3)) as runner:
-        calls = [runner.call(speak, n, [chance.uniform(0.0, 0.03) for _ in range(5)]) for n in range(120)]
-        runner.run(*calls)
+    def dawdle(outcome: Outcome) -> tuple[()]:
+        time.sleep(0.002)
+        return ()
 
-    assert [said(runner, call) for call in calls] == [[f"{n}.{count}" for count in range(5)] for n in range(120)]
+    with CallRunner(ProcessExecutor(workers=2)) as runner:
+        runner.run(*[runner.call(workloads.identity, 1) for _ in range(300)])
+        runner.on_outcome = dawdle
+        calls = [runner.call(speak, number) for number in range(1000)]
+        runner.executor.submit(calls)
+        runner.wait_for(calls)
+
+    assert [said(runner, call) for call in calls] == [[str(number)] for number in range(1000)]
 
 
 @pytest.mark.parametrize("crash", [(workloads.end_process, 3), (workloads.kill_process, 9), (workloads.read_null,)])
