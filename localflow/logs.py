@@ -20,7 +20,6 @@ from contextlib import contextmanager, suppress
 from typing import TYPE_CHECKING, Any
 
 from localflow.context import TaskContext, current_run, entered
-from localflow.descriptors import Capture
 from localflow.echo import run_names, show_record
 from localflow.logbook import LogBook as LogBook
 from localflow.loggers import (
@@ -41,6 +40,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, MutableMapping
 
     from localflow.context import FlowContext
+    from localflow.descriptors import Capture
     from localflow.records import FlowRun, TaskRun
 
     CallHandlers = Callable[[logging.Logger, logging.LogRecord], None]
@@ -141,6 +141,8 @@ class _Recorder:
             self.streams.remove()
 
     def capture_descriptors(self) -> Capture | None:
+        from localflow.descriptors import Capture  # not everybody needs it
+
         with self._lock:
             if self.capture is None:
                 capture = Capture(self.streams, self._release)

@@ -635,6 +635,55 @@ assert main().is_completed()
     assert sorted(done.said("fork-0")) == ([] if kind == "thread" else ["child logs", "child prints"])
 
 
+def test_runs_in_processes_of_a_plugin_bring_their_lines_with_the_outcome() -> None:
+    """An executor that knows nothing of logs has all that its tasks log and print recorded, and shown once."""
+    done = run_program("""
+import multiprocessing
+from concurrent.futures import ProcessPoolExecutor
+import cloudpickle
+from localflow.interfaces import Executor
+
+def run(call):
+    return cloudpickle.dumps(cloudpickle.loads(call).run("elsewhere"))
+
+class Pool(Executor):
+    shares_memory = False
+
+    def start(self, report):
+        self.report = report
+        self.pool = ProcessPoolExecutor(1, multiprocessing.get_context("spawn"))
+
+    def submit(self, calls):
+        for call in calls:
+            future = self.pool.submit(run, cloudpickle.dumps(call))
+            future.add_done_callback(lambda future: self.report([cloudpickle.loads(future.result())]))
+
+    def shutdown(self):
+        self.pool.shutdown()
+
+@task
+def speak(n):
+    print("out", n)
+    print("err", n, file=sys.stderr)
+    get_run_logger().info("info %s", n)
+    logging.getLogger("lib").warning("warning %s", n)
+
+@flow
+def main():
+    for n in range(2):
+        speak(n)
+
+if __name__ == "__main__":
+    assert main.with_options(executor=Pool())().is_completed()
+""")
+
+    for n in range(2):
+        assert done.said(f"speak-{n}") == [f"{each} {n}" for each in ("out", "err", "info", "warning")]
+    assert done.stdout == "out 0\nout 1\n"
+    shown = [line.split("| ")[-1] for line in done.stderr.splitlines()]
+    assert shown == [f"{each} {n}" for n in range(2) for each in ("err", "info", "warning")]
+
+
 # -- floods ----------------------------------------------------------------------------------------------------------
 
 
