@@ -134,17 +134,18 @@ class ResultContract(StoreFixtures):
             assert (found.task_run_id, found.result.data) == (tasks[place].id, b"%d" % place)
 
     def test_expired_result_is_not_found(self, store: StateStore) -> None:
-        """A result is valid until just before its time; None is for ever."""
+        """A result is valid until just before its time; None is for ever, and what is no number is never."""
         flow_run = make_flow_run()
         task_run = make_task_run(flow_run)
-        store.append(
-            [flow_run, task_run, cached(task_run, "hourly", b"1", NOW), cached(task_run, "kept", b"2", None, 2)]
-        )
+        times = (("hourly", NOW), ("kept", None), ("never", float("nan")))
+        store.append([flow_run, task_run])
+        store.append([cached(task_run, key, b"1", until, sequence) for sequence, (key, until) in enumerate(times, 1)])
 
         assert store.find_cached("hourly", NOW - 0.001) is not None
         assert store.find_cached("hourly", NOW) is None
         assert store.find_cached("hourly", NOW + 1) is None
         assert store.find_cached("kept", NOW + 1e12) is not None
+        assert store.find_cached("never", NOW) is None
 
     def test_older_result_that_is_still_valid_is_found(self, store: StateStore) -> None:
         """When the newest result has expired, an older one that is valid for longer is found again."""

@@ -73,12 +73,12 @@ class RoundTripContract(StoreFixtures):
         first = make_task_run(flow_run, 1, version="2", tags=("database", "slow"))
         second = make_task_run(flow_run, 2, upstreams=(first.id, "another-run-7"))
         tenth = make_task_run(flow_run, 10, upstreams=("",), tags=("two\nlines",))
-        mapped = make_task_run(flow_run, 11, map_number=2, map_index=7)
+        mapped = [make_task_run(flow_run, 11 + index, map_number=2, map_index=index) for index in range(3)]
 
-        store.append([flow_run, mapped, tenth])
+        store.append([flow_run, *mapped, tenth])
         store.append([second, first])
 
-        assert list(store.read(flow_run.id)) == [flow_run, first, second, tenth, mapped]
+        assert list(store.read(flow_run.id)) == [flow_run, first, second, tenth, *mapped]
 
     def test_state_changes_are_read_in_sequence_after_the_runs(self, store: StateStore) -> None:
         """Every field of a state change is kept but the result; the changes of a run come in their sequence."""

@@ -143,13 +143,32 @@ def test_damage_to_a_log_is_noticed(log: Path, path: Path, flow_run: FlowRun) ->
         assert len(list(store.read(flow_run.id))) == 3
 
 
-def test_log_that_cannot_be_written_takes_its_batch_back(log: Path, store: JsonStateStore, flow_run: FlowRun) -> None:
+def test_refused_batch_is_not_in_the_log(log: Path, store: JsonStateStore, path: Path, flow_run: FlowRun) -> None:
     """When the journal refuses a batch, what was said in it is not in the log either."""
     before = log.read_bytes()
 
     with pytest.raises(StoreError, match="already"):
         store.append([flow_run, make_log_entry(flow_run, "again")])
-    with closing(JsonStateStore(log.parents[1])) as other, pytest.raises(StoreError, match="already"):
+    with closing(JsonStateStore(path)) as other, pytest.raises(StoreError, match="already"):
         other.append([flow_run, make_log_entry(flow_run, "again")])
 
     assert log.read_bytes() == before
+
+
+def test_follower_reads_what_is_new(log: Path, store: JsonStateStore, path: Path, flow_run: FlowRun) -> None:
+    """Whoever follows a log does not read it from its beginning again, nor the journal: not even damage is met."""
+    task_run = make_task_run(flow_run, 2)
+    store.append([task_run])
+    for number in range(5, 301):
+        store.append([make_log_entry(task_run, str(number))])
+    with closing(JsonStateStore(path)) as follower:
+        assert len(messages(follower, flow_run)) == 300
+        for file in (log, log.with_name("journal.jsonl")):
+            file.write_bytes(file.read_bytes().replace(b"crc", b"cry", 1))
+
+        store.append([make_log_entry(task_run, "new")])
+
+        assert messages(follower, flow_run, 300) == ["new"]
+        assert messages(follower, flow_run, 250) == [*map(str, range(251, 301)), "new"]
+        with pytest.raises(CorruptStoreError):
+            follower.read_logs(flow_run.id)

@@ -109,15 +109,16 @@ limit = os.path.getsize(grows)
 resource.setrlimit(resource.RLIMIT_FSIZE, (limit + 20_000, resource.RLIM_INFINITY))
 kept = 0
 while True:
+    batch = [make_log_entry(flow_run, str(kept)), make_running(flow_run, kept + 1, message="m" * 3000)]
     try:
-        store.append([make_log_entry(flow_run, str(kept)), make_running(flow_run, kept + 1, message="m" * 3000)])
+        store.append(batch)
     except StoreError as error:
         say(sys.argv[2] in str(error))
         break
     kept += 1
 say(kept > 0 and [change.sequence for change in changes_of(list(store.read(flow_run.id)))] == list(range(1, kept + 1)))
 resource.setrlimit(resource.RLIMIT_FSIZE, (resource.RLIM_INFINITY, resource.RLIM_INFINITY))
-store.append([make_running(flow_run, kept + 1), make_log_entry(flow_run, str(kept))])
+store.append(batch)
 say(len(list(store.read(flow_run.id))) == kept + 2)
 say([entry.message for _, entry in store.read_logs(flow_run.id)] == [str(number) for number in range(kept + 1)])
 store.close()

@@ -228,8 +228,8 @@ def test_cached_results_are_found(stores: list[StateStore], data: st.DataObject)
 
 
 def brief_entries(key: str) -> st.SearchStrategy[CacheEntry]:
-    """Draw a cache entry that is valid for a short time, or for ever."""
-    return st.builds(CacheEntry, st.just(key), st.none() | st.integers(0, 3).map(float))
+    """Draw a cache entry that is valid for a short time, for ever or, with no number as its time, never."""
+    return st.builds(CacheEntry, st.just(key), st.none() | st.sampled_from([0.0, 1.0, 2.0, 3.0, math.nan]))
 
 
 def belongs(record: Record, flow_run: FlowRun) -> bool:

@@ -99,6 +99,8 @@ def _hint(change: StateChange, cache: CacheEntry, place: Place) -> Hint | None:
     run = change.run
     if not isinstance(run, TaskRun) or change.result is None or change.type is not StateType.COMPLETED:
         return None
+    if has_expired(cache.expires_at, float("-inf")):
+        return None
     return Hint(
         *cache,
         root=run.flow_run.root_id,
