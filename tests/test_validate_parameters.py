@@ -47,6 +47,7 @@ class Options(TypedDict):
     depth: int
 
 
+@typing.runtime_checkable
 class Closing(Protocol):
     def close(self) -> None:
         """Close it."""
@@ -189,6 +190,14 @@ def test_a_large_value_whose_beginning_changes_is_changed_throughout() -> None:
     """Half of it would be worse than nothing."""
     assert all(type(item) is float for item in typing.cast(Any, fit_value(list(range(5000)), list[float])))
     assert all(isinstance(item, Path) for item in typing.cast(Any, fit_value(["a"] * 5000, set[Path])))
+
+
+@pytest.mark.parametrize("annotation", [tuple[int, ...], set[int], frozenset[int]])
+def test_of_a_large_value_that_is_made_anew_everything_is_looked_at(annotation: Any) -> None:
+    """It is gone through anyway."""
+    assert fit_value(list(range(5000)), annotation) == annotation(range(5000))
+    with pytest.raises(ValueError):  # noqa: PT011
+        fit_value([*range(5000), "x"], annotation)
 
 
 def test_a_value_nested_beyond_all_measure_is_let_pass() -> None:
