@@ -24,9 +24,9 @@ import logging
 import threading
 from collections import deque
 from contextvars import Context
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
-from localflow import graph
 from localflow.admission import Admission
 from localflow.alarms import Alarms
 from localflow.callbacks import Callback, CallbackRunner
@@ -35,18 +35,15 @@ from localflow.context import task_run_info
 from localflow.errors import LocalflowError, RunCancelledError, StoreError
 from localflow.interrupts import STOPS, FlowStop, Shield
 from localflow.keywords import HOOK_OF
-from localflow.live import ActiveFlow, Lane, LiveRun, claim, executor_name, may_be_tolerated, release
+from localflow.live import ActiveFlow, Lane, LiveRun, claim, executor_name, release
 from localflow.logbook import LogBook
 from localflow.payloads import type_name
-from localflow.records import CacheEntry, StateChange
+from localflow.records import StateChange
+from localflow.scheduler import Scheduler, interrupted
 from localflow.states import (
-    INTERRUPTED,
-    AwaitingRetry,
     Cancelled,
     Crashed,
     State,
-    StateType,
-    not_ready,
     type_and_text,
 )
 
@@ -57,8 +54,7 @@ if TYPE_CHECKING:
     from localflow.interfaces import Executor, StateStore
     from localflow.limits import Limits
     from localflow.notifications import Notifications
-    from localflow.payloads import Payload
-    from localflow.records import Execution, FlowRun, LogLine, Record, TaskRun
+    from localflow.records import FlowRun, LogLine, Record, TaskRun
 
 _log = logging.getLogger("localflow.engine")
 
@@ -87,31 +83,25 @@ class Engine:
         self.shield = Shield()
         self.error: Exception | None = None
         """Why nothing can be started or shown any more."""
-        self.interrupted = False
         self._make_executor = make_executor
         self._notifications = notifications
         self._baton = threading.Lock()
         self._news: deque[LiveRun | Outcome | Callable[[], None]] = deque()
-        self._graph = graph.RunGraph()
-        self._runs: dict[int, LiveRun] = {}
-        self._given_up: dict[int, LiveRun] = {}
-        """Runs that have ended although an executor still has them."""
         self._flows: list[ActiveFlow] = []
         self._lanes: dict[object, Lane] = {}
         self._lanes_lock = threading.Lock()
         self._admission = Admission(store, make_limits, self.tell)
         self._log_book = LogBook(self._schedule_logs)
+        self._scheduler = Scheduler(self._admission, self.alarms, self._log_book, self.tell)
         self._warned: set[tuple[str, str]] = set()
-        # What the turn has brought about so far:
-        self._unsaved: list[Record] = []
-        self._ended: list[LiveRun] = []
-        self._moved: list[LiveRun] = []
-        """Runs that are in another state, though not at their end."""
-        self._actions: list[Callable[[], None]] = []
-        """What is to be done once the baton is free."""
         self._must_save = False
         self._here = threading.local()
         """`actions`: what this thread is doing, so that a turn within an executor's `submit` only adds to it."""
+
+    @property
+    def is_interrupted(self) -> bool:
+        """Whether everything is being stopped."""
+        return self._scheduler.is_closed
 
     # -- flow runs ---------------------------------------------------------------------------------------------------
 
@@ -123,7 +113,7 @@ class Engine:
         """Commit records of a flow run, together with whatever waits to be stored, and tell the notifiers."""
         with self.shield, self._baton:
             if self.error is None:
-                self._unsaved.extend(records)
+                self._scheduler.unsaved.extend(records)
                 self._guarded(self._save)
         if self.error is not None:
             raise self.error
@@ -195,7 +185,7 @@ class Engine:
         active = run.active
         if active.stop is not None:
             raise active.stop
-        if self.interrupted:
+        if self.is_interrupted:
             raise RunCancelledError("the flow run was interrupted, no more tasks can be called in it")
         active.submitted += 1
         self.tell(run)
@@ -228,13 +218,15 @@ class Engine:
         """Note that an attempt has said all it had to say."""
         self._log_book.end(run, attempt)
 
+    # -- stopping ----------------------------------------------------------------------------------------------------
+
     def cancel(self, future: TaskFuture[Any]) -> bool:
         """End a task run CANCELLED if that can be done; return whether it can."""
         answer: list[bool] = []
 
         def cancel() -> None:
-            run = self._runs.get(future._node)
-            answer.append(run is not None and self._cancel(run, Cancelled("the task run was cancelled")))
+            run = self._scheduler.open_runs.get(future._node)
+            answer.append(run is not None and self._scheduler.cancel(run, Cancelled("the task run was cancelled")))
             self._wake()
 
         self.tell(cancel)
@@ -246,9 +238,9 @@ class Engine:
         """End all open task runs of these flow runs with a state; what cannot be stopped is given up."""
 
         def cancel() -> None:
-            for run in [*self._runs.values()]:
-                if run.active in actives and not self._cancel(run, state()):
-                    self._finish(run, state())
+            for run in [*self._scheduler.open_runs.values()]:
+                if run.active in actives and not self._scheduler.cancel(run, state()):
+                    self._scheduler.finish(run, state())
 
         self.tell(cancel)
 
@@ -281,9 +273,9 @@ class Engine:
         Raises:
             KeyboardInterrupt, Terminated: somebody is in a hurry: everything is killed.
         """
-        if self.interrupted:
+        if self._scheduler.is_closed:
             return
-        self.interrupted = True
+        self._scheduler.is_closed = True
         try:
             waits = self._stop_orderly()
             if waits:
@@ -302,12 +294,12 @@ class Engine:
 
         def stop() -> None:
             nonlocal waiting
-            for run in [*self._runs.values()]:
+            for run in [*self._scheduler.open_runs.values()]:
                 if run.in_hand and run.lane.can_stop(run):
                     running.append(run)
                 elif not run.in_hand:
                     waiting += 1
-                self._cancel(run, _interrupted())
+                self._scheduler.cancel(run, interrupted())
             self._wake()
 
         self.tell(stop)
@@ -326,8 +318,8 @@ class Engine:
 
     def _give_up(self) -> None:
         self._take_news()
-        for run in [*self._runs.values()]:
-            self._finish(run, _interrupted())
+        for run in [*self._scheduler.open_runs.values()]:
+            self._scheduler.finish(run, interrupted())
         self._save()
 
     # -- the turn ----------------------------------------------------------------------------------------------------
@@ -353,19 +345,20 @@ class Engine:
                     self._news.clear()
                 else:
                     self._guarded(self._decide)
-                    actions.extend(self._actions)
-                    self._actions.clear()
+                    actions.extend(self._scheduler.actions)
+                    self._scheduler.actions.clear()
             finally:
                 self._baton.release()
 
     def _decide(self) -> None:
         """Do one turn's work up to the commit and what it allows to be shown; calls to hand over join the actions."""
         self._take_news()
-        calls = self._take_ready()
-        if self._ended or self._moved or self._must_save or len(self._unsaved) >= _UNSAVED_LIMIT:
+        scheduler = self._scheduler
+        calls = scheduler.take_ready([*self._lanes.values()])
+        if scheduler.ended or scheduler.moved or self._must_save or len(scheduler.unsaved) >= _UNSAVED_LIMIT:
             self._save()
         for lane, runs in calls.items():
-            self._actions.append(lambda lane=lane, runs=runs: self._hand_over(lane, runs))  # type: ignore[misc]
+            scheduler.actions.append(partial(self._hand_over, lane, runs))
 
     def _guarded(self, work: Callable[[], None]) -> None:
         """Do what only the baton's holder may; whatever goes wrong there breaks the engine instead of being lost."""
@@ -377,196 +370,32 @@ class Engine:
             self._break(error)
 
     def _take_news(self) -> None:
-        """Bring the graph up to date."""
-        news, ready = self._news, self._graph.ready
+        """Let the scheduler know all that has happened."""
+        news, scheduler = self._news, self._scheduler
         while news:
             item = news.popleft()
             if isinstance(item, LiveRun):
-                self._add(item)
+                scheduler.add(item)
             elif isinstance(item, Outcome):
-                run = self._runs.get(item.call_id)
-                if run is None or not run.in_hand:
-                    given_up = self._given_up.pop(item.call_id, None)
-                    if given_up is not None:
-                        given_up.lane.give_back(given_up)
-                    elif not self.interrupted:
-                        _log.warning("an executor reported call %s, which it does not have; ignored", item.call_id)
-                    continue
-                self._take_outcome(run, item)
+                scheduler.take_outcome(item)
             else:
                 item()
-            self._take_blocked()
-            while ready:
-                self._admit(self._runs[ready.popleft()])
-
-    def _add(self, run: LiveRun) -> None:
-        if run.is_new:
-            self._unsaved.append(run.record)
-        if self.interrupted or run.active.stop is not None:
-            run.node = run.future._node = self._graph.add_ended(graph.LOST)
-            self._conclude(run, _interrupted())
-        elif run.blocker is None:
-            tolerated = [future._node for future in run.upstreams if id(future) in run.tolerated]
-            run.node = run.future._node = self._graph.add([future._node for future in run.upstreams], tolerated)
-            self._runs[run.node] = run
-        else:
-            run.node = run.future._node = self._graph.add_ended(graph.FAILED)
-            self._conclude(run, not_ready(run.blocker))
-
-    def _take_blocked(self) -> None:
-        blocked = self._graph.blocked
-        while blocked:
-            node, culprit = blocked.popleft()
-            run = self._runs.pop(node, None)
-            if run is None:  # cancelled after it was blocked, in the same turn
-                continue
-            upstream = next(future for future in run.upstreams if future._node == culprit)
-            assert upstream._ending is not None  # what blocks has ended
-            self._conclude(run, not_ready(upstream._ending, f"task run '{upstream.name}'"))
-
-    def _admit(self, run: LiveRun) -> None:
-        """Queue a run that waits for nothing, or have it admitted if there is something to be looked at first."""
-        if run.task.caching is None and not (run.record.tags and self._admission.applies(run)):
-            run.lane.queue(run)
-        else:
-            self._admission.enter(run, self._queue, self._finish)
-
-    def _queue(self, run: LiveRun) -> None:
-        if run.node in self._runs:  # it may have been cancelled meanwhile
-            run.lane.queue(run)
-        else:
-            self._admission.leave(run)
-
-    def _take_outcome(self, run: LiveRun, outcome: Outcome) -> None:
-        run.in_hand = False
-        run.lane.give_back(run)
-        self._unsaved.extend(outcome.records)
-        state = outcome.state
-        if run.cancelling is not None and state.type is StateType.CANCELLED:
-            state = run.cancelling
-        if run.wants_retry(state):
-            if run.task.retry.condition is None:
-                self._await_retry(run, outcome)
-            else:
-                self._ask_condition(run, outcome)
-        else:
-            self._finish(run, state, outcome.execution, outcome.result)
-
-    def _finish(
-        self, run: LiveRun, state: State, execution: Execution | None = None, result: Payload | None = None
-    ) -> None:
-        """End a run that is in the graph."""
-        if self._runs.pop(run.node, None) is None:
-            return
-        if run.in_hand:
-            self._given_up[run.node] = run
-        if state.type is StateType.COMPLETED:
-            ending = graph.COMPLETED
-        else:
-            ending = graph.FAILED if may_be_tolerated(state) or not state.is_final() else graph.LOST
-        self._conclude(run, state, execution, result)
-        self._graph.end(run.node, ending)
-
-    def _conclude(
-        self, run: LiveRun, state: State, execution: Execution | None = None, result: Payload | None = None
-    ) -> None:
-        if not state.run_id:
-            state.run_id, state.run_label = run.record.id, run.described()
-        run.future._ending = state
-        if run.permit is not None:
-            self._admission.leave(run)
-        if run.task.persist_result is False:
-            result = None
-        change = run.change(state, execution, result)
-        if run.cache_key is not None and result is not None and state.type is StateType.COMPLETED:
-            change = change._replace(cache=CacheEntry(run.cache_key, self._admission.expires_at(run)))
-        self._log_book.end(run.record, run.attempt)
-        self._unsaved.append(change)
-        self._ended.append(run)
-
-    # -- retries and cancellation ------------------------------------------------------------------------------------
-
-    def _ask_condition(self, run: LiveRun, outcome: Outcome) -> None:
-        """Have the user's condition decide about a retry, in the thread of the admission."""
-
-        def ask() -> None:
-            condition = run.task.retry.condition
-            assert condition is not None
-            wants = False
-            try:
-                wants = bool(condition(run.task, task_run_info(run.record, run.attempt), outcome.state))
-            finally:
-                self.tell(lambda: self._retry_or_finish(run, outcome, wants))
-
-        self._admission.judge(f"retry_condition_fn of {run.described()}", ask)
-
-    def _retry_or_finish(self, run: LiveRun, outcome: Outcome, wants: bool) -> None:
-        if wants and run.cancelling is None and run.node in self._runs:
-            self._await_retry(run, outcome)
-        else:
-            self._finish(run, outcome.state, outcome.execution, outcome.result)
-
-    def _await_retry(self, run: LiveRun, outcome: Outcome) -> None:
-        state = AwaitingRetry(outcome.state.message)
-        state.cause = outcome.state.cause
-        self._unsaved.append(run.change(state, outcome.execution))
-        self._log_book.end(run.record, run.attempt)
-        self._moved.append(run)
-        if run.permit is not None:
-            self._admission.leave(run)
-        delay = run.task.retry.delay(run.attempt - run.first_attempt + 1)
-        run.attempt += 1
-        if delay > 0:
-            self._actions.append(lambda: self.alarms.set(delay, lambda: self.tell(lambda: self._retry(run))))
-        else:
-            self._retry(run)
-
-    def _retry(self, run: LiveRun) -> None:
-        if run.node in self._runs:
-            self._admission.enter(run, self._queue, self._finish)
-
-    def _cancel(self, run: LiveRun, state: State) -> bool:
-        """End a run that has not begun, have one that has begun stopped; return False where that cannot be done."""
-        if not run.in_hand:
-            self._finish(run, state)
-            return True
-        executor = run.lane.executor
-        self._actions.append(lambda: executor.cancel([run.node]))
-        if not run.lane.can_stop(run):
-            return False
-        run.cancelling = state
-        return True
+            scheduler.follow_up()
 
     # -- starting and showing ----------------------------------------------------------------------------------------
-
-    def _take_ready(self) -> dict[Lane, list[LiveRun]]:
-        """Start what the executors have room for; return what is to be handed over."""
-        calls: dict[Lane, list[LiveRun]] = {}
-        for lane in list(self._lanes.values()):
-            if not (lane.ready or lane.async_ready):
-                continue
-            starting = lane.take()
-            for run in starting:
-                run.in_hand = True
-                if run.call is None:
-                    run.make_call()
-                self._unsaved.append(run.begin())
-            self._moved.extend(starting)
-            if starting and not lane.executor.runs_in_caller:
-                calls[lane] = starting
-        return calls
 
     def _save(self) -> None:
         """Commit what has happened, then show it."""
         self._must_save = False
         records = self._commit()
-        moved, self._moved = self._moved, []
-        ended, self._ended = self._ended, []
+        scheduler = self._scheduler
+        moved, scheduler.moved = scheduler.moved, []
+        ended, scheduler.ended = scheduler.ended, []
         self._show(moved, ended)
         self._notify(records)
 
     def _commit(self) -> list[Record]:
-        records, self._unsaved = self._unsaved, []
+        records, self._scheduler.unsaved = self._scheduler.unsaved, []
         records.extend(self._log_book.take())
         try:
             self.store.append(records)
@@ -588,7 +417,7 @@ class Engine:
         for run in ended:
             run.args, run.kwargs, run.upstreams, run.call = (), {}, (), None
             in_caller = run.lane.executor.runs_in_caller
-            if run.task.hooks and (not in_caller or self.interrupted):
+            if run.task.hooks and (not in_caller or self.is_interrupted):
                 self.callbacks.add(self._hooks(run, run.state))
             callbacks = run.future._resolve(run.state)
             if callbacks:
@@ -634,7 +463,7 @@ class Engine:
                     self._call_hooks(run, run.state)
                 self._hand_over(run.lane, [run])
         future.wait()
-        if hooks and not self.interrupted:
+        if hooks and not self.is_interrupted:
             self._call_hooks(run, run.state)
 
     def _call_hooks(self, run: LiveRun, state: State) -> None:
@@ -652,7 +481,7 @@ class Engine:
             self.report([Outcome(call.id, Crashed(message)) for call in calls])
 
     def _take_lines(self, call_id: int, lines: Sequence[LogLine]) -> None:
-        run = self._runs.get(call_id)
+        run = self._scheduler.open_runs.get(call_id)
         if run is not None:
             self._log_book.add(run.record, run.attempt, lines, echo=not run.lane.executor.shares_memory)
 
@@ -671,12 +500,8 @@ class Engine:
     def _break(self, error: Exception) -> None:
         """Start and show nothing any more: whoever waits for anything gets `error`."""
         self.error = error
-        self._runs.clear()
+        self._scheduler.open_runs.clear()
         for active in self._flows:
             for future in active.futures:
                 future._abandon(error)
         self._wake()
-
-
-def _interrupted() -> State:
-    return Cancelled("the flow run was interrupted", name=INTERRUPTED)
