@@ -206,9 +206,8 @@ class SqliteStateStore(StateStore):
                 large_result = rows.large_result_row(key, record)
                 if large_result is not None:
                     large_results.append(large_result)
-                cache_entry = rows.cache_row(key, record)
-                if cache_entry is not None:
-                    cache_entries.append(cache_entry)
+                if record.cache is not None:
+                    cache_entries.append(rows.cache_row(key, record, record.cache))
             elif isinstance(record, TaskRun):
                 key = key_of(record.flow_run.id) or self._find_key(record.flow_run)
                 task_runs.append(rows.task_run_row(key, record))

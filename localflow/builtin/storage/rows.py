@@ -94,13 +94,11 @@ def large_result_row(key: int, change: StateChange) -> Row | None:
     return key, change.run.number, change.sequence, result.data
 
 
-def cache_row(key: int, change: StateChange) -> Row | None:
+def cache_row(key: int, change: StateChange, cache: CacheEntry) -> Row:
     """Return the row of a state change's cache entry."""
-    if change.cache is None:
-        return None
-    cache_key, expires_at = change.cache
-    if expires_at is not None and expires_at != expires_at:  # SQLite would take NaN for NULL, which is never
-        cache_key, expires_at = boxed(change.cache)
+    cache_key, expires_at = cache
+    if expires_at != expires_at:  # SQLite would take NaN for NULL, which is for ever
+        cache_key, expires_at = boxed(cache)
     return cache_key, expires_at, key, change.run.number, change.sequence
 
 
