@@ -9,13 +9,13 @@ from __future__ import annotations
 import logging
 import threading
 from collections import deque
-from contextvars import Context
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from localflow.interrupts import STOPS
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
+    from contextvars import Context
 
 _log = logging.getLogger("localflow.callbacks")
 

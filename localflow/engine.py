@@ -23,19 +23,19 @@ from __future__ import annotations
 import logging
 import threading
 from collections import deque
-from contextvars import Context
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from localflow.admission import Admission
 from localflow.alarms import Alarms
-from localflow.callbacks import Callback, CallbackRunner
+from localflow.callbacks import CallbackRunner
 from localflow.calls import Outcome, Output
 from localflow.context import task_run_info
 from localflow.errors import LocalflowError, RunCancelledError, StoreError
+from localflow.hooks import call_here, hooks_of
 from localflow.interrupts import STOPS, FlowStop, Shield
-from localflow.keywords import HOOK_OF
-from localflow.live import ActiveFlow, Lane, LiveRun, claim, executor_name, release
+from localflow.lanes import Lane, Lanes
+from localflow.live import ActiveFlow, LiveRun
 from localflow.logbook import LogBook
 from localflow.payloads import type_name
 from localflow.records import StateChange
@@ -50,6 +50,7 @@ from localflow.states import (
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
+    from localflow.callbacks import Callback
     from localflow.futures import TaskFuture
     from localflow.interfaces import Executor, StateStore
     from localflow.limits import Limits
@@ -83,17 +84,14 @@ class Engine:
         self.shield = Shield()
         self.error: Exception | None = None
         """Why nothing can be started or shown any more."""
-        self._make_executor = make_executor
+        self.lanes = Lanes(make_executor, self.report)
         self._notifications = notifications
         self._baton = threading.Lock()
         self._news: deque[LiveRun | Outcome | Callable[[], None]] = deque()
         self._flows: list[ActiveFlow] = []
-        self._lanes: dict[object, Lane] = {}
-        self._lanes_lock = threading.Lock()
         self._admission = Admission(store, make_limits, self.tell)
         self._log_book = LogBook(self._schedule_logs)
         self._scheduler = Scheduler(self._admission, self.alarms, self._log_book, self.tell)
-        self._warned: set[tuple[str, str]] = set()
         self._must_save = False
         self._here = threading.local()
         """`actions`: what this thread is doing, so that a turn within an executor's `submit` only adds to it."""
@@ -139,42 +137,15 @@ class Engine:
         return active.ended >= active.submitted and self.callbacks.is_idle()
 
     def lane(self, executor: str | Executor) -> Lane:
-        """Return the lane of an executor named or given by a flow or task; the executor starts at its first use."""
-        key = executor if isinstance(executor, str) else id(executor)
-        with self._lanes_lock:
-            lane = self._lanes.get(key)
-            if lane is None:
-                lane = Lane(executor_name(executor), claim(self._make_executor(executor)))
-                lane.start(self.report)
-                self._lanes[key] = lane
-        return lane
-
-    def warn_of_timeout(self, task: str, lane: Lane) -> None:
-        """Say once that an executor cannot stop the code of a task that is too slow."""
-        if (task, lane.name) not in self._warned:
-            self._warned.add((task, lane.name))
-            _log.warning(
-                "task '%s' has a timeout, but executor '%s' cannot stop its code: it is told TimedOut and goes on; "
-                "the process executor stops it",
-                task,
-                lane.name,
-            )
+        """Return the lane of an executor named or given by a flow or task; raises PluginError if it cannot start."""
+        return self.lanes.get(executor)
 
     def close(self) -> None:
         """Shut the executors down and give up callbacks that have not run."""
         self.alarms.close()
         self._admission.close()
         self.callbacks.close()
-        with self._lanes_lock:
-            lanes, self._lanes = list(self._lanes.values()), {}
-        for lane in lanes:
-            try:
-                lane.executor.shutdown()
-            except STOPS:
-                raise
-            except BaseException as error:
-                _log.error("executor %s failed to shut down: %s", lane.described(), type_and_text(error))
-            release(lane.executor)
+        self.lanes.close()
 
     # -- news --------------------------------------------------------------------------------------------------------
 
@@ -354,7 +325,7 @@ class Engine:
         """Do one turn's work up to the commit and what it allows to be shown; calls to hand over join the actions."""
         self._take_news()
         scheduler = self._scheduler
-        calls = scheduler.take_ready([*self._lanes.values()])
+        calls = scheduler.take_ready(self.lanes)
         if scheduler.ended or scheduler.moved or self._must_save or len(scheduler.unsaved) >= _UNSAVED_LIMIT:
             self._save()
         for lane, runs in calls.items():
@@ -413,12 +384,12 @@ class Engine:
             if run.in_hand and in_caller:
                 run.go = wake = True
             if run.task.hooks and not in_caller:
-                self.callbacks.add(self._hooks(run, run.state))
+                self.callbacks.add(self._hooks(run))
         for run in ended:
             run.args, run.kwargs, run.upstreams, run.call = (), {}, (), None
             in_caller = run.lane.executor.runs_in_caller
             if run.task.hooks and (not in_caller or self.is_interrupted):
-                self.callbacks.add(self._hooks(run, run.state))
+                self.callbacks.add(self._hooks(run))
             callbacks = run.future._resolve(run.state)
             if callbacks:
                 self.callbacks.add(callbacks)
@@ -436,15 +407,8 @@ class Engine:
             if changes:
                 self._notifications.publish(changes)
 
-    def _hooks(self, run: LiveRun, state: State) -> list[Callback]:
-        """Return the callbacks for a run that has entered a state."""
-        name = HOOK_OF.get(state.type, "")
-        hooks = run.task.hooks.get(name, ())
-        if not hooks:
-            return []
-        info = task_run_info(run.record, run.attempt)
-        described = f"hook '{name}' of {run.described()}"
-        return [Callback(described, Context(), hook, (run.task, info, state)) for hook in hooks]
+    def _hooks(self, run: LiveRun) -> list[Callback]:
+        return hooks_of(run.task, run.described(), task_run_info(run.record, run.attempt), run.state)
 
     def _see_through(self, run: LiveRun) -> None:
         """Run a call in this thread, each time its start is stored, until it has ended."""
@@ -460,15 +424,11 @@ class Engine:
             if run.go:
                 run.go = False
                 if hooks:
-                    self._call_hooks(run, run.state)
+                    call_here(self.callbacks, self._hooks(run))
                 self._hand_over(run.lane, [run])
         future.wait()
         if hooks and not self.is_interrupted:
-            self._call_hooks(run, run.state)
-
-    def _call_hooks(self, run: LiveRun, state: State) -> None:
-        for described, context, hook, args in self._hooks(run, state):
-            context.run(self.callbacks.call, described, hook, *args)
+            call_here(self.callbacks, self._hooks(run))
 
     def _hand_over(self, lane: Lane, runs: Sequence[LiveRun]) -> None:
         calls = [run.call for run in runs if run.call is not None]

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import time
 from contextlib import suppress
-from contextvars import Context
 from functools import partial
 from typing import TYPE_CHECKING, Any, Protocol, TypeAlias
 
@@ -19,8 +18,8 @@ from localflow.coroutines import is_being_cancelled
 from localflow.errors import FlowDepthError, StoreError
 from localflow.final_state import final_state
 from localflow.futures import TaskFuture
+from localflow.hooks import call_here, hooks_of
 from localflow.interrupts import STOPS, FlowStop
-from localflow.keywords import HOOK_OF
 from localflow.live import ActiveFlow
 from localflow.logs import flush
 from localflow.records import StateChange
@@ -41,7 +40,7 @@ if TYPE_CHECKING:
 
     from localflow.engine import Engine
     from localflow.flows import Flow
-    from localflow.live import Lane
+    from localflow.lanes import Lane
     from localflow.records import FlowRun, Record
 
 MAX_FLOW_DEPTH = 20
@@ -172,8 +171,8 @@ class FlowCall:
             yield from _done(_Wait(lambda: engine.wait_for_all(active), lambda: engine.has_ended(active)))
             for future in arguments.find(returned, (TaskFuture,)):
                 yield from _done(_Wait(future.wait, future.done))  # it may be of the flow that called this one
-        except FlowStop as stop:
-            if stop.flow_run_id != self.record.id:
+        except FlowStop as own_or_outer:
+            if own_or_outer.flow_run_id != self.record.id:
                 yield from self._end_runs()
                 raise
         except STOPS:
@@ -231,11 +230,8 @@ class FlowCall:
         if state.type is not StateType.RUNNING:
             engine.end_log(record, active.attempt)
         engine.append([*before, change])
-        name = HOOK_OF.get(state.type, "")
-        for hook in self.flow.hooks.get(name, ()):
-            described = f"hook '{name}' of flow run '{record.name}'"
-            info = flow_run_info(record, active.attempt)
-            Context().run(engine.callbacks.call, described, hook, self.flow, info, state)
+        info = flow_run_info(record, active.attempt)
+        call_here(engine.callbacks, hooks_of(self.flow, f"flow run '{record.name}'", info, state))
         return state
 
 

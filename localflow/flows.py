@@ -13,14 +13,13 @@ from typing import TYPE_CHECKING, Any, Generic, NamedTuple, ParamSpec, TypeVar, 
 
 from localflow import arguments
 from localflow.context import FlowContext, TaskContext, current_run
-from localflow.control import ControlChannel
+from localflow.control import ControlChannel, control_path
 from localflow.engine import Engine
 from localflow.errors import UnpicklableError
 from localflow.flow_runs import FlowCall
 from localflow.functions import DecoratedFunction, function_name
 from localflow.futures import TaskFuture, futures_in
 from localflow.keywords import FlowKeywords, check_known, checked_flag
-from localflow.live import executor_name as executor_name
 from localflow.logs import recording
 from localflow.names import random_id, random_name
 from localflow.payloads import pack
@@ -335,10 +334,10 @@ def _own_store() -> Iterator[tuple[Project, StateStore]]:
 
 def _listen(project: Project, active: ActiveFlow) -> ControlChannel:
     """Let other processes cancel a flow run."""
-    state = Cancelled("the flow run was cancelled from outside")
-    channel = ControlChannel(
-        project.state_directory / "control" / active.record.id, lambda: active.engine.stop_flow(active, state)
-    )
+    def cancel() -> None:
+        active.engine.stop_flow(active, Cancelled("the flow run was cancelled from outside"))
+
+    channel = ControlChannel(control_path(project.state_directory, active.record.id), cancel)
     channel.open()
     return channel
 

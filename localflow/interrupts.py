@@ -27,7 +27,7 @@ class Terminated(SystemExit):
 
 
 class FlowStop(BaseException):
-    """Raised in the body of a flow that is to end now, with the state that it ends in: it was cancelled, or too slow."""
+    """Raised in the body of a flow that is to end now, with the state it ends in: it was cancelled, or too slow."""
 
     def __init__(self, flow_run_id: str, state: State) -> None:
         super().__init__(state.message)

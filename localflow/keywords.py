@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 #: Called with the task or flow, its run and the state that the run has entered.
 Hook: TypeAlias = Callable[[Any, Any, Any], object]
 #: A template such as `"load {name}"`, filled with the parameters, or a function that returns the name.
-RunName: TypeAlias = str | Callable[[], str]
+RunName: TypeAlias = str | Callable[..., str]
 
 #: The option with the hooks for a state that a run enters.
 HOOK_OF = {
@@ -94,7 +94,8 @@ def checked_flag(described: str, option: str, value: Any) -> bool | None:
     """Return True, False or None; raises TypeError."""
     if value is not None and not isinstance(value, bool):
         raise TypeError(f"{described}: {option} takes True or False, not {value!r}")
-    return value
+    found: bool | None = value
+    return found
 
 
 def checked_hooks(described: str, options: Mapping[str, Any]) -> dict[str, tuple[Hook, ...]]:
@@ -116,4 +117,5 @@ def checked_run_name(described: str, option: str, value: Any) -> RunName | None:
     """Return a template or function for names of runs, or None; raises TypeError."""
     if value is not None and not (isinstance(value, str) and value) and not callable(value):
         raise TypeError(f"{described}: {option} takes a template such as 'load {{name}}' or a function, not {value!r}")
-    return value
+    found: RunName | None = value
+    return found

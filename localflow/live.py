@@ -1,22 +1,20 @@
-"""The engine's moving parts: lanes, live task runs and active flow runs. Plain data, changed by the engine alone."""
+"""Task runs and flow runs while they live: what the engine knows of them beside their records."""
 
 from __future__ import annotations
 
-import copy
 import itertools
 import time
-from collections import defaultdict, deque
+from collections import defaultdict
 from typing import TYPE_CHECKING, Any
 
 from localflow import arguments
 from localflow.calls import Call
-from localflow.errors import ExecutorError, ForeignFutureError, OutsideFlowError, PluginError
+from localflow.errors import ForeignFutureError, OutsideFlowError
 from localflow.futures import TaskFuture, futures_in
-from localflow.interrupts import STOPS
-from localflow.payloads import Packed, type_name
+from localflow.payloads import Packed
 from localflow.records import FlowRun, StateChange, TaskRun
 from localflow.run_names import run_name
-from localflow.states import NOT_READY, Pending, Retrying, Returned, Running, State, StateType, type_and_text
+from localflow.states import NOT_READY, Pending, Retrying, Returned, Running, State, StateType
 from localflow.tags import current_tags, joined_tags
 
 if TYPE_CHECKING:
@@ -24,88 +22,16 @@ if TYPE_CHECKING:
 
     from localflow.engine import Engine
     from localflow.flows import Flow
-    from localflow.interfaces import Executor, Report
     from localflow.interrupts import FlowStop
+    from localflow.lanes import Lane
     from localflow.payloads import Payload
     from localflow.records import Execution, LogLine
     from localflow.tasks import Task
 
 PENDING = Pending()
-_SPARE = "_localflow_spare"
 _RESULTS = (TaskFuture, State)
 _INPUTS = (*_RESULTS, arguments.Marker)
-
-
-class Lane:
-    """An executor at work for an engine, and the runs that are ready for it.
-
-    Runs of async functions wait in a queue of their own where the executor takes them beside its other calls.
-    """
-
-    __slots__ = ("_takes_async", "async_in_hand", "async_ready", "executor", "in_hand", "name", "ready")
-
-    def __init__(self, name: str, executor: Executor) -> None:
-        self.name = name
-        self.executor = executor
-        self.ready: deque[LiveRun] = deque()
-        self.in_hand = 0
-        self.async_ready: deque[LiveRun] = deque()
-        self.async_in_hand = 0
-        self._takes_async = executor.async_capacity is not None
-
-    def start(self, report: Report) -> None:
-        """Start the executor; one that cannot is a mistake in it or in its options."""
-        try:
-            self.executor.start(report)
-        except STOPS:
-            raise
-        except BaseException as error:
-            raise PluginError(f"executor {self.described()} cannot start: {type_and_text(error)}") from error
-
-    def described(self) -> str:
-        """Return the executor's name and class, for messages."""
-        return f"'{self.name}' ({type_name(self.executor)})"
-
-    def can_stop(self, run: LiveRun) -> bool:
-        """Return whether a run that is at work here can be stopped."""
-        return self.executor.kills_on_timeout or (self._takes_async and run.task.is_async)
-
-    def queue(self, run: LiveRun) -> None:
-        """Add a run that is ready."""
-        (self.async_ready if self._takes_async and run.task.is_async else self.ready).append(run)
-
-    def take(self) -> list[LiveRun]:
-        """Take out the runs that the executor wants now; they are in hand from here on."""
-        taken: list[LiveRun] = []
-        try:
-            if self.ready:
-                capacity = self.executor.capacity
-                room = len(self.ready) if capacity is None else capacity - self.in_hand
-                _move(self.ready, taken, room)
-                self.in_hand += len(taken)
-            if self.async_ready:
-                capacity = self.executor.async_capacity
-                others = len(taken)
-                _move(self.async_ready, taken, (capacity or 0) - self.async_in_hand)
-                self.async_in_hand += len(taken) - others
-        except Exception as error:
-            raise ExecutorError(f"executor {self.described()} does not tell its capacity: {error!r}") from error
-        return taken
-
-    def give_back(self, run: LiveRun) -> None:
-        """Note that a run is no longer in hand."""
-        if self._takes_async and run.task.is_async:
-            self.async_in_hand -= 1
-        else:
-            self.in_hand -= 1
-
-
-def _move(ready: deque[LiveRun], taken: list[LiveRun], room: int) -> None:
-    while room > 0 and ready:
-        run = ready.popleft()
-        if not run.has_ended:  # it may have been cancelled while it waited
-            taken.append(run)
-            room -= 1
+_FIXED = (*_RESULTS, arguments.quote)
 
 
 class LiveRun:
@@ -153,7 +79,7 @@ class LiveRun:
         """Whether an executor has the call."""
         self.cancelling: State | None = None
         """What it ends with once it has been stopped at its work, if it has been asked to end."""
-        self.permit: object = None
+        self.permit: Any = None
         """What the limits of its tags have given it."""
         self.cache_key: str | None = None
         self.note = ""
@@ -285,7 +211,7 @@ class ActiveFlow:
         if self.over:
             raise OutsideFlowError(task.name, "submit", f"after flow run '{self.record.name}' had ended")
         if task.timeout_seconds is not None and not lane.executor.kills_on_timeout and not task.is_async:
-            engine.warn_of_timeout(task.name, lane)
+            engine.lanes.warn_of_timeout(task.name, lane)
         ordinal = next(self._ordinals[task.name])
         earlier = self._kept.get((task.name, ordinal)) if self._kept else None
         if earlier is not None and earlier.state.is_completed():
@@ -382,34 +308,20 @@ def may_be_tolerated(state: State) -> bool:
 
 def _snapshot(args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> tuple[tuple[Any, ...], Mapping[str, Any]]:
     """Copy the containers that hold futures: the caller may change them before the call runs."""
-    if all(isinstance(value, _INPUTS) for value in (*args, *kwargs.values())):
+    if all(isinstance(value, _FIXED) for value in (*args, *kwargs.values())):
         return args, kwargs
     copies: tuple[tuple[Any, ...], Mapping[str, Any]]
-    copies = arguments.replace((args, kwargs), _INPUTS, lambda item: item)
+    copies = arguments.replace((args, kwargs), _INPUTS, _copied)
     return copies
 
 
-def executor_name(executor: str | Executor) -> str:
-    """Return how an executor is recorded: its configured name, or the class of an instance given in code."""
-    return executor if isinstance(executor, str) else type(executor).__name__
+def _copied(item: Any) -> object:
+    """Return a future or state itself, a marker with a copy of what it holds."""
+    if not isinstance(item, arguments.Marker) or isinstance(item, arguments.quote):
+        return item
+    return type(item)(arguments.replace(item.value, _INPUTS, _copied))
 
 
 def _raise(error: Exception) -> None:
     """Raise: the body of a call whose arguments could not be put together."""
     raise error
-
-
-def claim(executor: Executor) -> Executor:
-    """Return the executor, or a copy of it while another engine has it.
-
-    An instance named in code may be wanted by several flow runs at once. The copy is taken before the instance starts,
-    when it is nothing but its options.
-    """
-    spare = copy.copy(executor)
-    kept = vars(executor).setdefault(_SPARE, spare)
-    return executor if kept is spare else copy.copy(kept)
-
-
-def release(executor: Executor) -> None:
-    """Let an executor be used by the next engine that wants it."""
-    vars(executor).pop(_SPARE, None)

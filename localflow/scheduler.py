@@ -26,7 +26,8 @@ if TYPE_CHECKING:
     from localflow.admission import Admission
     from localflow.alarms import Alarms
     from localflow.calls import Outcome
-    from localflow.live import Lane, LiveRun
+    from localflow.lanes import Lane
+    from localflow.live import LiveRun
     from localflow.logbook import LogBook
     from localflow.payloads import Payload
     from localflow.records import Execution, Record

@@ -1,0 +1,166 @@
+"""Lanes: the executors at work for an engine, each with its queue of ready runs."""
+
+from __future__ import annotations
+
+import copy
+import logging
+import threading
+from collections import deque
+from typing import TYPE_CHECKING
+
+from localflow.errors import ExecutorError, PluginError
+from localflow.interrupts import STOPS
+from localflow.payloads import type_name
+from localflow.states import type_and_text
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+
+    from localflow.interfaces import Executor, Report
+    from localflow.live import LiveRun
+
+_log = logging.getLogger("localflow.lanes")
+
+_SPARE = "_localflow_spare"
+
+
+class Lane:
+    """An executor at work for an engine, and the runs that are ready for it.
+
+    Runs of async functions wait in a queue of their own where the executor takes them beside its other calls.
+    """
+
+    __slots__ = ("_takes_async", "async_in_hand", "async_ready", "executor", "in_hand", "name", "ready")
+
+    def __init__(self, name: str, executor: Executor) -> None:
+        self.name = name
+        self.executor = executor
+        self.ready: deque[LiveRun] = deque()
+        self.in_hand = 0
+        self.async_ready: deque[LiveRun] = deque()
+        self.async_in_hand = 0
+        self._takes_async = executor.async_capacity is not None
+
+    def start(self, report: Report) -> None:
+        """Start the executor; one that cannot is a mistake in it or in its options."""
+        try:
+            self.executor.start(report)
+        except STOPS:
+            raise
+        except BaseException as error:
+            raise PluginError(f"executor {self.described()} cannot start: {type_and_text(error)}") from error
+
+    def described(self) -> str:
+        """Return the executor's name and class, for messages."""
+        return f"'{self.name}' ({type_name(self.executor)})"
+
+    def can_stop(self, run: LiveRun) -> bool:
+        """Return whether a run that is at work here can be stopped."""
+        return self.executor.kills_on_timeout or (self._takes_async and run.task.is_async)
+
+    def queue(self, run: LiveRun) -> None:
+        """Add a run that is ready."""
+        (self.async_ready if self._takes_async and run.task.is_async else self.ready).append(run)
+
+    def take(self) -> list[LiveRun]:
+        """Take out the runs that the executor wants now; they are in hand from here on."""
+        taken: list[LiveRun] = []
+        try:
+            if self.ready:
+                capacity = self.executor.capacity
+                room = len(self.ready) if capacity is None else capacity - self.in_hand
+                _move(self.ready, taken, room)
+                self.in_hand += len(taken)
+            if self.async_ready:
+                capacity = self.executor.async_capacity
+                others = len(taken)
+                _move(self.async_ready, taken, (capacity or 0) - self.async_in_hand)
+                self.async_in_hand += len(taken) - others
+        except Exception as error:
+            raise ExecutorError(f"executor {self.described()} does not tell its capacity: {error!r}") from error
+        return taken
+
+    def give_back(self, run: LiveRun) -> None:
+        """Note that a run is no longer in hand."""
+        if self._takes_async and run.task.is_async:
+            self.async_in_hand -= 1
+        else:
+            self.in_hand -= 1
+
+
+def _move(ready: deque[LiveRun], taken: list[LiveRun], room: int) -> None:
+    while room > 0 and ready:
+        run = ready.popleft()
+        if not run.has_ended:  # it may have been cancelled while it waited
+            taken.append(run)
+            room -= 1
+
+
+class Lanes:
+    """The lanes of an engine; an executor starts at its first use."""
+
+    def __init__(self, make_executor: Callable[[str | Executor], Executor], report: Report) -> None:
+        self._make_executor = make_executor
+        self._report = report
+        self._lanes: dict[object, Lane] = {}
+        self._lock = threading.Lock()
+        self._warned: set[tuple[str, str]] = set()
+
+    def __iter__(self) -> Iterator[Lane]:
+        return iter([*self._lanes.values()])
+
+    def get(self, executor: str | Executor) -> Lane:
+        """Return the lane of an executor named or given by a flow or task; raises PluginError if it cannot start."""
+        key = executor if isinstance(executor, str) else id(executor)
+        with self._lock:
+            lane = self._lanes.get(key)
+            if lane is None:
+                lane = Lane(executor_name(executor), claim(self._make_executor(executor)))
+                lane.start(self._report)
+                self._lanes[key] = lane
+        return lane
+
+    def warn_of_timeout(self, task: str, lane: Lane) -> None:
+        """Say once that an executor cannot stop the code of a task that is too slow."""
+        if (task, lane.name) not in self._warned:
+            self._warned.add((task, lane.name))
+            _log.warning(
+                "task '%s' has a timeout, but executor '%s' cannot stop its code: it is told TimedOut and goes on; "
+                "the process executor stops it",
+                task,
+                lane.name,
+            )
+
+    def close(self) -> None:
+        """Shut the executors down."""
+        with self._lock:
+            lanes, self._lanes = list(self._lanes.values()), {}
+        for lane in lanes:
+            try:
+                lane.executor.shutdown()
+            except STOPS:
+                raise
+            except BaseException as error:
+                _log.error("executor %s failed to shut down: %s", lane.described(), type_and_text(error))
+            release(lane.executor)
+
+
+def executor_name(executor: str | Executor) -> str:
+    """Return how an executor is recorded: its configured name, or the class of an instance given in code."""
+    return executor if isinstance(executor, str) else type(executor).__name__
+
+
+def claim(executor: Executor) -> Executor:
+    """Return the executor, or a copy of it while another engine has it.
+
+    An instance named in code may be wanted by several flow runs at once. The copy is taken before the instance starts,
+    when it is nothing but its options.
+    """
+    spare = copy.copy(executor)
+    kept = vars(executor).setdefault(_SPARE, spare)
+    return executor if kept is spare else copy.copy(kept)
+
+
+def release(executor: Executor) -> None:
+    """Let an executor be used by the next engine that wants it."""
+    vars(executor).pop(_SPARE, None)
