@@ -125,7 +125,12 @@ class Admission:
     def _ask(self, run: LiveRun) -> None:
         if self._limits is None or not self._limits.applies(run.record.tags):
             self._queue(run)
-            return
+        else:
+            run.lane.limited.append(run)
+
+    def ask_for_permit(self, run: LiveRun) -> None:
+        """Have a limited run, for which there is a free worker, queued once its limits allow it."""
+        assert self._limits is not None
         run.permit = self._limits.ask(run, run.record.tags)
         if run.permit is None:
             run.permit = _WAITING

@@ -27,10 +27,12 @@ _SPARE = "_localflow_spare"
 class Lane:
     """An executor at work for an engine, and the runs that are ready for it.
 
-    Runs of async functions wait in a queue of their own where the executor takes them beside its other calls.
+    Runs of async functions wait in a queue of their own where the executor takes them beside its other calls. Runs
+    whose tags are limited wait in a third one until a worker is free for them: only then do they ask for a permit,
+    which others would miss while they wait here.
     """
 
-    __slots__ = ("_takes_async", "async_in_hand", "async_ready", "executor", "in_hand", "name", "ready")
+    __slots__ = ("_takes_async", "async_in_hand", "async_ready", "executor", "in_hand", "limited", "name", "ready")
 
     def __init__(self, name: str, executor: Executor) -> None:
         self.name = name
@@ -39,6 +41,7 @@ class Lane:
         self.in_hand = 0
         self.async_ready: deque[LiveRun] = deque()
         self.async_in_hand = 0
+        self.limited: deque[LiveRun] = deque()
         self._takes_async = executor.async_capacity is not None
 
     def start(self, report: Report) -> None:
@@ -59,26 +62,38 @@ class Lane:
         return self.executor.kills_on_timeout or (self._takes_async and run.task.is_async)
 
     def queue(self, run: LiveRun) -> None:
-        """Add a run that is ready."""
-        (self.async_ready if self._takes_async and run.task.is_async else self.ready).append(run)
+        """Add a run that is ready; one that has a permit goes first."""
+        ready = self.async_ready if self._takes_async and run.task.is_async else self.ready
+        if run.permit is None:
+            ready.append(run)
+        else:
+            ready.appendleft(run)
+
+    def take_limited(self) -> list[LiveRun]:
+        """Take out the limited runs for which there is a free worker, as far as that can be told."""
+        taken: list[LiveRun] = []
+        capacity = self._capacity()
+        _move(self.limited, taken, len(self.limited) if capacity is None else capacity - self.in_hand)
+        return taken
 
     def take(self) -> list[LiveRun]:
         """Take out the runs that the executor wants now; they are in hand from here on."""
         taken: list[LiveRun] = []
+        if self.ready:
+            capacity = self._capacity()
+            _move(self.ready, taken, len(self.ready) if capacity is None else capacity - self.in_hand)
+            self.in_hand += len(taken)
+        if self.async_ready:
+            others = len(taken)
+            _move(self.async_ready, taken, (self.executor.async_capacity or 0) - self.async_in_hand)
+            self.async_in_hand += len(taken) - others
+        return taken
+
+    def _capacity(self) -> int | None:
         try:
-            if self.ready:
-                capacity = self.executor.capacity
-                room = len(self.ready) if capacity is None else capacity - self.in_hand
-                _move(self.ready, taken, room)
-                self.in_hand += len(taken)
-            if self.async_ready:
-                capacity = self.executor.async_capacity
-                others = len(taken)
-                _move(self.async_ready, taken, (capacity or 0) - self.async_in_hand)
-                self.async_in_hand += len(taken) - others
+            return self.executor.capacity
         except Exception as error:
             raise ExecutorError(f"executor {self.described()} does not tell its capacity: {error!r}") from error
-        return taken
 
     def give_back(self, run: LiveRun) -> None:
         """Note that a run is no longer in hand."""

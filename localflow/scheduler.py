@@ -117,6 +117,9 @@ class Scheduler:
         """Start what the executors have room for; return what is to be handed over."""
         calls: dict[Lane, list[LiveRun]] = {}
         for lane in lanes:
+            if lane.limited:
+                for run in lane.take_limited():
+                    self._admission.ask_for_permit(run)
             if not (lane.ready or lane.async_ready):
                 continue
             starting = lane.take()

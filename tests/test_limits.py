@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from localflow import State, flow, tags, task
+from localflow import State, ThreadExecutor, flow, tags, task
 from localflow.errors import StoreError
 from localflow.limits import Limits, Permit
 
@@ -793,3 +793,34 @@ def test_a_blocked_run_asks_for_nothing() -> None:
     states = around().result(raise_on_failure=False)
 
     assert [state.name for state in states] == ["NotReady", "Completed"]
+
+
+def test_a_run_that_waits_for_a_worker_holds_no_slot(tmp_path: Path) -> None:
+    """While the only worker is busy with something else, others may have the slot."""
+    limited(1)
+    free = []
+
+    @task
+    def look() -> None:
+        deadline = time.monotonic() + PATIENCE
+        while "limited" not in names and time.monotonic() < deadline:
+            time.sleep(0.005)
+        other = Limits(tmp_path / ".localflow" / "limits", {"database": 1}, lambda token, permit: None)
+        permit = other.ask("other", ["database"])
+        free.append(permit is not None)
+        if permit is not None:
+            other.release(permit)
+        other.close()
+
+    names: list[str] = []
+    tagged = task(name="tagged", tags=["database"])(lambda: "ran")
+
+    @flow(executor=ThreadExecutor(workers=1))
+    def main() -> Any:
+        look()
+        future = tagged()
+        names.append("limited")
+        return future
+
+    assert main().result() == "ran"
+    assert free == [True]
