@@ -9,13 +9,18 @@ import os
 import re
 import subprocess
 import sys
+from itertools import pairwise
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
+import click
 import pytest
 import tomli
 
+import localflow
 from localflow import hookspecs, interfaces, testing
+from localflow.cli.app import app
+from localflow.keywords import FlowKeywords, Keywords, TaskKeywords
 from localflow.options import REQUIRED, read_options
 from localflow.plugins import Plugins
 
@@ -24,6 +29,7 @@ README = (ROOT / "README.md").read_text()
 CONTRIBUTING = (ROOT / "CONTRIBUTING.md").read_text()
 DOCUMENTS = sorted(ROOT.glob("*.md"))
 LOCALFLOW = str(Path(sys.executable).with_name("localflow"))
+EXECUTORS = ["sequential", "thread", "process"]
 ROLES = {"executors": "executor", "stores": "state store", "notifiers": "notifier"}
 
 
@@ -55,6 +61,31 @@ def write_block(name: str, folder: Path) -> Path:
 def run(*command: str | Path, **options: object) -> subprocess.CompletedProcess[str]:
     """Run a command to its end."""
     return subprocess.run(command, stdin=subprocess.DEVNULL, capture_output=True, text=True, timeout=55, **options)
+
+
+def shown(reference: str) -> dict[str, Any]:
+    """Return what `localflow show` tells of a run."""
+    view: dict[str, Any] = json.loads(run(LOCALFLOW, "show", reference, "--json").stdout)
+    return view
+
+
+def commands() -> list[tuple[str, click.Command]]:
+    """Return the verbs of the command line with their commands; those of a group as `config show`."""
+    context = click.Context(app)
+    found: list[tuple[str, click.Command]] = []
+    for verb in app.list_commands(context):
+        command = app.get_command(context, verb)
+        assert command is not None
+        if isinstance(command, click.Group):
+            found += [(f"{verb} {name}", member) for name, member in command.commands.items()]
+        else:
+            found.append((verb, command))
+    return found
+
+
+def options_of(command: click.Command) -> set[str]:
+    """Return all names of a command's options."""
+    return {name for parameter in command.params if isinstance(parameter, click.Option) for name in parameter.opts}
 
 
 def rows(first_column: str) -> list[list[str]]:
@@ -116,10 +147,115 @@ class TestReadme:
 
         assert doctest.OutputChecker().check_output(masked(console), masked(printed), doctest.ELLIPSIS), printed
 
-    @pytest.mark.parametrize("block", [block for block in blocks() if block.language == "python"], ids=str)
-    def test_python_is_tested(self, block):
-        """Every block of Python is one of those that the tests here run."""
-        assert block.name in {"words.py", "localflow_diary.py", "test_diary.py"} or block.text.startswith(">>> ")
+    def test_python_is_tested(self):
+        """Every block of Python is an interactive session, or a file that a test here writes."""
+        source = Path(__file__).read_text()
+        python = [block for block in blocks() if block.language == "python" and not block.text.startswith(">>> ")]
+
+        assert [block.text for block in python if f'write_block("{block.name}"' not in source] == []
+
+    def test_failures_are_tried_again_and_timed_out(self, tmp_path):
+        """The retries go through the states that are told, the hooks print, and the task that hangs is killed."""
+        write_block("stations.py", tmp_path)
+        (command,) = re.findall(r"`localflow (run stations\.py .*)`", README)
+        (told,) = re.findall(r"the states\s((?:[A-Z]\w+,\s)+[A-Z]\w+\sand\s[A-Z]\w+)", README)
+
+        ended = run(LOCALFLOW, *command.split())
+
+        ask, hang = shown("@last")["task_runs"]
+        assert ended.returncode == 1
+        assert "ask-0 is Completed at attempt 3" in ended.stdout
+        assert "hang-0 is TimedOut at attempt 1" in ended.stdout
+        assert [state["name"] for state in ask["history"]] == re.findall(r"[A-Z]\w+", told)
+        assert (hang["state"]["type"], hang["state"]["name"]) == ("FAILED", "TimedOut")
+
+    @pytest.mark.parametrize("executor", EXECUTORS)
+    def test_map_goes_on_without_what_failed(self, executor, tmp_path):
+        """One of the three runs fails, and the sum is that of the other two."""
+        write_block("order.py", tmp_path)
+
+        ended = run(LOCALFLOW, "run", "order.py", "--executor", executor)
+
+        *prices, total = shown("@last")["task_runs"]
+        assert ended.returncode == 0, ended.stderr
+        assert sorted(ended.stdout.splitlines()[:3]) == [
+            "find_price-0 Completed",
+            "find_price-1 Completed",
+            "find_price-2 Failed",
+        ]
+        assert [run["map_index"] for run in prices] == [0, 1, 2]
+        assert shown(f"@last/{total['name']}")["result"] == 5.5
+
+    def test_second_run_uses_the_cache(self, tmp_path):
+        """The second run is answered from the cache, in another process, and says so."""
+        write_block("squares.py", tmp_path)
+
+        names = []
+        for executor in ("sequential", "process"):
+            assert run(LOCALFLOW, "run", "squares.py", "--executor", executor).returncode == 0
+            names.append(shown("@last/square-0")["state"]["name"])
+
+        assert names == ["Completed", "Cached"]
+        assert shown("@last/square-0")["result"] == 144
+
+    @pytest.mark.parametrize("executor", EXECUTORS)
+    def test_async_flow_is_run_by_the_command_line(self, executor, tmp_path):
+        """`localflow run` runs an async flow as it is, and it gets the data of its tasks."""
+        write_block("pages.py", tmp_path)
+
+        ended = run(LOCALFLOW, "run", "pages.py", "--executor", executor)
+
+        assert ended.returncode == 0, ended.stderr
+        assert shown("@last")["result"] == ["page 1", "page 2", "page 3"]
+
+    def test_async_flow_is_run_as_a_script(self, tmp_path):
+        """As a script it runs in a loop of its own."""
+        ended = run(sys.executable, write_block("pages.py", tmp_path))
+
+        assert ended.stdout == "['page 1', 'page 2', 'page 3']\n", ended.stderr
+
+    def test_logs_look_as_shown(self, tmp_path, monkeypatch):
+        """What the run says is shown with the name of its task run, and kept."""
+        monkeypatch.setenv("PATH", str(Path(LOCALFLOW).parent), prepend=os.pathsep)
+        write_block("talk.py", tmp_path)
+        (console,) = [block.text for block in blocks() if "run talk.py" in block.text]
+        command, _, expected = console.removeprefix("$ ").partition("\n")
+
+        printed = run("sh", "-c", f"{command} 2>&1").stdout
+
+        assert doctest.OutputChecker().check_output(masked(expected), masked(printed), doctest.ELLIPSIS), printed
+        recorded = run(LOCALFLOW, "logs", "@last/talk").stdout.splitlines()
+        assert [line.partition(" | ")[2] for line in recorded] == [
+            line.partition(" | ")[2] for line in expected.splitlines() if " | " in line
+        ]
+
+    def test_limit_of_the_settings_holds(self, tmp_path):
+        """With the limit and the tag that are told, no two task runs are at work at once."""
+        (limit,) = re.findall(r"`(database = \d+)` there", README)
+        (tags,) = re.findall(r"`@task\((tags=.*?)\)` or", README)
+        (tmp_path / "localflow.toml").write_text(f"[limits]\n{limit}\n")
+        (tmp_path / "busy.py").write_text(
+            "import time\nfrom localflow import flow, task\n"
+            f"@task({tags})\ndef work(n):\n    time.sleep(0.05)\n"
+            "@flow\ndef main():\n    work.map(range(4))\n"
+        )
+
+        ended = run(LOCALFLOW, "run", "busy.py", "--executor", "thread")
+
+        spans = sorted((run["started_at"], run["ended_at"]) for run in shown("@last")["task_runs"])
+        assert ended.returncode == 0, ended.stderr
+        assert len(spans) == 4
+        assert all(before[1] <= after[0] for before, after in pairwise(spans))
+
+    def test_test_of_a_flow_passes(self, tmp_path):
+        """The test passes beside the first example, and leaves no files."""
+        write_block("words.py", tmp_path)
+        write_block("test_words.py", tmp_path)
+
+        ended = run(sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", "test_words.py")
+
+        assert ended.returncode == 0, ended.stdout
+        assert not (tmp_path / ".localflow").exists()
 
     def test_settings_are_valid(self, tmp_path, monkeypatch):
         """The example of a localflow.toml passes the check."""
@@ -130,23 +266,58 @@ class TestReadme:
 
         assert ended.returncode == 0, ended.stderr
 
-    def test_verbs_and_their_options_exist(self):
-        """Every command of the table has the options named beside it."""
+    def test_options_of_verbs_exist(self):
+        """Every command of the table is there, and has the options named beside it."""
+        verbs = dict(commands())
+
         for command, purpose in rows("command"):
-            verb = [word for word in command.strip("`").split()[1:] if word.islower()]
-            options = re.findall(r"`(--?\w[\w-]*)", purpose)
+            verb = " ".join(word for word in command.strip("`").split()[1:] if word.islower())
+            told = re.findall(r"`(--?\w[\w-]*)", purpose)
+            assert [option for option in told if option not in options_of(verbs[verb])] == []
 
-            ended = run(LOCALFLOW, *verb, "--help")
+    def test_no_verb_and_none_of_its_options_is_missing(self):
+        """Every verb is in the table, with each of its options by one of its names; all but `config` take `--json`."""
+        told = {
+            " ".join(word for word in command.strip("`").split()[1:] if word.islower()): purpose
+            for command, purpose in rows("command")
+        }
 
-            assert ended.returncode == 0, command
-            assert [option for option in options if option not in ended.stdout] == []
+        assert told.keys() == dict(commands()).keys()
+        for verb, command in commands():
+            for parameter in command.params:
+                if isinstance(parameter, click.Option) and "--json" not in parameter.opts:
+                    assert any(f"`{option}" in told[verb] for option in parameter.opts), (verb, parameter.opts)
 
-    def test_no_verb_is_missing(self):
-        """Every verb of the command line is in the table."""
-        listed = run(LOCALFLOW, "--help").stdout.partition("Commands:")[2]
+    def test_options_of_decorators_are_those_they_take(self):
+        """Every option of @task and @flow is in the table, with those that take it, and no other is."""
+        both, task = set(Keywords.__annotations__), set(TaskKeywords.__annotations__)
+        real = {
+            option: "both" if option in both else "`@task`" if option in task else "`@flow`"
+            for option in [*TaskKeywords.__annotations__, *FlowKeywords.__annotations__]
+        }
 
-        for verb in re.findall(r"^  (\w+)", listed, re.MULTILINE):
-            assert f"\n| `localflow {verb}" in README
+        told = {option: of for options, of, *_ in rows("option") for option in re.findall(r"\w+", options)}
+
+        assert told == real
+
+    @pytest.mark.parametrize("decorator", [localflow.task, localflow.flow], ids=["task", "flow"])
+    def test_docstring_of_the_decorator_has_its_options(self, decorator):
+        """`help(task)` and `help(flow)` tell of every option that they take, and of no other."""
+        taken = (TaskKeywords if decorator is localflow.task else FlowKeywords).__annotations__
+
+        told = re.findall(r"^    ( {4})?(\w+): ", inspect.cleandoc(decorator.__doc__), re.MULTILINE)
+
+        assert sorted(name for _, name in told if name != "fn") == sorted(taken)
+
+    def test_public_names_are_those_to_import(self):
+        """The table of names lists what `localflow` exports, and nothing else."""
+        told = [name for names, _ in rows("from `localflow`") for name in re.findall(r"\w+", names)]
+
+        assert sorted(told) == sorted(localflow.__all__)
+
+    def test_names_of_testing_are_told(self):
+        """Everything that `localflow.testing` exports is spoken of."""
+        assert [name for name in testing.__all__ if name not in README] == []
 
     def test_options_are_those_of_the_factories(self):
         """Every option of every built-in plugin is in the table with its default, and no other is."""
@@ -246,9 +417,9 @@ class TestAllDocuments:
 
 def masked(printed: str) -> str:
     """Return what the command line printed without what differs from run to run."""
-    (flow_run,) = re.findall(r"^see: localflow show (\S+)$", printed, re.MULTILINE)
+    (flow_run,) = re.findall(r"^flow run '(\S+)' of ", printed, re.MULTILINE)
     printed = printed.replace(flow_run, "NAME")
-    printed = re.sub(r"\b[\d.]+(us|ms|s)\b", "TIME", printed)
+    printed = re.sub(r"\b\d\d:\d\d:\d\d\.\d{3}\b|\b[\d.]+(us|ms|s)\b", "TIME", printed)
     return re.sub(r" {2,}|(?<=TIME) ", "  ", printed)
 
 
