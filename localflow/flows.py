@@ -281,8 +281,32 @@ def _flow(fn: Callable[..., Any] | None = None, /, **options: Any) -> Any:
 
     Args:
         fn: the function, when used as `@flow`.
-        **options: `name` (default: the function's, with `-` for `_`), `description` (default: its docstring), `version`
-            (recorded with each run) and `executor` (a name of localflow.toml or an Executor; default: the project's).
+        name: what it is called. Default: the function's name, with `-` for `_`.
+        description: a text for readers. Default: the docstring.
+        version: a text that is recorded with each run. Default: none.
+        executor: what its tasks run on: a name (`"thread"`, a table of localflow.toml) or an Executor. Default: that of
+            the flow that calls it, or else of the project.
+        retries: how often a run that FAILED is tried again, a whole number; task runs that completed are kept.
+            Default: 0.
+        retry_delay_seconds: seconds before each retry: a number, a list (its last serves for the rest), or a function
+            that returns these for the number of retries, such as `exponential_backoff(1)`. Default: 0.
+        timeout_seconds: how long an attempt may take; then its task runs are cancelled, its body is ended where it can
+            be (in the main thread, or if it is async), and it is FAILED `TimedOut`. Default: no limit.
+        persist_result: whether its result is kept in the state store. Default: True.
+        log_prints: whether what it and its tasks print becomes log records. Default: False.
+        flow_run_name: a template for the parameters, as `"report of {day}"`, or a function that takes nothing, or the
+            parameters by name, and returns the name. Default: two words.
+        validate_parameters: whether arguments are fitted to the annotations, `"3"` to an `int`; what does not fit
+            raises a TypeError. Default: True.
+        on_running: a hook or a list of them: functions `(flow, run, state)` that get the state it entered,
+            called when an attempt begins. Whatever goes wrong in a hook is logged and changes nothing. Default: none.
+        on_completion: likewise, when a run has COMPLETED.
+        on_failure: likewise, when it has FAILED and is not tried again.
+        on_crashed: likewise, when it has CRASHED.
+        on_cancellation: likewise, when it was CANCELLED.
+
+    Raises:
+        TypeError: there is no such option, or it does not take this value.
     """
     check_known("flow", options, Flow.known_options())
     if fn is None:

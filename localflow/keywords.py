@@ -31,7 +31,7 @@ HOOK_OF = {
 
 
 class Keywords(TypedDict, total=False):
-    """What both take."""
+    """What both take; `task` and `flow` say what each option means."""
 
     name: str | None
     description: str | None

@@ -128,8 +128,39 @@ def _task(fn: Callable[..., Any] | None = None, /, **options: Any) -> Any:
 
     Args:
         fn: the function, when used as `@task`.
-        **options: `name` (default: the function's), `description` (default: its docstring), `tags` (texts), `version`
-            (recorded with each run) and `executor` (a name of localflow.toml or an Executor; default: the flow's).
+        name: what its runs are called after. Default: the function's name.
+        description: a text for readers. Default: the docstring.
+        version: a text that is recorded with each run. Default: none.
+        tags: texts that are recorded with each run, and that `[limits]` of localflow.toml may limit. Default: none.
+        executor: a name (`"thread"`, a table of localflow.toml) or an Executor. Default: that of the flow.
+        retries: how often a run that FAILED is tried again, a whole number. Default: 0.
+        retry_delay_seconds: seconds before each retry: a number, a list (its last serves for the rest), or a function
+            that returns these for the number of retries, such as `exponential_backoff(1)`. Default: 0.
+        retry_jitter_factor: a delay is longer by up to so many times itself, at random. Default: 0.
+        retry_condition_fn: called with the task, its run and the failed state; it is tried again only if that returns
+            something true. Default: always.
+        retry_on_crash: whether a run whose worker process died is tried again as well. Default: False.
+        timeout_seconds: how long an attempt may take, from when it begins; then it is FAILED `TimedOut`. Worker
+            processes are killed; sequential tasks are not interrupted, nor are threads, which are given up; async code
+            is. Default: no limit.
+        persist_result: whether results are kept in the state store. Default: True.
+        log_prints: whether what it prints becomes log records. Default: as the flow has it.
+        cache_policy: what a result depends on, as `INPUTS + TASK_SOURCE`. Default: no caching.
+        cache_key_fn: called with the run context and the parameters by name; returns the key, in the place of one by
+            the policy, or None for no caching. Default: none.
+        cache_expiration: for how long a result may be used again, a timedelta or seconds. Default: for ever.
+        refresh_cache: whether to compute anew whatever is there, and keep that. Default: False.
+        task_run_name: a template for the parameters, as `"load {path}"`, or a function that takes nothing, or the
+            parameters by name, and returns the name. Default: `{name}-{n}`.
+        on_running: a hook or a list of them: functions `(task, run, state)` that get the state it entered,
+            called when an attempt begins. Whatever goes wrong in a hook is logged and changes nothing. Default: none.
+        on_completion: likewise, when a run has COMPLETED.
+        on_failure: likewise, when it has FAILED and is not tried again.
+        on_crashed: likewise, when it has CRASHED.
+        on_cancellation: likewise, when it was CANCELLED.
+
+    Raises:
+        TypeError: there is no such option, or it does not take this value.
     """
     check_known("task", options, Task.known_options())
     if fn is None:
