@@ -63,6 +63,13 @@ def run(*command: str | Path, **options: object) -> subprocess.CompletedProcess[
     return subprocess.run(command, stdin=subprocess.DEVNULL, capture_output=True, text=True, timeout=55, **options)
 
 
+def import_layers() -> list[list[str]]:
+    """Return the modules at the top of the package in their layers, those that import others first."""
+    contracts = tomli.loads((ROOT / "pyproject.toml").read_text())["tool"]["importlinter"]["contracts"]
+    (layers,) = (contract["layers"] for contract in contracts if contract["type"] == "layers")
+    return [re.findall(r"\w+", layer) for layer in layers]
+
+
 def shown(reference: str) -> dict[str, Any]:
     """Return what `localflow show` tells of a run."""
     view: dict[str, Any] = json.loads(run(LOCALFLOW, "show", reference, "--json").stdout)
@@ -414,6 +421,22 @@ class TestAllDocuments:
         folders = [f"{path.parent.name}/" for path in package.glob("*/__init__.py")]
         modules = [path.name for path in package.glob("*.py")]
         assert sorted(named) == sorted([*modules, *folders])
+
+    def test_layout_is_in_the_order_of_imports(self):
+        """CONTRIBUTING lists the modules in the order of their layers: what is above imports what is below."""
+        (layout,) = re.findall(r"```text\nlocalflow/\n(.*?)```", CONTRIBUTING, re.DOTALL)
+        _, *named = re.findall(r"^ +(\w+)[\w./]*  ", layout, re.MULTILINE)
+        rank = {module: number for number, layer in enumerate(import_layers()) for module in layer}
+
+        assert named == sorted(named, key=lambda module: rank[module])
+
+    @pytest.mark.parametrize("document", DOCUMENTS, ids=lambda path: path.name)
+    def test_files_of_the_package_exist(self, document):
+        """Every module that is spoken of by its path, or by its name in CONTRIBUTING, is there."""
+        named = re.findall(r"`([\w/]+\.py)`", document.read_text())
+
+        for path in named:
+            assert any((folder / path).exists() for folder in (ROOT, ROOT / "localflow")), path
 
 
 def masked(printed: str) -> str:
