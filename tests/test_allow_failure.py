@@ -62,9 +62,7 @@ def test_a_blocked_upstream_passes_too(runs: Harness) -> None:
     """A NotReady upstream comes as the UpstreamFailedError that its result would raise."""
     state = run(lambda: described(allow_failure(give(fail()))))
 
-    assert state.data == (
-        "UpstreamFailedError: Upstream task run 'fail-0' did not reach a 'COMPLETED' state."
-    )
+    assert state.data == ("UpstreamFailedError: Upstream task run 'fail-0' did not reach a 'COMPLETED' state.")
 
 
 def test_it_holds_at_any_depth_inside(runs: Harness) -> None:

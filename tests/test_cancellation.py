@@ -278,7 +278,10 @@ def test_a_run_is_cancelled_from_another_terminal(executor: str, store: str, mon
     Path("script.py").write_text(SCRIPT)
     command = [sys.executable, "-m", "localflow"]
     process = subprocess.Popen(
-        [*command, "run", "script.py", "--executor", executor], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+        [*command, "run", "script.py", "--executor", executor],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
     )
     try:
         wait_until(lambda: Path("held").exists() or process.poll() is not None)

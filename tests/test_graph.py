@@ -334,6 +334,7 @@ class NaiveGraph:
         return sorted(ready), sorted(blocked)
 
     def blocks(self, upstream: int, node: int) -> bool:
+        """Return whether the end of `upstream` keeps `node` from starting."""
         ending = self.endings[upstream]
         return ending == LOST or (ending == FAILED and upstream not in self.tolerated[node])
 

@@ -38,6 +38,8 @@ class Watcher:
         self.options: dict[str, Any] = {name: self.hook(name) for name in HOOKS}
 
     def hook(self, name: str) -> Any:
+        """Return a hook that notes what it is told under a name."""
+
         def told(obj: Any, run: Any, state: State) -> None:
             self.told.append((name, obj.name, run.name, state.name))
 
