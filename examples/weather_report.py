@@ -12,7 +12,8 @@ You should see
     Oslo: 7.0 C, Rome: 21.5 C, Lima: no answer
     State(name='Completed', type=StateType.COMPLETED)
 
-and, when you run it again, that the calibration is `Cached`. At most two stations are read at once if localflow.toml has
+and, when you run it again, that the calibration is `Cached`. At most two stations are read at once if localflow.toml
+has
 
     [limits]
     station = 2

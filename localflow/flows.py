@@ -358,6 +358,7 @@ def _own_store() -> Iterator[tuple[Project, StateStore]]:
 
 def _listen(project: Project, active: ActiveFlow) -> ControlChannel:
     """Let other processes cancel a flow run."""
+
     def cancel() -> None:
         active.engine.stop_flow(active, Cancelled("the flow run was cancelled from outside"))
 
