@@ -260,29 +260,30 @@ class Engine:
             self.close()
 
     def _stop_orderly(self) -> list[LiveRun]:
-        running: list[LiveRun] = []
+        """Cancel everything; return the runs that are being stopped at their work."""
+        stopping: list[LiveRun] = []
+        given_up: list[LiveRun] = []
         waiting = 0
 
         def stop() -> None:
             nonlocal waiting
             for run in [*self._scheduler.open_runs.values()]:
-                if run.in_hand and run.lane.can_stop(run):
-                    running.append(run)
-                elif not run.in_hand:
+                if run.in_hand:
+                    (stopping if run.lane.can_stop(run) else given_up).append(run)
+                else:
                     waiting += 1
                 self._scheduler.cancel(run, interrupted())
             self._wake()
 
         self.tell(stop)
-        if running or waiting:
-            names = ", ".join(f"'{run.record.name}'" for run in running[:5])
-            _log.warning(
-                "interrupted: stopping %d running task runs%s, %d more will not start (press Ctrl-C again to kill)",
-                len(running),
-                f" ({names}{', ...' if len(running) > 5 else ''})" if running else "",
-                waiting,
-            )
-        return running
+        parts = [
+            f"stopping {len(stopping)} running task runs{_named(stopping)}",
+            *([f"giving up {len(given_up)} that cannot be stopped{_named(given_up)}"] if given_up else []),
+            f"{waiting} more will not start",
+        ]
+        if stopping or given_up or waiting:
+            _log.warning("interrupted: %s (press Ctrl-C again to kill)", ", ".join(parts))
+        return stopping
 
     def _is_stopping(self, run: LiveRun) -> bool:
         return self.error is None and not run.has_ended
@@ -465,3 +466,10 @@ class Engine:
             for future in active.futures:
                 future._abandon(error)
         self._wake()
+
+
+def _named(runs: Sequence[LiveRun]) -> str:
+    if not runs:
+        return ""
+    names = ", ".join(f"'{run.record.name}'" for run in runs[:5])
+    return f" ({names}{', ...' if len(runs) > 5 else ''})"

@@ -44,6 +44,8 @@ class Task(DecoratedFunction[P, R], Generic[P, R]):
             options.get("cache_expiration"),
             options.get("refresh_cache"),
         )
+        if self.caching is not None and self.persist_result is False:
+            raise TypeError(f"@task '{self.name}': a cached result must be kept; leave out persist_result=False")
 
     def _call(self, /, *args: Any, wait_for: WaitFor = None, **kwargs: Any) -> Any:
         """Call the task: a TaskFuture in the body of a flow, the function's own value elsewhere.

@@ -386,3 +386,9 @@ def test_a_hit_needs_no_worker_and_no_attempt() -> None:
     )
     assert ends(hooked, (1,)) == [("Cached", 2)]
     assert seen == ["Cached"]
+
+
+def test_a_cached_result_must_be_kept() -> None:
+    """Caching and `persist_result=False` exclude each other, which is said at decoration."""
+    with pytest.raises(TypeError, match="@task 'work': a cached result must be kept"):
+        task(name="work", cache_policy=INPUTS, persist_result=False)(lambda: 1)

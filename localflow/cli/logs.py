@@ -15,6 +15,7 @@ from localflow.cli import output
 
 if TYPE_CHECKING:
     from collections.abc import Collection, Iterable, Iterator
+    from pathlib import Path
 
     from localflow.interfaces import StateStore
     from localflow.records import FlowRun, FlowRunSummary, LogEntry, StateChange
@@ -34,30 +35,45 @@ _BATCH = 1_000
 )  # fmt: skip
 @click.option("-n", "--tail", type=click.IntRange(min=0), metavar="N", help="Begin with the last N entries.")
 @click.option("--json", "as_json", is_flag=True, help="Print JSON; with -f an object on each line.")
-def logs(reference: str, follow: bool, level: str, tail: int | None, as_json: bool) -> None:
+def logs(reference: str, follow: bool, level: str, tail: int | None, as_json: bool) -> int:
     """Show what a flow run or a task run has logged, printed and written, oldest first.
 
     What the flows that it called have said is among it. RUN and TASK are those of `localflow show`.
     """
     from localflow.cli.reading import recorded
+    from localflow.control import control_path
+    from localflow.project import Project
 
     least = logging.getLevelNamesMapping()[level]
-    with recorded() as store:
+    project = Project.load()
+    with recorded(project) as store:
         log = _Log(store, _Selection.find(store, reference), least)
         if follow:
+            engine = control_path(project.state_directory, log.selection.flow_run.root_id)
             with suppress(KeyboardInterrupt):
-                _follow(log, tail, as_json)
-            return
+                return _follow(log, tail, as_json, engine)
+            return 0
         entries = _tail(log.read_new(), tail)
         if as_json:
             output.print_json([_as_json(entry) for entry in entries])
         elif not _print(entries, log.selection):
             output.say_line(f"nothing is recorded of what {reference} has said")
+    return 0
 
 
-def _follow(log: _Log, tail: int | None, as_json: bool) -> None:
+def _follow(log: _Log, tail: int | None, as_json: bool, engine: Path) -> int:
+    """Print what is said until the run has ended; return 1 if its engine was lost before that.
+
+    Args:
+        log: what to print.
+        tail: how many of the entries there are to begin with; None for all.
+        as_json: whether to print objects.
+        engine: where the engine of the run listens as long as it lives.
+    """
+    lost = 0
     while True:
         begun = time.monotonic()
+        lost = 0 if _is_alive(engine) else lost + 1
         over = log.is_over()  # asked first: what is read afterwards is then all there is
         entries = _tail(log.read_new(), tail)
         tail = None
@@ -67,8 +83,20 @@ def _follow(log: _Log, tail: int | None, as_json: bool) -> None:
         else:
             _print(entries, log.selection)
         if over:
-            return
+            return 0
+        if lost > 1:  # not at the first look: a run is recorded just before its engine listens
+            output.say_line(f"flow run {log.selection.flow_run.name!r} goes on no longer: its engine is gone")
+            return 1
         time.sleep(max(_POLL_SECONDS, 10 * (time.monotonic() - begun)))
+
+
+def _is_alive(engine: Path) -> bool:
+    from localflow.control import is_listening
+
+    try:
+        return is_listening(engine)
+    except OSError:  # nobody can tell
+        return True
 
 
 def _tail(entries: Iterator[LogEntry], count: int | None) -> Iterable[LogEntry]:

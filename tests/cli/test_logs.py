@@ -282,3 +282,17 @@ def test_following_a_task_ends_with_the_task(following: Following) -> None:
     assert shown(rest) == ["stdout  | wait-0 | waited 1"]
     assert logs.returncode == 0
     assert following.run.poll() is None
+
+
+def test_following_ends_when_the_engine_is_gone() -> None:
+    """A run whose engine was killed says nothing more: that is told, with exit code 1."""
+    Path("flow.py").write_text(
+        "import os, signal\nfrom localflow import flow\n@flow\ndef main():\n    os.kill(os.getpid(), signal.SIGKILL)\n"
+    )
+    subprocess.run([sys.executable, "-m", "localflow", "run", "flow.py"], capture_output=True, timeout=30)
+    followed = subprocess.run(
+        [sys.executable, "-m", "localflow", "logs", "@last", "-f"], capture_output=True, text=True, timeout=30
+    )
+
+    assert followed.returncode == 1
+    assert "its engine is gone" in followed.stderr
