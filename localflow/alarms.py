@@ -35,8 +35,9 @@ class Alarms:
                 return
             heapq.heappush(self._due, (time.monotonic() + seconds, next(self._order), action))
             if self._thread is None:
-                self._thread = threading.Thread(target=self._work, name="localflow-alarms", daemon=True)
-                self._thread.start()
+                thread = threading.Thread(target=self._work, name="localflow-alarms", daemon=True)
+                thread.start()
+                self._thread = thread
             elif self._due[0][2] is action:  # earlier than what the thread sleeps for
                 self._changed.notify()
 

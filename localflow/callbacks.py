@@ -74,8 +74,9 @@ class CallbackRunner:
             self._pending.extend(callbacks)
             self._open += len(self._pending) - before
             if self._thread is None:
-                self._thread = threading.Thread(target=self._work, name=self._name, daemon=True)
-                self._thread.start()
+                thread = threading.Thread(target=self._work, name=self._name, daemon=True)
+                thread.start()
+                self._thread = thread
             self._changed.notify_all()
 
     def wait_idle(self, timeout: float | None = None) -> None:

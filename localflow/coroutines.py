@@ -9,10 +9,12 @@ import threading
 from contextlib import suppress
 from contextvars import copy_context
 from types import AsyncGeneratorType
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncGenerator, Coroutine
+    from collections.abc import AsyncGenerator, Callable, Coroutine
+
+T = TypeVar("T")
 
 
 class Expired(Exception):
@@ -80,3 +82,34 @@ def is_being_cancelled(error: BaseException) -> bool:
         return False
     task = asyncio.current_task()
     return task is not None and task.cancelling() > 0
+
+
+async def in_thread(wait: Callable[[], T]) -> T:
+    """Await what blocks, in a thread of its own.
+
+    The loop's own pool has few threads: waiting flow runs could take all of them and keep out what they wait for.
+    """
+    import asyncio
+
+    loop = asyncio.get_running_loop()
+    came: asyncio.Future[T] = loop.create_future()
+
+    def tell(value: Any, error: BaseException | None) -> None:
+        if came.done():  # nobody waits any more
+            return
+        if error is None:
+            came.set_result(value)
+        else:
+            came.set_exception(error)
+
+    def work() -> None:
+        value, error = None, None
+        try:
+            value = wait()
+        except BaseException as raised:  # it is for who awaits
+            error = raised
+        with suppress(RuntimeError):  # the loop is closed
+            loop.call_soon_threadsafe(tell, value, error)
+
+    threading.Thread(target=copy_context().run, args=(work,), name="localflow-wait", daemon=True).start()
+    return await came

@@ -33,13 +33,13 @@ from localflow.calls import Outcome, Output
 from localflow.context import task_run_info
 from localflow.errors import LocalflowError, RunCancelledError, StoreError
 from localflow.hooks import call_here, hooks_of
-from localflow.interrupts import STOPS, FlowStop, Shield
+from localflow.interrupts import SHIELD, STOPS, FlowStop
 from localflow.lanes import Lane, Lanes
 from localflow.live import ActiveFlow, LiveRun
 from localflow.logbook import LogBook
 from localflow.payloads import type_name
 from localflow.records import StateChange
-from localflow.scheduler import Scheduler, interrupted
+from localflow.scheduler import Scheduler, interrupted, stopped
 from localflow.states import (
     Cancelled,
     Crashed,
@@ -81,7 +81,7 @@ class Engine:
         """Told when a flow run has no open task runs left, and when a caller may run its call or give it up."""
         self.callbacks = CallbackRunner()
         self.alarms = Alarms()
-        self.shield = Shield()
+        self.shield = SHIELD
         self.error: Exception | None = None
         """Why nothing can be started or shown any more."""
         self.lanes = Lanes(make_executor, self.report)
@@ -106,6 +106,11 @@ class Engine:
     def add_flow(self, active: ActiveFlow) -> None:
         """Take a flow run that is about to call tasks."""
         self._flows.append(active)
+
+    def remove_flow(self, active: ActiveFlow) -> None:
+        """Forget a flow run that has ended, with everything its futures hold."""
+        if active in self._flows:
+            self._flows.remove(active)
 
     def append(self, records: Sequence[Record]) -> None:
         """Commit records of a flow run, together with whatever waits to be stored, and tell the notifiers."""
@@ -158,8 +163,10 @@ class Engine:
             raise active.stop
         if self.is_interrupted:
             raise RunCancelledError("the flow run was interrupted, no more tasks can be called in it")
-        active.submitted += 1
-        self.tell(run)
+        with self.shield:  # what is counted must become news
+            active.submitted += 1
+            self._news.append(run)
+        self._turn()
         if run.lane.executor.runs_in_caller:
             self._see_through(run)
 
@@ -224,9 +231,11 @@ class Engine:
         family = self.subtree(active)
         for each in family:
             each.stop = stop
-        self.cancel_runs(family, lambda: Cancelled("the flow run was stopped"))
-        if active.interrupt is not None:
-            active.interrupt(stop)
+            each.stopped.set()
+        self.cancel_runs(family, stopped)
+        with active.lock:
+            if active.interrupt is not None:
+                active.interrupt(stop)
 
     def subtree(self, active: ActiveFlow) -> list[ActiveFlow]:
         """Return a flow run with the flow runs below it that are at work."""
@@ -263,10 +272,11 @@ class Engine:
         """Cancel everything; return the runs that are being stopped at their work."""
         stopping: list[LiveRun] = []
         given_up: list[LiveRun] = []
-        waiting = 0
+        waiting, done = 0, False
 
         def stop() -> None:
-            nonlocal waiting
+            nonlocal waiting, done
+            done = True
             for run in [*self._scheduler.open_runs.values()]:
                 if run.in_hand:
                     (stopping if run.lane.can_stop(run) else given_up).append(run)
@@ -276,6 +286,8 @@ class Engine:
             self._wake()
 
         self.tell(stop)
+        with self.progress:  # another thread may be in a turn
+            self.progress.wait_for(lambda: done or self.error is not None)
         parts = [
             f"stopping {len(stopping)} running task runs{_named(stopping)}",
             *([f"giving up {len(given_up)} that cannot be stopped{_named(given_up)}"] if given_up else []),
@@ -371,35 +383,40 @@ class Engine:
         records.extend(self._log_book.take())
         try:
             self.store.append(records)
-        except StoreError:
+        except (StoreError, *STOPS):
             raise
         except BaseException as error:  # a store that raises anything else, sys.exit() too, has not recorded either
             raise StoreError(f"state store {type_name(self.store)} failed: {type_and_text(error)}") from error
         return records
 
     def _show(self, moved: Sequence[LiveRun], ended: Sequence[LiveRun]) -> None:
-        wake = False
+        wake, here = False, threading.get_ident()
         for run in dict.fromkeys(moved):  # a run that is tried again at once has moved twice
             run.future._change(run.state)
             in_caller = run.lane.executor.runs_in_caller
             if run.in_hand and in_caller:
-                run.go = wake = True
+                run.go = True
+                wake = wake or run.caller != here
             if run.task.hooks and not in_caller:
                 self.callbacks.add(self._hooks(run))
         for run in ended:
             run.args, run.kwargs, run.upstreams, run.call = (), {}, (), None
             in_caller = run.lane.executor.runs_in_caller
-            if run.task.hooks and (not in_caller or self.is_interrupted):
+            if run.task.hooks and (not in_caller or self._is_unwinding(run)):
                 self.callbacks.add(self._hooks(run))
             callbacks = run.future._resolve(run.state)
             if callbacks:
                 self.callbacks.add(callbacks)
             active = run.active
             active.ended += 1
-            if active.ended >= active.submitted or in_caller or run.cancelling is not None:
+            if active.ended >= active.submitted or (in_caller and run.caller != here) or run.cancelling is not None:
                 wake = True
         if wake:
             self._wake()
+
+    def _is_unwinding(self, run: LiveRun) -> bool:
+        """Return whether the thread that made the call may be on its way out of the flow, and call no hooks."""
+        return self.is_interrupted or run.active.stop is not None
 
     def _notify(self, records: Sequence[Record]) -> None:
         if self._notifications is not None:
@@ -425,11 +442,11 @@ class Engine:
             if run.go:
                 run.go = False
                 if hooks:
-                    call_here(self.callbacks, self._hooks(run))
+                    call_here(self._hooks(run))
                 self._hand_over(run.lane, [run])
         future.wait()
-        if hooks and not self.is_interrupted:
-            call_here(self.callbacks, self._hooks(run))
+        if hooks and not self._is_unwinding(run):
+            call_here(self._hooks(run))
 
     def _hand_over(self, lane: Lane, runs: Sequence[LiveRun]) -> None:
         calls = [run.call for run in runs if run.call is not None]

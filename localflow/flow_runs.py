@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any, Protocol, TypeAlias
 from localflow import arguments
 from localflow.calls import failed_state
 from localflow.context import FlowContext, entered, flow_run_info
-from localflow.coroutines import is_being_cancelled
+from localflow.coroutines import in_thread, is_being_cancelled
 from localflow.errors import FlowDepthError, StoreError
 from localflow.final_state import final_state
 from localflow.futures import TaskFuture
@@ -23,6 +23,7 @@ from localflow.interrupts import STOPS, FlowStop
 from localflow.live import ActiveFlow
 from localflow.logs import flush
 from localflow.records import StateChange
+from localflow.scheduler import stopped
 from localflow.states import (
     INTERRUPTED,
     AwaitingRetry,
@@ -36,12 +37,12 @@ from localflow.states import (
 )
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Generator, Sequence
+    from collections.abc import Callable, Generator
 
     from localflow.engine import Engine
     from localflow.flows import Flow
     from localflow.lanes import Lane
-    from localflow.records import FlowRun, Record
+    from localflow.records import FlowRun
 
 MAX_FLOW_DEPTH = 20
 
@@ -84,6 +85,9 @@ class FlowCall:
         self.active = ActiveFlow(engine, record, lane, depth, flow)
         self._sequence = 0
         self._state = ""
+        self._final: State | None = None
+        self._expires: object = None
+        """Stands for the attempt that may still take too long."""
 
     def run(self) -> State:
         """Run the flow and return its recorded final state.
@@ -125,39 +129,51 @@ class FlowCall:
         if active.depth >= MAX_FLOW_DEPTH:
             raise FlowDepthError(record.flow, MAX_FLOW_DEPTH)
         if self.blocker is not None:
-            return self._enter(not_ready(self.blocker), before=[record])
+            return self._enter(not_ready(self.blocker))
         self.engine.add_flow(active)
-        self._enter(Running(), before=[record])
-        if self.on_start is not None:
-            self.on_start(active)
         try:
+            self._enter(Running())
+            if self.on_start is not None:
+                self.on_start(active)
             while True:
                 state = yield from self._attempt()
                 if not self.flow.retry.wants(state, active.attempt):
-                    return self._enter(state)
+                    return self._end(state)
                 delay = self.flow.retry.delay(active.attempt)
                 waiting = AwaitingRetry(state.message)
                 waiting.cause = state.cause
                 self._enter(waiting)
-                yield from _done(_Pause(delay))
+                yield from _done(_Pause(active, delay))
+                if active.stop is not None:
+                    return self._end((yield from self._obey(active.stop)))
                 active.begin_attempt()
                 self._enter(Retrying())
         except STOPS as stop:
-            self._enter(self._stopped(stop))
+            if isinstance(stop, FlowStop) and stop.flow_run_id == record.id:  # it came late
+                return self._final or self._end(stop.state)
+            if self._final is None:
+                self._end(self._stopped(stop))
             raise
         except BaseException as error:
-            if is_being_cancelled(error):
-                self._enter(Cancelled("the flow run was interrupted", name=INTERRUPTED))
+            if is_being_cancelled(error) and self._final is None:
+                self._end(self._stopped(active.stop) if active.stop is not None else _interrupted())
             raise
         finally:
             active.over = True
+            self.engine.remove_flow(active)
+
+    def _end(self, state: State) -> State:
+        """Enter the last state, once."""
+        self._final = state
+        return self._enter(state)
 
     def _attempt(self) -> Generator[Step, _Answer, State]:
         """Run the body, and wait for all that it started."""
         engine, active, seconds = self.engine, self.active, self.flow.timeout_seconds
-        attempt, began = active.attempt, time.monotonic()
+        began = time.monotonic()
         if seconds is not None:
-            engine.alarms.set(seconds, lambda: self._expire(attempt, seconds))
+            expires = self._expires = object()
+            engine.alarms.set(seconds, lambda: self._expire(expires, seconds))
         returned, failure = None, None
         try:
             try:
@@ -182,27 +198,33 @@ class FlowCall:
             if is_being_cancelled(error):
                 yield from self._end_runs()
             raise
-        stop, active.stop = active.stop, None
-        if stop is not None:
-            yield from self._end_runs()
-            if stop.flow_run_id != self.record.id:
-                raise stop
-            return stop.state
+        finally:
+            self._expires = None
+        if active.stop is not None:
+            return (yield from self._obey(active.stop))
         if seconds is not None and time.monotonic() - began > seconds:
             return timed_out(seconds, "Flow")
         if failure is not None:
             return failure
         return final_state(returned, [*(future.state for future in active.futures), *active.subflows])
 
-    def _expire(self, attempt: int, seconds: float) -> None:
+    def _expire(self, attempt: object, seconds: float) -> None:
         """End the flow run if it is still in the attempt that took too long."""
-        active = self.active
-        if active.attempt == attempt and not active.over and active.stop is None:
-            self.engine.stop_flow(active, timed_out(seconds, "Flow"))
+        if self._expires is attempt and self.active.stop is None:
+            self.engine.stop_flow(self.active, timed_out(seconds, "Flow"))
+
+    def _obey(self, stop: FlowStop) -> Generator[Step, _Answer, State]:
+        """End what still runs, and return the state to end in; raise the stop if it is for an outer flow run."""
+        self.active.stop = None
+        self.active.stopped.clear()
+        yield from self._end_runs()
+        if stop.flow_run_id != self.record.id:
+            raise stop
+        return stop.state
 
     def _end_runs(self) -> Generator[Step, _Answer, None]:
         engine, family = self.engine, self.engine.subtree(self.active)
-        engine.cancel_runs(family, lambda: Cancelled("the flow run was stopped"))
+        engine.cancel_runs(family, stopped)
         for each in family:
             wait, is_over = partial(engine.wait_for_all, each), partial(engine.has_ended, each)
             with suppress(StoreError):
@@ -211,15 +233,16 @@ class FlowCall:
     def _stopped(self, stop: BaseException) -> State:
         if isinstance(stop, FlowStop):
             return Cancelled("the flow run that called it was stopped")
-        return Cancelled("the flow run was interrupted", name=INTERRUPTED)
+        return _interrupted()
 
     # -- states ------------------------------------------------------------------------------------------------------
 
-    def _enter(self, state: State, before: Sequence[Record] = ()) -> State:
+    def _enter(self, state: State) -> State:
         """Record that the flow run is in another state, and call the hooks for it."""
         record, active, engine = self.record, self.active, self.engine
         if not state.run_id:
             state.run_id, state.run_label = record.id, f"flow run '{record.name}'"
+        before = [] if self._sequence else [record]
         self._sequence += 1
         result = None if self.flow.persist_result is False else state.recordable()
         change = StateChange(
@@ -231,7 +254,7 @@ class FlowCall:
             engine.end_log(record, active.attempt)
         engine.append([*before, change])
         info = flow_run_info(record, active.attempt)
-        call_here(engine.callbacks, hooks_of(self.flow, f"flow run '{record.name}'", info, state))
+        call_here(hooks_of(self.flow, f"flow run '{record.name}'", info, state))
         return state
 
 
@@ -244,6 +267,10 @@ def _done(step: Step) -> Generator[Step, _Answer, Any]:
     if error is not None:
         raise error
     return value
+
+
+def _interrupted() -> State:
+    return Cancelled("the flow run was interrupted", name=INTERRUPTED)
 
 
 def _ended(end: StopIteration) -> State:
@@ -285,8 +312,9 @@ class _Body:
                 return self._call.body()
         finally:
             flush(self._context)
-            active.interrupt = None
-            engine.shield.unstop(active.record.id)
+            with active.lock:
+                active.interrupt = None
+                engine.shield.unstop(active.record.id)
 
     async def run_async(self) -> Any:
         import asyncio
@@ -294,11 +322,16 @@ class _Body:
         active, loop, task = self._active, asyncio.get_running_loop(), asyncio.current_task()
         assert task is not None
         asked: list[FlowStop] = []
+        at_work = True
+
+        def cancel(stop: FlowStop) -> None:
+            if at_work:  # a cancellation that comes later would hit whoever awaits the flow
+                asked.append(stop)
+                task.cancel()
 
         def interrupt(stop: FlowStop) -> None:
-            asked.append(stop)
             with suppress(RuntimeError):  # the loop is closed
-                loop.call_soon_threadsafe(task.cancel)
+                loop.call_soon_threadsafe(cancel, stop)
 
         active.interrupt = interrupt
         try:
@@ -307,12 +340,16 @@ class _Body:
             with entered(self._context):
                 return await self._call.body()
         except asyncio.CancelledError:
-            if asked and task.uncancel() == 0:
+            if asked and task.cancelling() == 1:  # by nobody else
                 raise asked[0] from None
             raise
         finally:
+            at_work = False
+            if asked:
+                task.uncancel()
             flush(self._context)
-            active.interrupt = None
+            with active.lock:
+                active.interrupt = None
 
 
 class _Wait:
@@ -324,21 +361,19 @@ class _Wait:
         self._wait()
 
     async def run_async(self) -> None:
-        if self._is_over():
-            return
-        import asyncio
-
-        await asyncio.to_thread(self._wait)
+        if not self._is_over():
+            await in_thread(self._wait)
 
 
 class _Pause:
-    def __init__(self, seconds: float) -> None:
+    """Waits for another attempt, or until the flow run is stopped."""
+
+    def __init__(self, active: ActiveFlow, seconds: float) -> None:
+        self._active = active
         self._seconds = seconds
 
     def run(self) -> None:
-        time.sleep(self._seconds)
+        self._active.stopped.wait(self._seconds)
 
     async def run_async(self) -> None:
-        import asyncio
-
-        await asyncio.sleep(self._seconds)
+        await in_thread(self.run)

@@ -14,12 +14,14 @@ from typing import TYPE_CHECKING, Any, Generic, NamedTuple, ParamSpec, TypeVar, 
 from localflow import arguments
 from localflow.context import FlowContext, TaskContext, current_run
 from localflow.control import ControlChannel, control_path
+from localflow.coroutines import in_thread
 from localflow.engine import Engine
 from localflow.errors import UnpicklableError
 from localflow.flow_runs import FlowCall
 from localflow.functions import DecoratedFunction, function_name
 from localflow.futures import TaskFuture, futures_in
 from localflow.keywords import FlowKeywords, check_known, checked_flag
+from localflow.live import may_be_tolerated
 from localflow.logs import recording
 from localflow.names import random_id, random_name
 from localflow.payloads import pack
@@ -113,11 +115,11 @@ class Flow(DecoratedFunction[P, R], Generic[P, R]):
         if self.is_async:
             return self._call_async(context, parameters, wait_for)
         if isinstance(context, FlowContext):
-            kept, key = _kept(context.active, self.name)
-            if kept is None:
-                kept = self._subflow(context, *self._settled(parameters, wait_for)).run()
-            context.active.add_subflow(key, kept)
-            return kept
+            called = context.active.subflow_call(self.name, (parameters, wait_for))
+            if called.state is None:
+                called.state = self._subflow(context, *self._settled(parameters, wait_for)).run()
+            context.active.add_subflow(called)
+            return called.state
         parameters, blocker = self._settled(parameters, wait_for)
         if isinstance(context, TaskContext):
             with self._inside(context) as engine:
@@ -132,11 +134,12 @@ class Flow(DecoratedFunction[P, R], Generic[P, R]):
         self, context: FlowContext | TaskContext | None, parameters: dict[str, Any], wait_for: object
     ) -> State:
         if isinstance(context, FlowContext):
-            kept, key = _kept(context.active, self.name)
-            if kept is None:
-                kept = await self._subflow(context, *await self._settled_async(parameters, wait_for)).run_async()
-            context.active.add_subflow(key, kept)
-            return kept
+            called = context.active.subflow_call(self.name, (parameters, wait_for))
+            if called.state is None:
+                settled = await self._settled_async(parameters, wait_for)
+                called.state = await self._subflow(context, *settled).run_async()
+            context.active.add_subflow(called)
+            return called.state
         parameters, blocker = await self._settled_async(parameters, wait_for)
         if isinstance(context, TaskContext):
             with self._inside(context) as engine:
@@ -207,6 +210,8 @@ class Flow(DecoratedFunction[P, R], Generic[P, R]):
 
     def _subflow(self, context: FlowContext, parameters: dict[str, Any], blocker: State | None) -> FlowCall:
         parent = context.active
+        if parent.stop is not None:
+            raise parent.stop
         engine = parent.engine
         lane = parent.lane if self.executor is None else engine.lane(self.executor)
         record = self._record(parameters, lane.name, context.flow_run.root_id, context.flow_run.id)
@@ -367,18 +372,11 @@ def _listen(project: Project, active: ActiveFlow) -> ControlChannel:
     return channel
 
 
-def _kept(active: ActiveFlow, flow: str) -> tuple[State | None, tuple[str, int]]:
-    key, state = active.completed_subflow(flow)
-    return state, key
-
-
 async def _settled_async(parameters: dict[str, Any], wait_for: object) -> tuple[dict[str, Any], State | None]:
     """Do `_settled` without blocking the loop that is running here."""
     if wait_for is None and not arguments.find(parameters, (TaskFuture,)):
         return _settled(parameters, None)
-    import asyncio
-
-    return await asyncio.to_thread(_settled, parameters, wait_for)
+    return await in_thread(lambda: _settled(parameters, wait_for))
 
 
 def _settled(parameters: dict[str, Any], wait_for: object) -> tuple[dict[str, Any], State | None]:
@@ -386,11 +384,17 @@ def _settled(parameters: dict[str, Any], wait_for: object) -> tuple[dict[str, An
     found = arguments.find(parameters, (TaskFuture, State))
     if wait_for is not None:
         found += futures_in(wait_for)
+    tolerated = {id(item) for item in arguments.find_tolerated((parameters, wait_for), (TaskFuture, State))}
+
+    def data(item: TaskFuture[Any] | State) -> object:
+        state: State = item.state if isinstance(item, TaskFuture) else item
+        return state.result(raise_on_failure=state.is_completed())
+
     for item in found:
         state = item.wait() if isinstance(item, TaskFuture) else item
-        if state is not None and not state.is_completed():
+        if state is not None and not state.is_completed() and not (id(item) in tolerated and may_be_tolerated(state)):
             return parameters, state
-    return arguments.replace(parameters, (TaskFuture, State), lambda item: item.result()), None
+    return arguments.replace(parameters, (TaskFuture, State), data), None
 
 
 def _call_arguments(signature: inspect.Signature, parameters: dict[str, Any]) -> tuple[tuple[Any, ...], dict[str, Any]]:

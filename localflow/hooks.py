@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
+import logging
 from contextvars import Context
 from typing import TYPE_CHECKING, Any
 
 from localflow.callbacks import Callback
+from localflow.interrupts import STOPS
 from localflow.keywords import HOOK_OF
 
 if TYPE_CHECKING:
-    from localflow.callbacks import CallbackRunner
     from localflow.functions import DecoratedFunction
     from localflow.states import State
+
+_log = logging.getLogger("localflow.hooks")
 
 
 def hooks_of(decorated: DecoratedFunction[..., Any], described: str, run: object, state: State) -> list[Callback]:
@@ -30,7 +33,12 @@ def hooks_of(decorated: DecoratedFunction[..., Any], described: str, run: object
     ]
 
 
-def call_here(callbacks: CallbackRunner, hooks: list[Callback]) -> None:
+def call_here(hooks: list[Callback]) -> None:
     """Call hooks in this thread; what goes wrong in one is logged."""
     for described, context, hook, args in hooks:
-        context.run(callbacks.call, described, hook, *args)
+        try:
+            context.run(hook, *args)
+        except STOPS:
+            raise
+        except BaseException:  # sys.exit() in a hook does not end the program
+            _log.exception("%s failed", described)

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import signal
 import threading
+from collections import deque
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
@@ -40,14 +41,19 @@ STOPS = (KeyboardInterrupt, Terminated, FlowStop)
 
 
 class Shield:
-    """Holds stops back while the thread that signals reach does what must not be torn."""
+    """Holds stops back while the thread that signals reach does what must not be torn.
+
+    There is one for the process, `SHIELD`: flows inside tasks have engines of their own in the same thread.
+    """
 
     def __init__(self) -> None:
+        self._listeners = 0
         self._thread: int | None = None
         self._depth = 0
         self._held: BaseException | None = None
-        self._planned: FlowStop | None = None
+        self._planned: deque[FlowStop] = deque()
         self._hears_stops = False
+        self._taken: list[signal.Signals] = []
 
     @property
     def hears(self) -> bool:
@@ -56,14 +62,13 @@ class Shield:
 
     def stop(self, stop: FlowStop) -> None:
         """Raise `stop` in the thread that signals reach, from any other one; it ends what that is blocked in, too."""
-        self._planned = stop
+        self._planned.append(stop)
         if self._thread is not None:
             signal.pthread_kill(self._thread, _WAKE)
 
     def unstop(self, flow_run_id: str) -> None:
         """Do not raise what is to stop this flow run, unless it is raised already."""
-        if self._planned is not None and self._planned.flow_run_id == flow_run_id:
-            self._planned = None
+        self._planned = deque(stop for stop in self._planned if stop.flow_run_id != flow_run_id)
 
     def __enter__(self) -> None:
         if self._thread is not None and threading.get_ident() == self._thread:
@@ -79,8 +84,12 @@ class Shield:
     @contextmanager
     def listening(self) -> Iterator[None]:
         """Take the signals for the block; elsewhere than in the main thread, or if they are taken, do nothing."""
+        if threading.current_thread() is not threading.main_thread():
+            yield
+            return
+        self._listeners += 1
         taken: list[signal.Signals] = []
-        if threading.current_thread() is threading.main_thread():
+        if self._listeners == 1:
             for signum, default in _STOP_SIGNALS.items():
                 if signal.getsignal(signum) is default:  # an ignored signal stays ignored, as nohup wants it
                     signal.signal(signum, self._handle)
@@ -89,28 +98,36 @@ class Shield:
                 signal.signal(_WAKE, self._handle)
                 self._hears_stops = True
             self._thread = threading.get_ident() if taken or self._hears_stops else None
+            self._taken = taken
         try:
             yield
         finally:
-            for signum in taken:
-                signal.signal(signum, _STOP_SIGNALS[signum])
-            if self._hears_stops:
-                self._hears_stops = False
-                signal.signal(_WAKE, signal.SIG_DFL)
+            self._listeners -= 1
+            if not self._listeners:
+                for signum in self._taken:
+                    signal.signal(signum, _STOP_SIGNALS[signum])
+                if self._hears_stops:
+                    self._hears_stops = False
+                    signal.signal(_WAKE, signal.SIG_DFL)
+                self._thread = None
+                self._planned.clear()
 
     def _handle(self, signum: int, frame: FrameType | None) -> None:
         stop: BaseException | None
         if signum == _WAKE:
-            stop, self._planned = self._planned, None
-            if stop is None:
+            if not self._planned:
                 return
+            stop = self._planned.popleft()
         else:
             stop = KeyboardInterrupt() if signum == signal.SIGINT else Terminated(signum)
         if self._depth:
-            self._held = stop
+            if not isinstance(self._held, (KeyboardInterrupt, Terminated)):  # the user's own stop wins
+                self._held = stop
         else:
             raise stop
 
+
+SHIELD = Shield()
 
 # A signal that hardly anybody uses, and that does nothing by default: it only makes Python run a handler.
 _WAKE: Any = getattr(signal, "SIGURG", None)

@@ -95,6 +95,15 @@ class Lane:
         except Exception as error:
             raise ExecutorError(f"executor {self.described()} does not tell its capacity: {error!r}") from error
 
+    def cancel(self, run: LiveRun) -> None:
+        """Ask the executor to stop a call."""
+        try:
+            self.executor.cancel([run.node])
+        except STOPS:
+            raise
+        except BaseException as error:
+            _log.error("executor %s failed to cancel a call: %s", self.described(), type_and_text(error))
+
     def give_back(self, run: LiveRun) -> None:
         """Note that a run is no longer in hand."""
         if self._takes_async and run.task.is_async:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import threading
 import time
 from collections import defaultdict
 from typing import TYPE_CHECKING, Any
@@ -14,6 +15,7 @@ from localflow.futures import TaskFuture, futures_in
 from localflow.payloads import Packed
 from localflow.records import FlowRun, StateChange, TaskRun
 from localflow.run_names import run_name
+from localflow.sameness import are_same, unmarked
 from localflow.states import NOT_READY, Pending, Retrying, Returned, Running, State, StateType
 from localflow.tags import current_tags, joined_tags
 
@@ -38,9 +40,9 @@ class LiveRun:
     """A task run between its call and its end."""
 
     __slots__ = (
-        "active", "args", "attempt", "blocker", "cache_key", "call", "cancelling", "first_attempt", "future", "go",
-        "in_hand", "is_new", "kwargs", "lane", "node", "note", "permit", "record", "resolve", "sequence", "state",
-        "task", "tolerated", "upstreams",
+        "active", "args", "attempt", "blocker", "cache_key", "call", "caller", "cancelling", "first_attempt",
+        "future", "go", "in_hand", "is_new", "kwargs", "lane", "node", "note", "permit", "record", "resolve",
+        "sequence", "state", "task", "tolerated", "upstreams",
     )  # fmt: skip
 
     def __init__(
@@ -75,6 +77,8 @@ class LiveRun:
         self.call: Call | None = None
         self.go = False
         """Whether a start is stored, so that a caller that runs its call itself may do so."""
+        self.caller = threading.get_ident()
+        """The thread that made the call."""
         self.in_hand = False
         """Whether an executor has the call."""
         self.cancelling: State | None = None
@@ -133,8 +137,10 @@ class LiveRun:
                     value = state.packed_data
                 if isinstance(value, Packed):
                     packed.append(value)
-                elif isinstance(value, Returned):
-                    value = state.result()
+                elif isinstance(value, Returned) and value.structure is value.states:
+                    value = value.structure
+                elif isinstance(value, Returned):  # of a flow: states in it are replaced like states in arguments
+                    value = arguments.replace(value.structure, (State,), data)
                 return value
 
             try:
@@ -155,6 +161,15 @@ class LiveRun:
             self.active.engine.log(self.record, self.attempt, (line,))
 
 
+class SubflowCall:
+    """A call of a subflow: which it is, with what, and its final state once it has one."""
+
+    def __init__(self, key: tuple[str, int], inputs: object) -> None:
+        self.key = key
+        self.inputs = inputs
+        self.state: State | None = None
+
+
 class ActiveFlow:
     """A flow run whose body is at work, or whose task runs have not all ended."""
 
@@ -173,6 +188,10 @@ class ActiveFlow:
         self.ended = 0
         self.over = False
         """Whether all that it started has ended and nothing may be added."""
+        self.lock = threading.Lock()
+        """Guards `interrupt`, and that what it does comes to the body or not at all."""
+        self.stopped = threading.Event()
+        """Set with `stop`."""
         self.stop: FlowStop | None = None
         """Why its body is to end, if somebody has said so."""
         self.interrupt: Callable[[FlowStop], None] | None = None
@@ -181,8 +200,8 @@ class ActiveFlow:
         self._map_numbers = itertools.count(1)
         self._ordinals: defaultdict[str, Iterator[int]] = defaultdict(itertools.count)
         self._keeps_runs = flow.retry.retries > 0
-        self._kept: dict[tuple[str, int], LiveRun] = {}
-        self._kept_subflows: dict[tuple[str, int], State] = {}
+        self._kept: dict[tuple[str, int], tuple[LiveRun, object]] = {}
+        self._kept_subflows: dict[tuple[str, int], SubflowCall] = {}
         self._subflow_ordinals: defaultdict[str, Iterator[int]] = defaultdict(itertools.count)
 
     def begin_attempt(self) -> None:
@@ -207,16 +226,19 @@ class ActiveFlow:
     ) -> TaskFuture[Any]:
         """Make a task run of a call; with an executor that runs in the caller it has ended on return."""
         engine = self.engine
-        lane = self.lane if task.executor is None else engine.lane(task.executor)
         if self.over:
             raise OutsideFlowError(task.name, "submit", f"after flow run '{self.record.name}' had ended")
+        lane = self.lane if task.executor is None else engine.lane(task.executor)
         if task.timeout_seconds is not None and not lane.executor.kills_on_timeout and not task.is_async:
             engine.lanes.warn_of_timeout(task.name, lane)
         ordinal = next(self._ordinals[task.name])
-        earlier = self._kept.get((task.name, ordinal)) if self._kept else None
-        if earlier is not None and earlier.state.is_completed():
-            self.futures.append(earlier.future)
-            return earlier.future
+        earlier = None
+        if self._keeps_runs:
+            inputs = unmarked((args, kwargs, wait_for))
+            earlier, earlier_inputs = self._kept.get((task.name, ordinal), (None, None))
+            if earlier is not None and earlier.state.is_completed() and are_same(inputs, earlier_inputs):
+                self.futures.append(earlier.future)
+                return earlier.future
         found = arguments.find((args, kwargs), _INPUTS)
         resolve = bool(found)
         tolerated: frozenset[int] = frozenset()
@@ -240,7 +262,7 @@ class ActiveFlow:
             run.first_attempt = run.attempt = earlier.attempt + 1
         run.future = TaskFuture((self.record.id, record.number), record.name, PENDING, engine, engine.lock)
         if self._keeps_runs:
-            self._kept[task.name, ordinal] = run
+            self._kept[task.name, ordinal] = run, inputs
         self.futures.append(run.future)
         engine.submit(run)
         return run.future
@@ -264,16 +286,20 @@ class ActiveFlow:
             joined_tags(tags, task.tags) if tags else task.tags, task.version or "", map_number, map_index,
         )  # fmt: skip
 
-    def completed_subflow(self, name: str) -> tuple[tuple[str, int], State | None]:
-        """Return the key of another call of a subflow, and its state if it completed in an earlier attempt."""
+    def subflow_call(self, name: str, inputs: object) -> SubflowCall:
+        """Return another call of a subflow; it has its state if it completed in an earlier attempt."""
         key = (name, next(self._subflow_ordinals[name]))
-        return key, self._kept_subflows.get(key)
+        earlier = self._kept_subflows.get(key)
+        if earlier is not None and are_same(unmarked(inputs), earlier.inputs):
+            return earlier
+        return SubflowCall(key, unmarked(inputs) if self._keeps_runs else None)
 
-    def add_subflow(self, key: tuple[str, int], state: State) -> None:
+    def add_subflow(self, call: SubflowCall) -> None:
         """Take the final state of a subflow."""
-        self.subflows.append(state)
-        if self._keeps_runs and state.is_completed():
-            self._kept_subflows[key] = state
+        assert call.state is not None
+        self.subflows.append(call.state)
+        if self._keeps_runs and call.state.is_completed():
+            self._kept_subflows[call.key] = call
 
     def _sort(
         self, found: Sequence[Any], tolerated: frozenset[int]

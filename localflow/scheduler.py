@@ -12,6 +12,7 @@ because of it is collected for the engine, which commits before anybody sees or 
 from __future__ import annotations
 
 import logging
+from functools import partial
 from typing import TYPE_CHECKING
 
 from localflow import graph
@@ -73,7 +74,7 @@ class Scheduler:
             self.unsaved.append(run.record)
         if self.is_closed or run.active.stop is not None:
             run.node = run.future._node = self._graph.add_ended(graph.LOST)
-            self._conclude(run, interrupted())
+            self._conclude(run, interrupted() if self.is_closed else stopped())
         elif run.blocker is None:
             tolerated = [future._node for future in run.upstreams if id(future) in run.tolerated]
             run.node = run.future._node = self._graph.add([future._node for future in run.upstreams], tolerated)
@@ -237,12 +238,16 @@ class Scheduler:
         if not run.in_hand:
             self.finish(run, state)
             return True
-        executor = run.lane.executor
-        self.actions.append(lambda: executor.cancel([run.node]))
+        self.actions.append(partial(run.lane.cancel, run))
         if not run.lane.can_stop(run):
             return False
         run.cancelling = state
         return True
+
+
+def stopped() -> State:
+    """Return the state of a run whose flow run was cancelled from outside, or too slow."""
+    return Cancelled("the flow run was stopped")
 
 
 def interrupted() -> State:

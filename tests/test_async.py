@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import functools
 import signal
 import subprocess
@@ -296,6 +297,56 @@ def test_a_slow_async_flow_is_stopped_at_its_timeout() -> None:
     assert time.monotonic() - began < 5
     assert (state.name, after) == ("TimedOut", "after")
     assert state.message == "Flow run exceeded timeout of 0.2 second(s)"
+
+
+def test_the_timeout_of_an_async_flow_does_not_reach_its_caller() -> None:
+    """Whoever awaits the flow is not cancelled by it, also if the body does not heed its end."""
+
+    @flow(timeout_seconds=0.1)
+    async def deaf() -> None:
+        time.sleep(0.3)
+
+    @flow(timeout_seconds=0.1)
+    async def stubborn() -> None:
+        with contextlib.suppress(asyncio.CancelledError):
+            await asyncio.sleep(30)
+
+    async def around() -> list[str]:
+        names = []
+        for main in (deaf, stubborn):
+            names.append((await main()).name)
+            await asyncio.sleep(0.01)
+        current = asyncio.current_task()
+        assert current is not None
+        assert current.cancelling() == 0
+        return names
+
+    with harness():
+        assert asyncio.run(around()) == ["TimedOut", "TimedOut"]
+
+
+def test_waiting_flows_do_not_use_up_the_threads_of_the_loop() -> None:
+    """Many subflows wait for a task that only the loop's own pool can let go on."""
+    go = threading.Event()
+
+    @task
+    def wait() -> None:
+        assert go.wait(10)
+
+    @flow
+    async def child() -> None:
+        wait()
+
+    @flow(executor="thread")
+    async def main() -> None:
+        async def let_go() -> None:
+            await asyncio.sleep(0.1)
+            await asyncio.to_thread(go.set)
+
+        await asyncio.gather(let_go(), *[child() for _ in range(8)])
+
+    with harness(None):
+        assert asyncio.run(main()).is_completed()
 
 
 def test_an_async_flow_is_tried_again() -> None:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+import signal
 import subprocess
 import sys
 import threading
@@ -251,6 +253,76 @@ def test_the_timeout_of_a_flow_ends_its_subflows() -> None:
             "main": "TimedOut",
             "child": "Cancelled",
         }
+
+
+def test_a_stopped_flow_in_a_thread_calls_no_more_subflows() -> None:
+    """Its next call of a flow ends the body, as its next call of a task does."""
+    ran: list[int] = []
+    states: list[State] = []
+    child = flow(name="child")(lambda n: ran.append(n))
+
+    @flow(timeout_seconds=0.2)
+    def main() -> None:
+        time.sleep(0.4)
+        for n in range(5):
+            child(n)
+
+    def work() -> None:
+        with harness():
+            states.append(main())
+
+    thread = threading.Thread(target=work)
+    thread.start()
+    thread.join(DEADLINE)
+
+    assert states[0].name == "TimedOut"
+    assert ran == []
+
+
+def test_ctrl_c_in_a_hook_leaves_the_final_state_alone() -> None:
+    """A run ends once."""
+    Path("script.py").write_text(
+        "import os, signal, time\n"
+        "from localflow import flow\n"
+        "def interrupt(*args):\n"
+        "    os.kill(os.getpid(), signal.SIGINT)\n"
+        "    time.sleep(5)\n"
+        "@flow(on_completion=interrupt)\n"
+        "def main(): pass\n"
+        "main()\n"
+    )
+    ended = subprocess.run([sys.executable, "script.py"], capture_output=True, text=True, timeout=30)
+    command = [sys.executable, "-m", "localflow", "show", "@last", "--json"]
+    shown = json.loads(subprocess.run(command, capture_output=True, text=True, timeout=30).stdout)
+
+    assert "KeyboardInterrupt" in ended.stderr
+    assert [state["name"] for state in shown["history"]] == ["Pending", "Running", "Completed"]
+
+
+def test_ctrl_c_in_a_flow_inside_a_task_stops_everything() -> None:
+    """The flow in the task, the task and the flow around it are CANCELLED, and the program ends."""
+    Path("script.py").write_text(
+        "import os, signal, time\n"
+        "from localflow import flow, task\n"
+        "@task\n"
+        "def step(n):\n"
+        "    if n == 20: os.kill(os.getpid(), signal.SIGINT)\n"
+        "    return n\n"
+        "@flow\n"
+        "def inner():\n"
+        "    for n in range(100000): step(n)\n"
+        "@task\n"
+        "def outer(): inner()\n"
+        "@flow\n"
+        "def main(): outer()\n"
+        "main()\n"
+    )
+    ended = subprocess.run([sys.executable, "script.py"], capture_output=True, text=True, timeout=30)
+    command = [sys.executable, "-m", "localflow", "runs", "--json"]
+    runs = json.loads(subprocess.run(command, capture_output=True, text=True, timeout=30).stdout)
+
+    assert ended.returncode == -signal.SIGINT
+    assert [run["state"]["name"] for run in runs] == ["Interrupted", "Interrupted"]
 
 
 SCRIPT = """

@@ -5,7 +5,9 @@ from __future__ import annotations
 import os
 import random
 import signal
+import sqlite3
 import time
+from contextlib import closing
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -13,7 +15,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from localflow import State, StateType, flow, task
+from localflow import State, StateType, allow_failure, flow, task
 from localflow.errors import WorkerCrashedError
 from localflow.retries import RetryPolicy, exponential_backoff, retry_policy
 from localflow.states import Crashed, Failed
@@ -299,6 +301,100 @@ def test_completed_subflows_are_not_run_again() -> None:
     with harness():
         assert main().result() == ["a", "b"]
     assert ran == ["a", "b", "failed"]
+
+
+def test_a_call_with_other_arguments_runs_again() -> None:
+    """A completed run stands for a call of the next attempt only if the arguments are the same."""
+    order: list[list[int]] = [[1, 2], [2, 1]]
+
+    @task
+    def tenfold(n: int) -> int:
+        return 10 * n
+
+    @flow(retries=1)
+    def main() -> dict[int, int]:
+        values = {n: tenfold(n).result() for n in order.pop(0)}
+        if order:
+            raise ValueError
+        return values
+
+    with harness() as runs:
+        assert main().result() == {2: 20, 1: 10}
+        assert runs.history("tenfold-0") == ["Pending", "Running", "Completed", "Retrying", "Completed"]
+
+
+def test_what_built_on_a_failure_runs_again_with_the_value() -> None:
+    """A run that was allowed to take a failure is not kept once its upstream has completed."""
+
+    @task
+    def told(value: object) -> str:
+        return str(value)
+
+    @task
+    def fails_once() -> int:
+        if calls_so_far("once") == 1:
+            raise ValueError("first")
+        return 42
+
+    @flow(retries=1)
+    def report() -> Any:
+        upstream = fails_once()
+        return [upstream, told(allow_failure(upstream))]
+
+    with harness():
+        assert report().result() == [42, "42"]
+
+
+def test_arguments_that_cannot_be_compared_count_as_the_same() -> None:
+    """A new connection in the second attempt does not make a completed task run again."""
+
+    @task
+    def once(connection: sqlite3.Connection) -> int:
+        return calls_so_far("connected")
+
+    @flow(retries=1)
+    def main() -> Any:
+        with closing(sqlite3.connect(":memory:")) as connection:
+            value = once(connection).result()
+        if calls_so_far("attempts") == 1:
+            raise ValueError
+        return value
+
+    with harness():
+        assert main().result() == 1
+    assert Path("connected").stat().st_size == 1
+
+
+def test_the_timeout_of_an_attempt_ends_with_it() -> None:
+    """It does not reach the next attempt, nor the pause before it."""
+
+    @flow(retries=1, retry_delay_seconds=0.5, timeout_seconds=0.3)
+    def main() -> str:
+        if calls_so_far("attempts") == 1:
+            raise ValueError
+        return "done"
+
+    with harness():
+        assert main().result() == "done"
+
+
+def test_a_subflow_with_other_arguments_runs_again() -> None:
+    """As a task does."""
+    order = [["a", "b"], ["b", "a"]]
+
+    @flow
+    def child(name: str) -> str:
+        return name
+
+    @flow(retries=1)
+    def main() -> Any:
+        states = [child(name) for name in order.pop(0)]
+        if order:
+            raise ValueError
+        return states
+
+    with harness():
+        assert main().result() == ["b", "a"]
 
 
 def test_a_flow_fails_when_its_retries_are_used_up() -> None:
