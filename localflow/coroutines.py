@@ -46,9 +46,7 @@ def run_to_its_end(
     """Run a coroutine in a loop of its own and return its value; inside a running loop, in a thread of its own."""
     import asyncio
 
-    try:
-        asyncio.get_running_loop()
-    except RuntimeError:
+    if asyncio._get_running_loop() is None:  # the public function says so by an exception, which would stay in others
         return asyncio.run(drained(value, timeout_seconds))
     ending: list[Any] = []
     loop = asyncio.new_event_loop()

@@ -30,19 +30,33 @@ def find_runs(store: StateStore, reference: str) -> tuple[FlowRunHistory, list[R
     Raises:
         RunNotFoundError: nothing is recorded that the reference could mean, or too much.
     """
-    run, slash, task = reference.partition("/")
+    run, task = split_reference(store, reference)
     try:
         summary = find_flow_run(store, run)
     except RunNotFoundError:
         run_id, dash, number = run.rpartition("-")
-        if slash or not dash or not number.isdecimal():
+        if task is not None or not dash or not number.isdecimal():
             raise
         found = [known for known in store.list_flow_runs() if known.flow_run.id == run_id]
         if not found:
             raise
-        [summary], slash, task = found, "/", run
+        [summary], task = found, run
     history = FlowRunHistory.read(store, summary.flow_run)
-    return history, _task_runs(history, task) if slash else []
+    return history, [] if task is None else _task_runs(history, task)
+
+
+def split_reference(store: StateStore, reference: str) -> tuple[str, str | None]:
+    """Return what names the run in `RUN/TASK` and what the task, None for a run alone; names of runs may hold slashes."""
+    if "/" not in reference:
+        return reference, None
+    names = {known.flow_run.name for known in store.list_flow_runs()}
+    if reference in names:
+        return reference, None
+    for place in reversed([place for place, character in enumerate(reference) if character == "/"]):
+        if reference[:place] in names:
+            return reference[:place], reference[place + 1 :]
+    run, _, task = reference.partition("/")
+    return run, task
 
 
 def find_flow_run(store: StateStore, reference: str) -> FlowRunSummary:

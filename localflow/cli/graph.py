@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import shlex
+
 import click
 
 from localflow.cli import output
@@ -23,12 +25,13 @@ def graph(reference: str, form: str, show_all: bool, as_json: bool) -> None:
     from localflow.cli import drawings
     from localflow.cli.reading import recorded
     from localflow.diagrams import diagram_of
-    from localflow.references import find_flow_run
+    from localflow.references import find_flow_run, split_reference
 
-    if "/" in reference:
-        raise UsageError(f"a graph is drawn of a whole flow run: localflow graph {reference.partition('/')[0]}")
     with recorded() as store:
-        diagram = diagram_of(store, find_flow_run(store, reference).flow_run, show_all)
+        run, task = split_reference(store, reference)
+        if task is not None:
+            raise UsageError(f"a graph is drawn of a whole flow run: localflow graph {shlex.quote(run)}")
+        diagram = diagram_of(store, find_flow_run(store, run).flow_run, show_all)
     view = diagram.as_json()
     if as_json or form == "json":
         output.print_json(view)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from contextlib import contextmanager
+from functools import cached_property
 from typing import TYPE_CHECKING
 
 from localflow.history import FlowRunHistory
@@ -70,28 +71,24 @@ def harness(executor: str | Executor | None = "sequential") -> Iterator[Harness]
     """
     loaded = Project.load(overrides={"store": "memory"})
     project = _Stage(loaded.root, loaded.settings, loaded.plugins)
-    with project.opened_for_good() as store, project.in_force():
-        project.wanted = executor
-        yield Harness(store)
+    project.wanted = executor
+    with project.in_force():
+        yield Harness(project.store)
 
 
 class _Stage(Project):
     """A project whose store stays open from flow to flow, and whose executors are what the test wants."""
 
     wanted: str | Executor | None = None
-    _store: StateStore
 
-    @contextmanager
-    def opened_for_good(self) -> Iterator[StateStore]:
-        self._store = self.open_store()
-        try:
-            yield self._store
-        finally:
-            self._store.close()
+    @cached_property
+    def store(self) -> StateStore:
+        # Never closed: it holds nothing but memory, and tests look into it after the block.
+        return self.open_store()
 
     @contextmanager
     def opened_store(self) -> Iterator[StateStore]:
-        yield self._store
+        yield self.store
 
     def choose(self, executor: str | Executor) -> Executor:
         wanted = executor if self.wanted is None else self.wanted

@@ -11,7 +11,7 @@ from localflow.builtin.memory import MemoryStateStore
 from localflow.errors import RunNotFoundError
 from localflow.history import FlowRunHistory
 from localflow.records import FlowRun, StateChange, TaskRun
-from localflow.references import find_flow_run, find_task_run
+from localflow.references import find_flow_run, find_task_run, split_reference
 from localflow.states import StateType
 
 if TYPE_CHECKING:
@@ -122,3 +122,20 @@ def test_a_task_run_that_is_not_one_is_an_error(history: FlowRunHistory, referen
         find_task_run(history, reference)
 
     assert str(caught.value) == message
+
+
+@pytest.mark.parametrize(
+    ("reference", "parts"),
+    [
+        ("etl/2024", ("etl/2024", None)),
+        ("etl/2024/load-0", ("etl/2024", "load-0")),
+        ("brave-otter/load-0", ("brave-otter", "load-0")),
+        ("@last/a/b", ("@last", "a/b")),
+        ("brave-otter", ("brave-otter", None)),
+    ],
+)
+def test_names_of_runs_may_hold_slashes(store: MemoryStateStore, reference: str, parts: tuple[str, str | None]) -> None:
+    """The longest name of a recorded run is the run's, the rest is the task."""
+    store.append([FlowRun("abcd7777", "etl/2024", "load", 7.0, "abcd7777")])
+
+    assert split_reference(store, reference) == parts

@@ -75,6 +75,14 @@ def test_runs_are_found_by_name() -> None:
             runs.history("nothing-0")
 
 
+def test_it_may_be_asked_after_the_block() -> None:
+    """What the flows have left stays readable."""
+    with harness() as runs:
+        flow(name="main")(lambda: place())()
+
+    assert runs.history("place-0") == ["Pending", "Running", "Completed"]
+
+
 def test_nothing_is_written_to_disk() -> None:
     """No state directory, no files."""
     with harness():
