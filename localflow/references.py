@@ -46,7 +46,7 @@ def find_runs(store: StateStore, reference: str) -> tuple[FlowRunHistory, list[R
 
 
 def split_reference(store: StateStore, reference: str) -> tuple[str, str | None]:
-    """Return what names the run in `RUN/TASK` and what the task, None for a run alone; names of runs may hold slashes."""
+    """Return what names the run in `RUN/TASK` and what the task, None for a run alone; names may hold slashes."""
     if "/" not in reference:
         return reference, None
     names = {known.flow_run.name for known in store.list_flow_runs()}
