@@ -72,7 +72,7 @@ class CachePolicy:
 
 #: The arguments of the call.
 INPUTS = CachePolicy(frozenset({"INPUTS"}))
-#: The text and the code of the function.
+#: The text and the code of the function; for one that travels by value, as in a script, also what it refers to there.
 TASK_SOURCE = CachePolicy(frozenset({"TASK_SOURCE"}))
 #: The flow run: a result is used again in the same run only.
 RUN_ID = CachePolicy(frozenset({"RUN_ID"}))
@@ -228,7 +228,10 @@ def _of_function(fingerprint: Callable[[Callable[..., Any]], bytes], function: C
     try:
         return fingerprint(function)
     except NoFingerprintError as error:
-        raise NotCacheableError(f"its function cannot be part of a cache key: {error}") from error
+        raise NotCacheableError(
+            f"its function cannot be part of a cache key: {error}; make that an argument and leave it out by its name, "
+            "as with cache_policy=INPUTS - 'name'"
+        ) from error
 
 
 def _flow_parameters(flow_run: FlowRun) -> Mapping[str, Any]:

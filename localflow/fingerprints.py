@@ -6,37 +6,53 @@ count without their order, as they compare; dicts in the state of an object with
 
 Stricter than `==` on purpose: 1, 1.0 and True are different, so are 0.0 and -0.0, Decimal("1.0") and Decimal("1.00"),
 and one instant in two time zones. A value without a fingerprint of this kind has none: it is never guessed.
+
+Code that can be imported counts by its name and body. Code that travels by value, such as a script's own, counts with
+all that decides what it does: its members, its variables, whatever of its module it refers to, and so on from there.
 """
 
 from __future__ import annotations
 
 import collections
 import copyreg
+import dis
+import enum
 import functools
 import inspect
-import logging
 import os
 import struct
+import sys
 import textwrap
 import weakref
 from hashlib import blake2b
-from types import BuiltinFunctionType, CellType, CodeType, FunctionType, MethodType, ModuleType
+from types import (
+    BuiltinFunctionType,
+    CellType,
+    CodeType,
+    FunctionType,
+    GetSetDescriptorType,
+    MappingProxyType,
+    MemberDescriptorType,
+    MethodType,
+    ModuleType,
+)
 from typing import TYPE_CHECKING, Any
 
 from localflow.errors import NoFingerprintError
 from localflow.interrupts import STOPS
-from localflow.payloads import type_name
+from localflow.payloads import travels_by_value, type_name
 from localflow.states import type_and_text
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable
-
-_log = logging.getLogger("localflow.caching")
+    from collections.abc import Callable, Iterable, Mapping
 
 _DIGEST_BYTES = 20
 _SHORT = 64
 _LAMBDA = "<lambda>"
 _IN_FUNCTION = "<locals>"
+_DECORATED = "localflow.functions"
+#: What is in a class but does nothing, or is known from elsewhere.
+_NO_MEMBERS = frozenset({"__dict__", "__weakref__", "__module__", "__qualname__", "__doc__", "_abc_impl"})
 #: Dicts that compare without their order although they have an `__eq__` of their own.
 _UNORDERED = (dict, collections.Counter)
 
@@ -51,6 +67,9 @@ class Fingerprints:
         self._done: dict[tuple[int, bool], tuple[object, bytes]] = {}
         self._begun: dict[tuple[int, bool], int] = {}
         self._ordered = False
+        # Inside the encoding of code: what it refers to of its modules, still to be encoded. Apart from the code, for
+        # functions may refer to each other in circles. None outside.
+        self._references: dict[tuple[int, str], tuple[FunctionType, object]] | None = None
 
     def of(self, value: object) -> bytes:
         """Return the fingerprint of a value.
@@ -64,12 +83,10 @@ class Fingerprints:
         """Return the fingerprint of where a function is defined and what it carries, whatever its body says.
 
         It carries the variables of the functions around it, the object it is a method of, and what a partial has put
-        in, except for what goes by the names in `without`. The variables count as they were at the first question:
-        what the function itself does to them is no part of it.
+        in, all as they are now, except for what goes by the names in `without`.
 
         Raises:
-            NoFingerprintError: the object or what a partial has put in has none. A variable without one makes the
-                function different from all others, in other processes, too.
+            NoFingerprintError: something that it carries has none; the text names it.
         """
         return self._guarded(self._definition, function)
 
@@ -77,7 +94,11 @@ class Fingerprints:
         """Return the fingerprint of a function's text and code.
 
         The code is what runs, and all there is for a function typed into a REPL. Beside it the text, where there is
-        one, tells apart what compiles to the same code. Not the text alone: the file may have been edited since.
+        one, tells apart what compiles to the same code. Not the text alone: the file may have been edited since. Of a
+        function that travels by value, also what it refers to of its module, except for the names in `without`.
+
+        Raises:
+            NoFingerprintError: something that it refers to has none; the text names it.
         """
         outer = _innermost(function)
         known = _seen_sources.get(outer) if isinstance(outer, FunctionType) else None
@@ -85,7 +106,11 @@ class Fingerprints:
             known = self._guarded(self._source, outer)
             if isinstance(outer, FunctionType):
                 _seen_sources[outer] = known
-        return known
+        plain = inspect.unwrap(outer)
+        if not isinstance(plain, FunctionType) or not _refers_by_value(plain):
+            return known
+        names = self._without.difference(plain.__code__.co_varnames)  # an argument may be called like a global
+        return self._guarded(functools.partial(self._with_references, known, names), plain)
 
     def _guarded(self, encode: Callable[[Any], bytes], value: object) -> bytes:
         try:
@@ -109,11 +134,13 @@ class Fingerprints:
         if done is not None:
             return done[1]
         if key in self._begun:  # it holds itself
-            return b"@%d;" % self._begun[key]
-        self._begun[key] = len(self._begun) + len(self._done)
+            return b"@%d;" % (len(self._begun) - self._begun[key])
+        self._begun[key] = len(self._begun)
         compound = _COMPOUNDS.get(kind)
-        encoding = self._object(value) if compound is None else compound(self, value)
-        del self._begun[key]
+        try:
+            encoding = self._object(value) if compound is None else compound(self, value)
+        finally:
+            del self._begun[key]
         self._done[key] = value, encoding
         return encoding
 
@@ -127,6 +154,9 @@ class Fingerprints:
     def _dict(self, value: dict[Any, Any]) -> bytes:
         return self._pairs(value.items(), self._ordered)
 
+    def _mapping(self, value: Mapping[Any, Any]) -> bytes:
+        return self._parts(b"v", dict(value))
+
     def _pairs(self, pairs: Iterable[tuple[Any, Any]], ordered: bool) -> bytes:
         encoded = [self._encoded(key) + self._encoded(item) for key, item in pairs]
         return _framed(b"o" if ordered else b"d", encoded if ordered else sorted(encoded), len(encoded))
@@ -137,6 +167,11 @@ class Fingerprints:
             return self._class(value)
         if kind is object:
             raise NoFingerprintError("an object() is nothing but itself")
+        if any(base.__name__ == "DecoratedFunction" and base.__module__ == _DECORATED for base in kind.__mro__):
+            return self._parts(b"W", kind.__name__, value.name, value.fn)
+        functions = _functions_of(value)
+        if functions is not None:
+            return self._parts(b"D", kind.__name__, functions)
         library, name = kind.__module__.partition(".")[0], kind.__name__
         if library == "numpy" and name in ("ndarray", "memmap") and not value.dtype.hasobject:
             return self._array(value)
@@ -154,7 +189,9 @@ class Fingerprints:
         reducer = copyreg.dispatch_table.get(kind)
         reduced: Any = value.__reduce_ex__(4) if reducer is None else reducer(value)
         if isinstance(reduced, str):
-            return self._parts(b"g", getattr(value, "__module__", None), reduced)
+            module = getattr(value, "__module__", None)
+            inner = getattr(value, "__wrapped__", None) if travels_by_value(module) else None  # of an lru_cache
+            return self._parts(b"g", _home(module), reduced, inner)
         make, args, state, items, pairs, *more = (*reduced, *[None] * 4)[: max(5, len(reduced))]
         if make is copyreg.__newobj__:  # type: ignore[attr-defined]
             make, args = args[0], args[1:]
@@ -174,21 +211,65 @@ class Fingerprints:
         return _framed(b"x", parts, len(parts))
 
     def _by_name(self, maker: Any) -> bytes:
-        """Encode what makes an object as pickle does, by its name; a class made in a function has more to it."""
-        if isinstance(maker, type):
-            return self._parts(b"k", maker.__module__, maker.__qualname__, _members(maker))
-        if isinstance(maker, FunctionType):
+        """Encode what makes an object as pickle does: by its name if it can be imported, else by all there is to it."""
+        if isinstance(maker, type) and not _is_by_value(maker):
+            return self._parts(b"k", maker.__module__, maker.__qualname__)
+        if isinstance(maker, FunctionType) and not _refers_by_value(maker):
             return self._parts(b"k", maker.__module__, maker.__qualname__)
         return self._encoded(maker)
 
-    def _class(self, value: type) -> bytes:
-        return self._parts(b"K", value.__module__, value.__qualname__, _members(value, always=True))
+    def _class(self, kind: type) -> bytes:
+        if not _is_by_value(kind):
+            return self._parts(b"K", kind.__module__, kind.__qualname__, _code_members(kind))
+        if self._references is None:
+            return self._with_references(b"", frozenset(), kind)
+        encoded = [
+            self._encoded(name) + self._named(f"'{name}' of {kind.__qualname__}", member)
+            for name, member in _members(kind).items()
+        ]
+        place = self._parts(b"k", _home(kind.__module__), kind.__qualname__, kind.__bases__, type(kind))
+        return _framed(b"K", [place, *sorted(encoded)], len(encoded) + 1)
 
     def _function(self, function: FunctionType) -> bytes:
+        if _refers_by_value(function):
+            if self._references is None:
+                return self._with_references(b"", frozenset(), function)
+            self._refer(function)
         return self._parts(
-            b"F", function.__module__, function.__qualname__, function.__code__, function.__defaults__,
+            b"F", _home(function.__module__), function.__qualname__, function.__code__, function.__defaults__,
             function.__kwdefaults__, function.__closure__, vars(function),
         )  # fmt: skip
+
+    def _with_references(self, known: bytes, without: frozenset[str], code: Any) -> bytes:
+        """Encode code and all that it refers to in modules that travel by value.
+
+        Always from the beginning, so that the same code has the same encoding wherever it is met. With the fingerprint
+        of its source `known`, only what it refers to by name: what else it carries is part of its definition.
+        """
+        inner = Fingerprints()
+        pending: dict[tuple[int, str], tuple[FunctionType, object]] = {}
+        inner._references = pending
+        begin = known or inner._encoded(code)
+        if known:
+            inner._refer(code, without)
+        done: dict[tuple[int, str], bytes] = {}
+        while pending:
+            key, (function, value) = pending.popitem()
+            if key not in done:
+                done[key] = b""
+                done[key] = inner._reference(function, key[1], value)
+        return _framed(b"R", [begin, *sorted(set(done.values()))], len(done))
+
+    def _refer(self, function: FunctionType, without: frozenset[str] = frozenset()) -> None:
+        assert self._references is not None
+        names = function.__globals__
+        for name in _global_names(function.__code__):
+            if name in names and name not in without:
+                self._references.setdefault((id(names), name), (function, names[name]))
+
+    def _reference(self, function: FunctionType, name: str, value: object) -> bytes:
+        place = self._parts(b"G", _home(function.__globals__.get("__name__")), name)
+        return place + self._named(f"{function.__qualname__}() refers to '{name}'", value)
 
     def _cell(self, cell: CellType) -> bytes:
         try:
@@ -241,23 +322,38 @@ class Fingerprints:
             return _framed(b"P", [self._definition(function.func), carried], 2)
         if not isinstance(function, FunctionType):
             return self._encoded(function)
-        variables = {name: known for name, known in _variables(function).items() if name not in self._without}
+        cells = zip(function.__code__.co_freevars, function.__closure__ or (), strict=True)
+        variables = {
+            name: self._named(f"its variable '{name}'", cell) for name, cell in cells if name not in self._without
+        }
         original = inspect.unwrap(function)
         file = _real_file(original.__code__.co_filename) if isinstance(original, FunctionType) else None
         # A script is one module when Python runs it and another one for the command line, so the file says more. A REPL
-        # has none, a notebook none that lasts; there, and for a lambda, whose name says nothing, the code has to do.
+        # has none, a notebook none that lasts; there, and where a file gives one name to several functions, as to all
+        # lambdas, the code has to do.
         place = (function.__module__ if file is None else file, function.__qualname__)
-        is_vague = file is None or _LAMBDA in function.__qualname__
+        is_vague = file is None or _LAMBDA in function.__qualname__ or not _is_only_one(file, original.__qualname__)
         return self._encoded((place, variables, function.__code__ if is_vague else None))
 
     def _carried(self, what: str, value: object) -> bytes:
+        # A class counts by its name: its methods are edited like any code that a task calls.
+        return self._class_name(value) if isinstance(value, type) else self._named(what, value)
+
+    def _named(self, what: str, value: object) -> bytes:
+        """Encode a value; an error says what it is."""
         try:
-            # A class counts by its name: its methods are edited like any code that a task calls.
-            return self._by_name(value) if isinstance(value, type) else self._encoded(value)
+            return self._encoded(value)
+        except STOPS:
+            raise
+        except RecursionError:
+            raise
         except NoFingerprintError as error:
             raise NoFingerprintError(f"{what}: {error}") from error
-        except TypeError as error:  # what cannot be pickled
+        except Exception as error:  # what cannot be pickled
             raise NoFingerprintError(f"{what} ({type_name(value)}): {error}") from error
+
+    def _class_name(self, kind: type) -> bytes:
+        return self._parts(b"k", _home(kind.__module__), kind.__qualname__)
 
     def _parts(self, tag: bytes, *values: object) -> bytes:
         return _framed(tag, map(self._encoded, values), len(values))
@@ -308,19 +404,71 @@ _COMPOUNDS: dict[type, Callable[[Fingerprints, Any], bytes]] = {
     CellType: Fingerprints._cell,
     CodeType: Fingerprints._code,
     ModuleType: Fingerprints._module,
+    MappingProxyType: Fingerprints._mapping,
 }
 
 
-def _members(kind: type, always: bool = False) -> dict[str, Any] | None:
-    """Return the functions and plain values of a class, None where its name is taken to say it all."""
-    if not always and _IN_FUNCTION not in kind.__qualname__:
-        return None
+def _home(module: str | None) -> str | None:
+    """Return what says which module it is: the file of a script, which has one name for Python and one for us."""
+    if module is None or not travels_by_value(module):
+        return module
+    file = getattr(sys.modules.get(module), "__file__", None)
+    return module if file is None else _real_file(file) or module
+
+
+def _is_by_value(kind: type) -> bool:
+    """Whether a class cannot be found by its name in another process, or may be another one there."""
+    return _IN_FUNCTION in kind.__qualname__ or travels_by_value(kind.__module__)
+
+
+def _refers_by_value(function: FunctionType) -> bool:
+    """Whether the globals of a function are those of a module that travels by value."""
+    module = function.__globals__.get("__name__")
+    return isinstance(module, str) and travels_by_value(module)
+
+
+@functools.lru_cache(maxsize=1024)
+def _global_names(code: CodeType) -> tuple[str, ...]:
+    """Return the names that a function and those inside it look up in their module."""
+    names = {each.argval for each in dis.get_instructions(code) if each.opname in ("LOAD_GLOBAL", "LOAD_NAME")}
+    for const in code.co_consts:
+        if isinstance(const, CodeType):
+            names.update(_global_names(const))
+    return tuple(sorted(names))
+
+
+def _functions_of(value: Any) -> tuple[Any, ...] | None:
+    """Return the functions of a method, property or the like as it lies in a class, None of anything else."""
+    if isinstance(value, property):
+        return value.fget, value.fset, value.fdel
+    if isinstance(value, (staticmethod, classmethod)):
+        return (value.__func__,)
+    if isinstance(value, functools.cached_property):
+        return value.func, value.attrname
+    return None
+
+
+def _members(kind: type) -> dict[str, Any]:
+    """Return what in a class decides what it does."""
+    members = {
+        name: value
+        for name, value in vars(kind).items()
+        if name not in _NO_MEMBERS and not isinstance(value, (GetSetDescriptorType, MemberDescriptorType))
+    }
+    if not issubclass(kind, enum.Enum):
+        return members
+    named = {name: member._value_ for name, member in kind.__members__.items()}
+    own = {
+        name: value for name, value in members.items() if not name.startswith("_") or isinstance(value, FunctionType)
+    }
+    return {**own, **named}
+
+
+def _code_members(kind: type) -> dict[str, Any]:
+    """Return the functions and plain values of a class that can be imported."""
     members: dict[str, Any] = {}
     for name, value in vars(kind).items():
-        functions = [
-            getattr(value, attribute, None) for attribute in ("__func__", "fget", "fset", "fdel", "func")
-        ]  # of static, class and other methods, of properties
-        found = [each for each in (value, *functions) if isinstance(each, FunctionType)]
+        found = [each for each in (value, *(_functions_of(value) or ())) if isinstance(each, FunctionType)]
         if found:
             members[name] = found
         elif type(value) in _ATOMS and not name.startswith("__"):
@@ -341,33 +489,8 @@ def _innermost(function: Any) -> Any:
     return function
 
 
-#: What the variables around functions were when they were first asked for.
-_seen_variables: weakref.WeakKeyDictionary[FunctionType, dict[str, bytes]] = weakref.WeakKeyDictionary()
-
-
-#: Their sources: to find the text takes about a millisecond.
+#: The sources of functions: to find a text takes about a millisecond.
 _seen_sources: weakref.WeakKeyDictionary[FunctionType, bytes] = weakref.WeakKeyDictionary()
-
-
-def _variables(function: FunctionType) -> dict[str, bytes]:
-    """Return the fingerprints of the variables that a function uses of the functions around it."""
-    known = _seen_variables.get(function)
-    if known is None:
-        cells = zip(function.__code__.co_freevars, function.__closure__ or (), strict=True)
-        known = _seen_variables.setdefault(function, {name: _variable(function, name, cell) for name, cell in cells})
-    return known
-
-
-def _variable(function: FunctionType, name: str, cell: CellType) -> bytes:
-    try:
-        return Fingerprints().of(cell)
-    except NoFingerprintError as error:
-        _log.warning(
-            "%s uses %r of the function around it, which has no fingerprint (%s): its results are found again in this "
-            "process only; leave it out with cache_policy=INPUTS - %r",
-            function.__qualname__, name, error, name,
-        )  # fmt: skip
-        return os.urandom(_DIGEST_BYTES)
 
 
 def _text(function: Any) -> str | None:
@@ -389,3 +512,31 @@ def _text(function: Any) -> str | None:
 def _real_file(name: str) -> str | None:
     path = os.path.realpath(name)
     return path if os.path.isfile(path) else None  # noqa: PTH113 - a str in, a str out
+
+
+def _is_only_one(file: str, qualname: str) -> bool:
+    """Whether a file defines one function of this name, so that the name says which; if it is Python at all."""
+    return _counts(file, os.stat(file).st_mtime_ns).get(qualname, 0) <= 1  # noqa: PTH116 - a str in
+
+
+@functools.lru_cache(maxsize=256)
+def _counts(file: str, changed: int) -> Mapping[str, int]:
+    """Return how often each function is defined in a file, as last `changed`."""
+    import ast
+
+    counts: collections.Counter[str] = collections.Counter()
+
+    def count(node: ast.AST, prefix: str) -> None:
+        for child in ast.iter_child_nodes(node):
+            inner = prefix
+            if isinstance(child, (ast.FunctionDef, ast.AsyncFunctionDef, ast.ClassDef)):
+                counts[prefix + child.name] += 1
+                inner += f"{child.name}." if isinstance(child, ast.ClassDef) else f"{child.name}.{_IN_FUNCTION}."
+            count(child, inner)
+
+    try:
+        with open(file, "rb") as text:  # noqa: PTH123 - a str in
+            count(ast.parse(text.read()), "")
+    except (OSError, SyntaxError, ValueError):
+        counts.clear()
+    return counts

@@ -97,24 +97,45 @@ def test_nothing_is_cached_unless_it_is_asked_for() -> None:
     assert calls == [1] * 4
 
 
-def test_a_task_may_note_its_calls_outside() -> None:
-    """What a function does to the variables around it makes it no other function."""
+def test_a_variable_around_a_task_counts_as_it_is_at_the_call() -> None:
+    """What was computed with another value is no answer."""
+
+    @flow
+    def main() -> Any:
+        rate = 1
+
+        @task(cache_policy=INPUTS)
+        def scale(x: int) -> int:
+            return x * rate
+
+        first = scale(2).wait()
+        rate = 10
+        second = scale(2).wait()
+        rate = 1
+        return [(state.name, state.result()) for state in (first, second, scale(2).wait())]
+
+    assert main().result() == [("Completed", 2), ("Completed", 20), ("Cached", 2)]
+
+
+def test_a_task_that_changes_its_variables_hits_only_if_they_are_left_out() -> None:
+    """Left in, they make it another one at each call."""
     calls = []
 
-    @task(cache_policy=INPUTS)
     def count(x: int) -> int:
         calls.append(x)
         return len(calls)
 
-    assert ends(count, (1,), (2,), (1,)) == [("Completed", 1), ("Completed", 2), ("Cached", 1)]
-    assert ends(count, (2,)) == [("Cached", 2)]
+    changing, noting = (Task(count, cache_policy=policy) for policy in (INPUTS, INPUTS - "calls"))
+
+    assert ends(changing, (1,), (1,)) == [("Completed", 1), ("Completed", 2)]
+    assert ends(noting, (1,), (2,), (1,)) == [("Completed", 3), ("Completed", 4), ("Cached", 3)]
 
 
 def test_refresh_cache_replaces_the_result() -> None:
     """For all who look for it later."""
     calls = []
 
-    @task(cache_policy=INPUTS)
+    @task(cache_policy=INPUTS - "calls")
     def count() -> int:
         calls.append(1)
         return len(calls)
@@ -129,7 +150,7 @@ def test_a_result_expires(expiration: Any) -> None:
     """Afterwards it is computed again."""
     calls = []
 
-    @task(cache_policy=INPUTS, cache_expiration=expiration)
+    @task(cache_policy=INPUTS - "calls", cache_expiration=expiration)
     def count() -> int:
         calls.append(1)
         return len(calls)
@@ -149,7 +170,7 @@ def test_a_task_that_failed_runs_again() -> None:
     """Only results are kept."""
     calls = []
 
-    @task(cache_policy=INPUTS, retries=1)
+    @task(cache_policy=INPUTS - "calls", retries=1)
     def shaky(x: int) -> int:
         calls.append(x)
         if len(calls) < 4:
@@ -313,6 +334,196 @@ def test_editing_a_task_matters_only_if_its_source_is_part_of_the_key(policy: st
     assert run_script(script, 1) == "Completed 2"
     assert run_script("# a comment\n" + script.replace("@task(", "@task(retries=2, "), 1) == "Cached 2"
     assert run_script(script.replace("x + 1", "x + 2"), 1) == edited
+
+
+BEHAVIOUR = """
+import dataclasses, enum, functools, logging, math, sys
+from localflow import INPUTS, TASK_SOURCE, flow, task
+
+log = logging.getLogger("script")
+RATE = 2
+TABLE = {"deep": [20]}
+
+class Size(enum.Enum):
+    BIG = 200
+    SMALL = "small"
+
+class Base:
+    def up(self, x):
+        return x + 3
+
+class Config(Base):
+    lr = 4
+    deep = [{"k": 5}]
+    default = None
+
+    @property
+    def half(self):
+        return 6
+
+    @functools.cached_property
+    def third(self):
+        return 7
+
+    @staticmethod
+    def plain(x):
+        return even(x)
+
+    def step(self, x):
+        return x * 8
+
+Config.default = Config()
+
+@dataclasses.dataclass
+class Row:
+    a: int = 9
+    names: set = dataclasses.field(default_factory=lambda: {"a", "b", "c"})
+
+def even(x):
+    return odd(x) if x else 10
+
+def odd(x):
+    return even(x - 1) if x else 11
+
+@functools.lru_cache
+def kept(x):
+    return x * 12
+
+def make(base):
+    return lambda x: x + base
+
+@task(cache_policy=INPUTS + TASK_SOURCE)
+def use(what, x):
+    return x
+
+@task(cache_policy=INPUTS + TASK_SOURCE)
+def glob(x):
+    log.info("%s", math.pi)
+    return x * RATE
+
+@task(cache_policy=INPUTS + TASK_SOURCE)
+def recurse(x):
+    return even(x)
+
+@task(cache_policy=INPUTS + TASK_SOURCE)
+def build(x):
+    return Row(x).a + TABLE["deep"][0] + glob.fn(1) + kept(x)
+
+@flow(executor="sequential")
+def main():
+    values = {
+        "config": Config(), "class": Config, "lambda": lambda x: x * RATE, "function": odd, "kept": kept, "row": Row(1),
+        "sizes": {Size.BIG, Size.SMALL}, "closure": make(13), "method": Config().step,
+    }
+    states = {name: use(value, 1) for name, value in values.items()}
+    states |= {"glob": glob(1), "recurse": recurse(1), "build": build(1)}
+    print(*[name for name, state in states.items() if state.wait().name != "Cached"])
+
+if __name__ == "__main__":
+    main()
+"""
+CONFIGS = "config class method"
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "computed"),
+    [
+        ("# nothing", "", ""),
+        ("RATE = 2", "RATE = 3", "lambda glob build"),
+        ("[20]", "[21]", "build"),
+        ("200", "201", "sizes"),
+        ("x + 3", "x + 4", CONFIGS),
+        ("lr = 4", "lr = 5", CONFIGS),
+        ('"k": 5', '"k": 6', CONFIGS),
+        ("return 6", "return 7", CONFIGS),
+        ("return 7", "return 8", CONFIGS),
+        ("x * 8", "x * 9", CONFIGS),
+        ("int = 9", "int = 8", "row build"),
+        ('"b", "c"}', '"b", "d"}', "row build"),
+        ("else 10", "else 12", f"{CONFIGS} function recurse"),
+        ("else 11", "else 12", f"{CONFIGS} function recurse"),
+        ("x * 12", "x * 13", "kept build"),
+        ("make(13)", "make(14)", "closure"),
+    ],
+)
+def test_code_of_a_script_counts_with_all_that_it_does(old: str, new: str, computed: str) -> None:
+    """Its members, the helpers it calls and the globals it reads; what is not concerned is used again."""
+    first = run_script(BEHAVIOUR, 1)
+    again = run_script(BEHAVIOUR.replace(old, new), 2)
+
+    names = "config class lambda function kept row sizes closure method glob recurse build"
+    assert first == names
+    assert set(again.split()) == set(computed.split())
+
+
+REFUSED = """
+import threading
+from localflow import INPUTS, TASK_SOURCE, flow, task
+
+lock = threading.Lock()
+
+def locked(x):
+    with lock:
+        return x
+
+@task(cache_policy=POLICY)
+def work(x):
+    return locked(x)
+
+@task(cache_policy=INPUTS)
+def use(function, x):
+    return function(x)
+
+@flow(executor="sequential")
+def main():
+    print(*[CALL.wait().name for _ in range(2)])
+
+if __name__ == "__main__":
+    main()
+"""
+
+
+@pytest.mark.parametrize(
+    ("policy", "call", "names"),
+    [
+        ("INPUTS + TASK_SOURCE", "work(1)", "Completed Completed"),
+        ("INPUTS", "work(1)", "Completed Cached"),
+        ("INPUTS", "use(locked, 1)", "Completed Completed"),
+    ],
+)
+def test_a_global_without_fingerprint_means_no_caching(policy: str, call: str, names: str) -> None:
+    """Nobody knows whether it is the same; with INPUTS alone the globals of the task are no part of the key."""
+    assert run_script(REFUSED.replace("POLICY", policy).replace("CALL", call), 1) == names
+
+
+ALTERNATIVES = """
+import sys
+from localflow import INPUTS, flow, task
+
+if CHOICE:
+    @task(cache_policy=INPUTS)
+    def work(x):
+        return x + 1
+else:
+    @task(cache_policy=INPUTS)
+    def work(x):
+        return x + 2
+
+@flow(executor="sequential")
+def main():
+    state = work(1).wait()
+    print(state.name, state.result())
+
+if __name__ == "__main__":
+    main()
+"""
+
+
+def test_two_tasks_of_one_name_in_a_file_share_no_results() -> None:
+    """Whichever of them a run happens to define."""
+    assert run_script(ALTERNATIVES.replace("CHOICE", "1 > 0"), 1) == "Completed 2"
+    assert run_script(ALTERNATIVES.replace("CHOICE", "1 < 0"), 1) == "Completed 3"
+    assert run_script(ALTERNATIVES.replace("CHOICE", "1 > 0"), 1) == "Cached 2"
 
 
 CONCURRENT = """

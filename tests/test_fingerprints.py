@@ -10,7 +10,6 @@ import enum
 import fractions
 import functools
 import itertools
-import logging
 import math
 import os
 import re
@@ -410,8 +409,8 @@ def test_lambdas_are_told_apart_by_their_code() -> None:
     assert definition(lambda x: x + 1) != definition(lambda x: x + 2)
 
 
-def test_what_a_function_does_to_its_variables_does_not_change_its_definition() -> None:
-    """They count as they were when it was first asked for."""
+def test_the_definition_has_the_variables_around_a_function_as_they_are_now() -> None:
+    """A function that changes them is another one from then on."""
 
     def make(first: int) -> Any:
         calls = [first]
@@ -427,25 +426,22 @@ def test_what_a_function_does_to_its_variables_does_not_change_its_definition() 
 
     count, other = make(1), make(2)
     before = definition(count)
-    count(1)
 
     assert definition(count) == before == definition(make(1)) != definition(other)
+    count(1)
+    assert definition(count) != before
 
 
-def test_a_variable_without_fingerprint_makes_a_function_like_no_other(caplog: pytest.LogCaptureFixture) -> None:
-    """A warning says so, and how to leave it out."""
+def test_a_variable_without_fingerprint_is_named() -> None:
+    """It can be left out."""
 
     def make() -> Any:
         lock = threading.Lock()
         return lambda: lock
 
-    one, two = make(), make()
-
-    with caplog.at_level(logging.WARNING):
-        assert definition(one) == definition(one) != definition(two)
-    assert definition(one, "lock") == definition(two, "lock")
-    assert [record.levelname for record in caplog.records] == ["WARNING", "WARNING"]
-    assert "INPUTS - 'lock'" in caplog.text
+    with pytest.raises(NoFingerprintError, match="its variable 'lock'"):
+        definition(make())
+    assert Fingerprints(frozenset({"lock"})).of_definition(make())
 
 
 def test_files_with_functions_of_one_name_are_told_apart(tmp_path: Path) -> None:
