@@ -51,8 +51,19 @@ _SHORT = 64
 _LAMBDA = "<lambda>"
 _IN_FUNCTION = "<locals>"
 _DECORATED = "localflow.functions"
-#: What is in a class but does nothing, or is known from elsewhere.
-_NO_MEMBERS = frozenset({"__dict__", "__weakref__", "__module__", "__qualname__", "__doc__", "_abc_impl"})
+#: What is in a class but does nothing, is known from elsewhere, or is put there by Python once somebody asks for it.
+_NO_MEMBERS = frozenset(
+    {
+        "__dict__",
+        "__weakref__",
+        "__module__",
+        "__qualname__",
+        "__doc__",
+        "__firstlineno__",
+        "__slotnames__",
+        "_abc_impl",
+    }
+)
 #: Dicts that compare without their order although they have an `__eq__` of their own.
 _UNORDERED = (dict, collections.Counter)
 
@@ -453,7 +464,9 @@ def _members(kind: type) -> dict[str, Any]:
     members = {
         name: value
         for name, value in vars(kind).items()
-        if name not in _NO_MEMBERS and not isinstance(value, (GetSetDescriptorType, MemberDescriptorType))
+        if name not in _NO_MEMBERS
+        and not isinstance(value, (GetSetDescriptorType, MemberDescriptorType))
+        and (name != "__annotations__" or value)  # to ask for them makes them
     }
     if not issubclass(kind, enum.Enum):
         return members

@@ -334,6 +334,20 @@ def test_classes_made_in_functions_differ_by_what_is_in_them() -> None:
     assert fingerprint(make(1)()) != fingerprint(make(2)())
 
 
+def test_a_class_stays_the_same_when_it_is_used() -> None:
+    """Python notes things in it when it is pickled or asked for its annotations."""
+
+    class Plain:
+        pass
+
+    before = fingerprint(Plain)
+    pickle_state = Plain().__reduce_ex__(4)
+
+    assert pickle_state
+    assert Plain.__annotations__ == {}
+    assert fingerprint(Plain) == before
+
+
 def test_a_function_that_calls_itself_has_a_fingerprint() -> None:
     """Its variable holds the function itself."""
 
