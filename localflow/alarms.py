@@ -17,6 +17,8 @@ if TYPE_CHECKING:
 
 _log = logging.getLogger("localflow.alarms")
 
+_LONGEST_WAIT = 86_400.0  # seconds; the system refuses to wait for ages
+
 
 class Alarms:
     """Calls functions when their time has come; the thread starts with the first and ends with `close`."""
@@ -65,5 +67,5 @@ class Alarms:
                 wait = self._due[0][0] - time.monotonic() if self._due else None
                 if wait is not None and wait <= 0:
                     return heapq.heappop(self._due)[2]
-                self._changed.wait(wait)
+                self._changed.wait(None if wait is None else min(wait, _LONGEST_WAIT))
         return None

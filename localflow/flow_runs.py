@@ -6,6 +6,8 @@ here and now for a plain flow and awaited for an async one.
 
 from __future__ import annotations
 
+import logging
+import threading
 import time
 from contextlib import suppress
 from functools import partial
@@ -43,6 +45,8 @@ if TYPE_CHECKING:
     from localflow.flows import Flow
     from localflow.lanes import Lane
     from localflow.records import FlowRun
+
+_log = logging.getLogger("localflow.flow_runs")
 
 MAX_FLOW_DEPTH = 20
 
@@ -305,6 +309,12 @@ class _Body:
         engine, active = self._call.engine, self._active
         if engine.shield.hears:
             active.interrupt = engine.shield.stop
+        elif self._call.flow.timeout_seconds is not None and active.attempt == 1:
+            _log.warning(
+                "flow '%s' has a timeout, but outside the main thread its body cannot be interrupted: it ends when it "
+                "next calls a task or waits for one",
+                active.record.flow,
+            )
         try:
             if active.stop is not None:
                 raise active.stop
@@ -373,7 +383,7 @@ class _Pause:
         self._seconds = seconds
 
     def run(self) -> None:
-        self._active.stopped.wait(self._seconds)
+        self._active.stopped.wait(min(self._seconds, threading.TIMEOUT_MAX))
 
     async def run_async(self) -> None:
         await in_thread(self.run)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from datetime import timedelta
@@ -108,6 +109,8 @@ def checked_hooks(described: str, options: Mapping[str, Any]) -> dict[str, tuple
             raise TypeError(
                 f"{described}: {option} takes a function (obj, run, state) or a list of these, not {given!r}"
             )
+        if any(inspect.iscoroutinefunction(hook) for hook in found):
+            raise TypeError(f"{described}: {option} takes plain functions; an async hook would never be awaited")
         if found:
             hooks[option] = tuple(found)
     return hooks

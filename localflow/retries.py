@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 import math
 import random
 from collections.abc import Callable, Sequence
@@ -85,6 +86,8 @@ def retry_policy(
         raise TypeError(f"{described}: retry_jitter_factor takes a number from 0 on, not {jitter_factor!r}")
     if condition is not None and not callable(condition):
         raise TypeError(f"{described}: retry_condition_fn takes a function, not {condition!r}")
+    if inspect.iscoroutinefunction(condition):
+        raise TypeError(f"{described}: retry_condition_fn takes a plain function; what an async one returns is true")
     if on_crash is not None and not isinstance(on_crash, bool):
         raise TypeError(f"{described}: retry_on_crash takes True or False, not {on_crash!r}")
     return RetryPolicy(count, delays or (0.0,), jitter_factor or 0.0, condition, bool(on_crash))

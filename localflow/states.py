@@ -170,7 +170,10 @@ class State:
             if isinstance(self._data, Exception):
                 return self._data
             # SystemExit or KeyboardInterrupt of a task must not end the program that asks for its result.
-            return TaskFailedError(type(self._data).__name__, exception_text(self._data))
+            text = self.cause.traceback_text if self.cause is not None else ""
+            error = TaskFailedError(type(self._data).__name__, exception_text(self._data), text)
+            error.__cause__ = self._data
+            return error
         return self._worded_exception()
 
     def _worded_exception(self) -> BaseException:

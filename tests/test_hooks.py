@@ -6,6 +6,7 @@ import os
 import signal
 import subprocess
 import sys
+import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -222,3 +223,28 @@ def test_what_cannot_be_called_is_refused_at_decoration(hooks: Any) -> None:
     """The message names the option."""
     with pytest.raises(TypeError, match="@task 'work': on_failure takes a function"):
         task(name="work", on_failure=hooks)(lambda: 1)
+
+
+def test_an_async_hook_is_refused_at_decoration() -> None:
+    """Nobody would await it."""
+
+    async def notify(*args: Any) -> None: ...
+
+    with pytest.raises(TypeError, match="@task 'work': on_failure takes plain functions"):
+        task(name="work", on_failure=notify)(lambda: 1)
+
+
+@pytest.mark.parametrize("executor", ["sequential", "thread", "process"])
+def test_a_task_that_its_flow_stops_calls_on_cancellation(executor: str, watcher: Watcher) -> None:
+    """The timeout of the flow cancels its tasks, whose hooks are called."""
+
+    @task(**watcher.options)
+    def slow() -> None:
+        deadline = time.monotonic() + 3
+        while time.monotonic() < deadline:
+            time.sleep(0.01)
+
+    with harness(executor):
+        flow(name="main", timeout_seconds=0.3)(lambda: slow().wait())()
+
+    assert [name for name, *_ in watcher.told] == ["on_running", "on_cancellation"]

@@ -6,6 +6,7 @@ import os
 import random
 import signal
 import sqlite3
+import sys
 import time
 from contextlib import closing
 from pathlib import Path
@@ -436,6 +437,30 @@ def test_delays(given_delay: Any, delays: list[float]) -> None:
     policy = retry_policy("it", 3, given_delay)
 
     assert [policy.delay(attempt) for attempt in (1, 2, 3)] == delays
+
+
+def test_an_async_condition_is_refused() -> None:
+    """What it returns, a coroutine, would always be true."""
+
+    async def never(*args: Any) -> bool:
+        return False
+
+    with pytest.raises(TypeError, match="retry_condition_fn takes a plain function"):
+        retry_policy("it", 3, None, None, never)
+
+
+def test_a_timeout_of_ages_keeps_no_alarm_from_ringing() -> None:
+    """A retry comes although the timeout of the flow is longer than the system can wait."""
+
+    @task(retries=1, retry_delay_seconds=0.05)
+    def again() -> int:
+        count = calls_so_far("again")
+        if count == 1:
+            raise ValueError
+        return count
+
+    with harness():
+        assert flow(name="main", timeout_seconds=sys.maxsize)(lambda: again())().result() == 2
 
 
 def test_completed_states_are_not_retried() -> None:
