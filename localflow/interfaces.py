@@ -138,8 +138,8 @@ class Executor(ABC):
         """Stop these calls if possible, those that run politely first; each is still answered by an outcome.
 
         The outcome of a call that was stopped is CANCELLED. `call.timeout_seconds` is an executor's own affair: the
-        clock starts when the call begins, and `calls.timed_out(call)` is the outcome; without anything done about it,
-        `call.run()` gives that outcome when the function has returned at last.
+        clock starts when the call begins, and `calls.timed_out_outcome(call)` is the outcome; without anything done
+        about it, `call.run()` gives that outcome when the function has returned at last.
         """
 
 

@@ -21,7 +21,6 @@ from typing import TYPE_CHECKING, Any
 
 from localflow.context import TaskContext, current_run, entered
 from localflow.echo import run_names, show_record
-from localflow.logbook import LogBook as LogBook
 from localflow.loggers import (
     OWN,
     RUN_LOGGERS,
