@@ -186,6 +186,14 @@ class RunNotFoundError(UsageError):
     """No recorded run has this id, id prefix or name, or several have."""
 
 
+class NotResumableError(UsageError):
+    """A flow run cannot be resumed: it completed, is part of another one, or its flow cannot be found again."""
+
+
+class ChangedSinceError(UsageError):
+    """Code or arguments of completed task runs have changed, and `resume` was asked to be strict about it."""
+
+
 class FlowNotFoundError(UsageError):
     """A file holds no flow of that name, or several and none was named."""
 
@@ -246,6 +254,17 @@ class CorruptStoreError(StoreError):
 
     def __init__(self, path: object, detail: str) -> None:
         super().__init__(f"state store {path} is damaged: {detail}; it is left untouched, move it aside to start anew")
+
+
+class RunClaimedError(StoreError):
+    """Another process is running this flow run."""
+
+    def __init__(self, run: str, pid: int, since: str) -> None:
+        self.run, self.pid = run, pid
+        super().__init__(
+            f"run {run} is being executed by pid {pid} since {since}; wait for its end, or stop it: "
+            f"localflow cancel {run}"
+        )
 
 
 class StoreVersionError(StoreError):

@@ -12,8 +12,9 @@ What passes through an interface are frozen named tuples; `help(FlowRun)` and so
     Output        call_id lines: what a call that is still running has said
     State         type name message data timestamp cause; `Completed(data=...)` and `Failed(message=...)` make one
     FlowRun       id name flow created_at root_id parent_id parameters arguments entry_point executor versions host pid
-                  tags
-    TaskRun       flow_run number name task ordinal created_at upstreams tags version map_number map_index; `id`
+                  tags code inputs
+    TaskRun       flow_run number name task ordinal created_at upstreams tags version map_number map_index code inputs;
+                  `id`
     StateChange   run sequence type name message timestamp previous attempt execution cause result cache
     LogEntry      run attempt timestamp level source message
     Execution     worker pid started_at ended_at cpu_seconds peak_rss_bytes
@@ -26,7 +27,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Sequence
-from typing import ClassVar, NamedTuple, TypeAlias
+from typing import ClassVar, NamedTuple, Protocol, TypeAlias
 
 from localflow.calls import Call, Outcome, Output
 from localflow.errors import StoreError
@@ -52,6 +53,7 @@ __all__ = [
     "CachedResult",
     "Call",
     "Cause",
+    "Claim",
     "Execution",
     "Executor",
     "FlowRun",
@@ -84,6 +86,13 @@ class AtLeast(NamedTuple):
     """The least value an option may have, as in `workers: Annotated[int, AtLeast(1)] = 4`."""
 
     minimum: float
+
+
+class Claim(Protocol):
+    """The hold that a process has on a flow run; it ends with `release()` or with the process, however that dies."""
+
+    def release(self) -> None:
+        """Let the flow run go; a second time, or in a forked child, nothing happens."""
 
 
 class Executor(ABC):
@@ -162,11 +171,23 @@ class StateStore(ABC):
 
     @abstractmethod
     def append(self, records: Sequence[Record]) -> None:
-        """Add records in their order, all or none; on return they are committed. Raises StoreError."""
+        """Add records in their order, all or none; on return they are committed. Raises StoreError.
+
+        A FlowRun or TaskRun that is there already takes the place of the one before, of which all else stays. Two
+        state changes of one run with the same sequence are a StoreError.
+        """
 
     @abstractmethod
-    def list_flow_runs(self, limit: int | None = None) -> list[FlowRunSummary]:
-        """Return the flow runs with their newest state, newest run first."""
+    def list_flow_runs(
+        self, limit: int | None = None, *, root_id: str | None = None, unfinished: bool = False
+    ) -> list[FlowRunSummary]:
+        """Return the flow runs with their newest state, the one recorded last first.
+
+        Args:
+            limit: how many at most.
+            root_id: only the flow run with this id and all those below it, at any depth.
+            unfinished: only those whose newest state is not final, found without a look at all the others.
+        """
 
     @abstractmethod
     def read(self, flow_run_id: str) -> Iterator[Record]:
@@ -190,6 +211,28 @@ class StateStore(ABC):
         Each comes with its position in this flow run's log, from 1 and growing; those up to `after` are left out, so
         that a reader can ask for what is new. Yields nothing for an unknown id.
         """
+
+    def claim(self, flow_run_id: str) -> Claim | None:
+        """Take hold of a flow run, recorded or not, for this process alone; None if another claim on it is alive.
+
+        An engine claims the flow run at the top of a tree before its first record and releases it after the last one.
+        So a claim that can be had on an unfinished run says that its engine is gone. That must be so at once after
+        `kill -9`, also where children of that process live on: a lock of the operating system, or of the connection to
+        a database, never a file whose mere existence means something.
+        """
+        raise NotImplementedError
+
+    def remove(self, root_ids: Sequence[str], *, results_only: bool = False) -> None:
+        """Remove flow runs that are at the top of a tree, with all below them, and give the space back.
+
+        Ids that are not there are passed by. With `results_only` only results go, large and small, and what the cache
+        has of them; the history stays.
+        """
+        raise StoreError(f"state store {self.location} does not know how to remove runs")
+
+    def check(self) -> list[str]:
+        """Look at everything, however long it takes; return a line for each thing that is wrong."""
+        return []
 
     @abstractmethod
     def close(self) -> None:

@@ -1,5 +1,8 @@
 """What a state store keeps: flow runs, task runs and their state changes. Frozen; a change means a new record.
 
+A FlowRun or TaskRun that is recorded again takes the place of the one before: a run that is resumed keeps its id and
+its history, but another process may run it, with other code.
+
 Instants are seconds since the epoch, in UTC; readers order by `sequence`, never by the clock.
 """
 
@@ -37,6 +40,10 @@ class FlowRun(NamedTuple):
     host: str = ""
     pid: int = 0
     tags: tuple[str, ...] = ()
+    code: str = ""
+    """A fingerprint of the flow's code, by which `resume` notices that it has changed."""
+    inputs: str = ""
+    """A fingerprint of what it was called with; empty where that cannot be compared."""
 
     @property
     def flow_run(self) -> FlowRun:
@@ -68,6 +75,10 @@ class TaskRun(NamedTuple):
     """Which `map` call of the flow run it is part of, from 1; 0 for a call of its own."""
     map_index: int = 0
     """Its place among the runs of that `map` call, from 0."""
+    code: str = ""
+    """A fingerprint of the task's code, by which `resume` notices that it has changed."""
+    inputs: str = ""
+    """A fingerprint of what it was called with; empty where that cannot be compared."""
 
     @property
     def id(self) -> str:

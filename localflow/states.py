@@ -44,6 +44,8 @@ FINAL_TYPES = frozenset({StateType.COMPLETED, StateType.FAILED, StateType.CRASHE
 
 NOT_READY = "NotReady"
 WORKER_LOST = "WorkerLost"
+OOM_KILLED = "OOMKilled"
+ENGINE_LOST = "EngineLost"
 TIMED_OUT = "TimedOut"
 CACHED = "Cached"
 INTERRUPTED = "Interrupted"
