@@ -6,6 +6,9 @@ more. So one `poll` waits for many locks, for as long as it takes, and can be wo
 written into the pipe, and nothing removes it: a lock that could vanish could be held twice.
 
 Where a named pipe cannot be locked (macOS) the file is an ordinary one, and who waits has to look again and again.
+
+A claim is a lock for which nobody waits, on an ordinary file that is there only while it is held. As it can vanish,
+whoever has locked it looks whether it is still the file of that name, and begins again if it is not.
 """
 
 from __future__ import annotations
@@ -20,6 +23,7 @@ from contextlib import suppress
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
     from pathlib import Path
 
 #: Whether a bell tells of the end of a lock; if not, look again after a while.
@@ -40,6 +44,26 @@ class Lock:
         """Let it go; a second time, or in a forked child, nothing happens."""
         _close(self._descriptor)
         self._descriptor = -1
+
+
+class Claim:
+    """A lock on a file of its own, which this process holds until it is released; then the file goes, too."""
+
+    __slots__ = ("_descriptor", "_path", "_pid")
+
+    def __init__(self, path: Path, descriptor: int) -> None:
+        self._path = path
+        self._descriptor = descriptor
+        self._pid = os.getpid()
+
+    def release(self) -> None:
+        """Let it go; a second time, or in a forked child, nothing happens."""
+        if self._descriptor >= 0 and self._pid == os.getpid():
+            with suppress(OSError):  # a file that stays means nothing
+                if _is_at(self._path, self._descriptor):
+                    self._path.unlink()  # before the lock goes: afterwards it might be the file of somebody else
+            _close(self._descriptor)
+            self._descriptor = -1
 
 
 class Bell:
@@ -68,15 +92,26 @@ def take_lock(path: Path) -> Lock | None:
         OSError: the file cannot be made or opened, or it is not ours.
     """
     descriptor = _open(path, os.O_RDWR)  # for reading as well, or it could not be opened while nobody waits
-    try:
-        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
-        _close(descriptor)
-        return None
-    except BaseException:
-        _close(descriptor)
-        raise
-    return Lock(descriptor)
+    return Lock(descriptor) if _lock(descriptor) else None
+
+
+def take_claim(path: Path) -> Claim | None:
+    """Return a claim on the file at `path`, made for it, or None if somebody has one; its folder must be there.
+
+    Raises:
+        OSError: the file cannot be made, opened or locked, or it is not ours.
+    """
+    while True:
+        with _changing:
+            descriptor = os.open(path, os.O_RDWR | os.O_CREAT | _FLAGS, 0o600)
+            _descriptors.add(descriptor)
+        _refuse_foreign(path, descriptor, stat.S_ISREG)
+        if not _lock(descriptor):
+            return None
+        if _is_at(path, descriptor):
+            os.fchmod(descriptor, 0o600)  # the umask may have taken away our own rights
+            return Claim(path, descriptor)
+        _close(descriptor)  # its holder has let it go meanwhile, and the file with it
 
 
 def is_awaited(path: Path) -> bool:
@@ -126,11 +161,35 @@ def _open(path: Path, flags: int) -> int:
             _make(path)
             descriptor = os.open(path, flags | _FLAGS)
         _descriptors.add(descriptor)
+    _refuse_foreign(path, descriptor, stat.S_ISFIFO if HAS_BELLS else stat.S_ISREG)
+    return descriptor
+
+
+def _refuse_foreign(path: Path, descriptor: int, is_of_kind: Callable[[int], bool]) -> None:
     status = os.fstat(descriptor)
-    if status.st_uid != os.geteuid() or not (stat.S_ISFIFO if HAS_BELLS else stat.S_ISREG)(status.st_mode):
+    if status.st_uid != os.geteuid() or not is_of_kind(status.st_mode):
         _close(descriptor)
         raise PermissionError(errno.EPERM, "it is not a lock of ours", str(path))
-    return descriptor
+
+
+def _lock(descriptor: int) -> bool:
+    """Lock a file and return True, or close it because somebody else has done so."""
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        _close(descriptor)
+        return False
+    except BaseException:
+        _close(descriptor)
+        raise
+    return True
+
+
+def _is_at(path: Path, descriptor: int) -> bool:
+    try:
+        return os.path.samestat(path.lstat(), os.fstat(descriptor))
+    except FileNotFoundError:
+        return False
 
 
 def _make(path: Path) -> None:

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from localflow.locks import HAS_BELLS, Bell, is_awaited, make_private_directory, take_lock
+from localflow.locks import HAS_BELLS, Bell, is_awaited, make_private_directory, take_claim, take_lock
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -24,20 +24,36 @@ BRIEF = 0.05
 with_bells = pytest.mark.skipif(not HAS_BELLS, reason="named pipes cannot be locked on this system")
 
 HOLD = """
-import sys, time
+import sys
 from pathlib import Path
-from localflow.locks import take_lock
-lock = take_lock(Path(sys.argv[1]))
+from localflow.locks import *
+lock = globals()[sys.argv[2]](Path(sys.argv[1]))
 assert lock is not None
 print("held", flush=True)
 sys.stdin.read()
 """
 
 
-def holder(path: Path) -> subprocess.Popen[str]:
+RACE = """
+import os, sys
+from pathlib import Path
+from localflow.locks import take_claim
+path, proof = map(Path, sys.argv[1:])
+held = 0
+while held < 200:
+    claim = take_claim(path)
+    if claim is not None:
+        os.close(os.open(proof, os.O_CREAT | os.O_EXCL))  # fails while another one holds the claim
+        held += 1
+        proof.unlink()
+        claim.release()
+"""
+
+
+def holder(path: Path, take: str = "take_lock") -> subprocess.Popen[str]:
     """Return a process that holds the lock until its input ends."""
     process = subprocess.Popen(
-        [sys.executable, "-c", HOLD, path], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+        [sys.executable, "-c", HOLD, path, take], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
     )
     assert process.stdout is not None
     assert process.stdout.readline() == "held\n"
@@ -220,4 +236,102 @@ def test_what_is_no_lock_is_refused(tmp_path: Path, kind: str) -> None:
 
     with pytest.raises(OSError, match=str(path)):
         take_lock(path)
+    assert not (tmp_path / "elsewhere").exists()
+
+
+def test_a_claim_has_one_holder_and_a_file_while_it_is_held(tmp_path: Path) -> None:
+    """A claim is given once at a time; its file, nobody else's, is there as long as it is held."""
+    path = tmp_path / "claim"
+    before = os.umask(0)
+    claim = take_claim(path)
+    os.umask(before)
+    assert claim is not None
+    assert stat.S_IMODE(path.stat().st_mode) == 0o600
+
+    assert take_claim(path) is None
+    claim.release()
+    assert not path.exists()
+    again = take_claim(path)
+    assert again is not None
+    claim.release()  # a second time
+    assert take_claim(path) is None
+    again.release()
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_claim_is_free_when_its_holder_is_killed(tmp_path: Path) -> None:
+    """What a killed process leaves is a file that means nothing, and that goes with the next claim."""
+    path = tmp_path / "claim"
+    with holder(path, "take_claim") as process:
+        assert take_claim(path) is None
+        process.kill()
+    assert path.exists()
+
+    claim = take_claim(path)
+
+    assert claim is not None
+    claim.release()
+    assert not path.exists()
+
+
+def test_a_forked_child_neither_holds_a_claim_nor_ends_it(tmp_path: Path) -> None:
+    """A child that was forked while a claim was held cannot let go of it, and does not keep it after its parent."""
+    path = tmp_path / "claim"
+    claim = take_claim(path)
+    assert claim is not None
+    go, gone = os.pipe()
+    ready, told = os.pipe()
+    child = os.fork()
+    if not child:
+        try:
+            os.close(gone)
+            own = take_claim(path.with_name("other"))  # maybe with the number of the descriptor that was closed
+            claim.release()
+            held = take_claim(path.with_name("other")) is None
+            os.write(told, b"y" if own is not None and held and path.exists() else b"n")
+            os.read(go, 1)
+        finally:
+            os._exit(0)
+    try:
+        assert os.read(ready, 1) == b"y"
+
+        assert take_claim(path) is None
+        claim.release()
+        again = take_claim(path)
+        assert again is not None
+        again.release()
+    finally:
+        for descriptor in (gone, go, ready, told):
+            os.close(descriptor)
+        os.waitpid(child, 0)
+
+
+def test_a_claim_that_vanishes_is_never_held_twice(tmp_path: Path) -> None:
+    """Processes that take and release one claim as quickly as they can never hold it together."""
+    racers = [
+        subprocess.Popen([sys.executable, "-c", RACE, tmp_path / "claim", tmp_path / "proof"], stderr=subprocess.PIPE)
+        for _ in range(3)
+    ]
+
+    for racer in racers:
+        _, errors = racer.communicate()
+        assert errors == b""
+        assert racer.returncode == 0
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("kind", ["link", "pipe", "folder"])
+def test_what_is_no_claim_is_refused(tmp_path: Path, kind: str) -> None:
+    """A link is not followed, and what is no file is not taken for a claim."""
+    path = tmp_path / "claim"
+    match kind:
+        case "link":
+            path.symlink_to(tmp_path / "elsewhere")
+        case "pipe":
+            os.mkfifo(path)
+        case _:
+            path.mkdir()
+
+    with pytest.raises(OSError, match=str(path)):
+        take_claim(path)
     assert not (tmp_path / "elsewhere").exists()

@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
 from localflow.builtin.storage import rows
+from localflow.builtin.storage.claims import Claims
 from localflow.builtin.storage.database import begin, connect, open_database, sqlite_failure
 from localflow.builtin.storage.failures import not_a_record, not_recorded, was_removed
 from localflow.builtin.storage.lifetime import Lifetime
@@ -25,7 +26,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
 
     from localflow.builtin.storage.rows import Row
-    from localflow.interfaces import CachedResult, FlowRunSummary, Payload, Record
+    from localflow.interfaces import CachedResult, Claim, FlowRunSummary, Payload, Record
 
 _MAX_KEYS = 10_000
 _NOTHING_MORE = (None, None, None, None)  # the last fields of most state changes: execution, cause, result, cache
@@ -119,6 +120,7 @@ class SqliteStateStore(StateStore):
         self._file = str(self._path)
         self._inode = self._path.stat().st_ino
         self._keys: dict[str, int] = {}  # of flow runs, by id
+        self._claims = Claims(self._path.parent / "engines")
 
     @property
     def location(self) -> str:
@@ -176,6 +178,11 @@ class SqliteStateStore(StateStore):
         """Yield a flow run's log entries after a position, with theirs, all as of one instant."""
         self._lifetime.check()
         return self._read_logs(flow_run_id, after)
+
+    def claim(self, flow_run_id: str) -> Claim | None:
+        """Take hold of a flow run by a lock on a file in `engines`, beside the database."""
+        self._lifetime.check()
+        return self._claims.take(flow_run_id)
 
     def close(self) -> None:
         """Release the file; the last process to do so folds the write-ahead log into it."""

@@ -57,6 +57,11 @@ def recorded_already(flow_run_id: str) -> StoreError:
     return StoreError(f"flow run '{flow_run_id}' is recorded in this state store already; give every run its own id")
 
 
+def not_an_id(flow_run_id: str) -> StoreError:
+    """Return the StoreError for an id that may not become the name of a file."""
+    return StoreError(f"{flow_run_id!r} is no flow run's id: at most 64 lower-case letters, digits and -")
+
+
 def not_a_record(value: object) -> StoreError:
     """Return the StoreError for something else among records."""
     return StoreError(f"a state store keeps FlowRun, TaskRun, StateChange and LogEntry records, not {value!r}")
