@@ -326,9 +326,13 @@ def _nearest(word: str, known: Iterable[str]) -> str:
 def _recognise(word: str, names: Iterable[str]) -> str | None:
     """Return the name that a variable means: it has neither small letters nor dashes."""
     wanted = _plain(word)
-    matching = [name for name in names if _plain(name) == wanted]
-    exact = [name for name in matching if name == word.lower()]
-    return next(iter(exact or matching), None)
+    nearest = None
+    for name in names:
+        if name == word.lower():  # at once: to know more names, plugins may have to be imported
+            return name
+        if nearest is None and _plain(name) == wanted:
+            nearest = name
+    return nearest
 
 
 def _plain(name: str) -> str:

@@ -1,5 +1,8 @@
 """Load the plugins once, find executors, state stores and notifiers by name, list what is installed.
 
+Built-ins are there at once. Which names the others have is known to their code alone, so all of them are imported when
+a name is asked for that the built-ins do not have, and not before: who uses built-ins only runs no code of strangers.
+
 What a plugin does wrong is kept until it matters:
 
 - its import or one of its hooks fails: it counts as broken, and is named where a name is looked up that nobody has;
@@ -17,6 +20,7 @@ import os
 import re
 import sys
 import threading
+from collections import deque
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple, TypeAlias
 
@@ -88,22 +92,48 @@ class Plugins:
         self._registered: dict[Role, dict[str, list[Registration]]] = {role: {} for role in _HOOKS.values()}
         self._errors: list[tuple[Source, PluginError]] = []
         self._disabled = frozenset(disabled)
+        self._find_others: Callable[[], list[tuple[EntryPoint, Distribution]]] = list
+        self._others: deque[tuple[EntryPoint, Distribution]] | None = None
+        """The installed plugins that are still to be imported; None before they are looked for."""
+        self._lock = threading.RLock()
+        self._is_importing = False
 
     @classmethod
     def load(cls) -> Plugins:
-        """Load the built-ins and every installed plugin that `LOCALFLOW_DISABLE_PLUGINS` does not name."""
+        """Load the built-ins; others follow when they are needed, unless `LOCALFLOW_DISABLE_PLUGINS` names them."""
         names = os.environ.get(DISABLE_VARIABLE, "").split(",")
         plugins = cls(disabled=filter(None, map(str.strip, names)))
         plugins.add(importlib.import_module(_BUILTIN), Source("builtin", DISTRIBUTION, __version__))
-        for entry_point, distribution in _entry_points():
-            plugins._add_entry_point(entry_point, distribution)
+        plugins._find_others = _entry_points
         return plugins
+
+    def import_all(self) -> None:
+        """Import every installed plugin, unless that is done; what is wrong with one is kept for later."""
+        with self._lock:
+            if self._is_importing:
+                raise PluginError("a plugin asked for plugins while it was imported; let it wait until it is used")
+            self._is_importing = True
+            try:
+                if self._others is None:
+                    self._others = deque(self._find_others())
+                while self._others:
+                    self._add_entry_point(*self._others[0])
+                    self._others.popleft()
+            finally:
+                self._is_importing = False
 
     # -- looking up --
 
     def names(self, role: Role) -> list[str]:
         """Return the names registered for a role."""
+        self.import_all()
         return sorted(self._registered[role])
+
+    def iter_names(self, role: Role) -> Iterator[str]:
+        """Yield the names registered for a role, and import plugins only if the reader goes on after those known."""
+        known = sorted(self._registered[role])
+        yield from known
+        yield from (name for name in self.names(role) if name not in known)
 
     def get_factory(self, role: Role, name: str) -> Callable[..., Any]:
         """Return what makes the executor, state store or notifier of this name.
@@ -113,7 +143,10 @@ class Plugins:
             PluginLoadError: its plugin is broken.
             PluginError: two plugins registered it.
         """
-        found = self._registered[role].get(name)
+        by_name = self._registered[role]
+        if name not in by_name:
+            self.import_all()
+        found = by_name.get(name)
         if found is None:
             raise self._unknown(role, name)
         if len(found) > 1:
@@ -126,13 +159,14 @@ class Plugins:
         return self._registered[role][name][0].source
 
     def check(self) -> None:
-        """Raise a PluginError if an installed plugin breaks the rules; one whose import failed does not matter here."""
+        """Raise a PluginError if an imported plugin breaks the rules; one whose import failed does not matter here."""
         wrong = [str(error) for _, error in self._errors if not isinstance(error, PluginLoadError)]
         if wrong:
             raise PluginError("\n".join(wrong))
 
     def listing(self) -> list[Listed]:
         """Return every registered name, by role and name, then the plugins that could not register any."""
+        self.import_all()
         names = [
             Listed(role, name, *registration.source, _registered_twice(found) if len(found) > 1 else "")
             for role, by_name in self._registered.items()
@@ -215,25 +249,15 @@ class Plugins:
 
 
 _loaded: Plugins | None = None
-_lock = threading.RLock()
-_is_loading = False
+_loading = threading.Lock()
 
 
 def installed_plugins() -> Plugins:
-    """Return the plugins of this process, loaded at the first call."""
-    global _loaded, _is_loading
+    """Return the plugins of this process."""
+    global _loaded
     if _loaded is None:
-        with _lock:
-            if _is_loading:
-                raise PluginError(
-                    "plugins were asked for while they were loading; a plugin must not run flows at import"
-                )
-            if _loaded is None:
-                _is_loading = True
-                try:
-                    _loaded = Plugins.load()
-                finally:
-                    _is_loading = False
+        with _loading:
+            _loaded = _loaded or Plugins.load()
     return _loaded
 
 

@@ -87,12 +87,12 @@ class Project:
             PluginError: an installed plugin breaks the rules.
         """
         plugins = plugins or installed_plugins()
-        plugins.check()
         settings, problems = load_settings(
-            directory, overrides, installed=lambda section: plugins.names(_ROLES[section])
+            directory, overrides, installed=lambda section: plugins.iter_names(_ROLES[section])
         )
         project = cls(settings.root, settings, plugins)
         problems.extend(project._problems())
+        plugins.check()  # now that those are imported that something is asked of
         if problems:
             raise config_error(problems)
         return project
@@ -261,6 +261,7 @@ class Project:
 
     def _checked(self, table: Table) -> Bound:
         bound = self._bind(table)
+        self.plugins.check()  # an executor that is named in code alone may have had plugins imported
         if bound.problems:
             raise config_error(bound.problems)
         return bound

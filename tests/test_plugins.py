@@ -715,9 +715,63 @@ def test_what_plugins_print_stays_off_standard_output(distributions: Distributio
     assert ran.stderr.split("\n")[:2] == ["at import", "in the hook"]
 
 
-def test_plugin_that_runs_a_flow_at_import_is_broken(distributions: Distributions) -> None:
-    """Asking for the plugins while they load neither hangs nor loops."""
-    distributions.install("localflow-eager", "from localflow.plugins import installed_plugins; installed_plugins()")
+def test_strangers_are_imported_when_a_name_is_missing(distributions: Distributions) -> None:
+    """Who asks for built-ins runs no code of others; who asks for another name has all of them imported, once."""
+    distributions.install("localflow-slow", "print('imported')\n" + textwrap.dedent(GOOD.format(name="slow")))
+
+    ran = run_python(
+        """
+        import sys
+        from localflow.plugins import installed_plugins
+        plugins = installed_plugins()
+        plugins.get_factory("executor", "thread"), plugins.get_factory("notifier", "webhook")
+        print(next(name for name in plugins.iter_names("executor") if name == "thread"), file=sys.stderr)
+        print("before", file=sys.stderr)
+        plugins.get_factory("executor", "slow")
+        plugins.names("executor"), plugins.listing(), plugins.get_factory("executor", "slow")
+        """,
+        distributions.folder,
+    )
+
+    assert ran.stderr.split() == ["thread", "before", "imported"]
+
+
+def test_looking_up_from_many_threads_imports_once(distributions: Distributions) -> None:
+    """Threads that ask at the same time wait for one import, and all of them find the name."""
+    distributions.install("localflow-slow", "print('imported')\n" + textwrap.dedent(GOOD.format(name="slow")))
+
+    ran = run_python(
+        """
+        import threading
+        from localflow.plugins import installed_plugins
+        gate, found = threading.Barrier(8), []
+        def ask():
+            gate.wait()
+            found.append(installed_plugins().get_factory("executor", "slow"))
+        threads = [threading.Thread(target=ask) for _ in range(8)]
+        for thread in threads: thread.start()
+        for thread in threads: thread.join()
+        print(len(found))
+        """,
+        distributions.folder,
+    )
+
+    assert (ran.stdout, ran.stderr) == ("8\n", "imported\n")
+
+
+def test_plugin_may_run_a_flow_on_built_ins_at_import(distributions: Distributions) -> None:
+    """Looking up what is there already does no harm while plugins are imported."""
+    eager = "from localflow.plugins import installed_plugins\ninstalled_plugins().get_factory('executor', 'thread')\n"
+    distributions.install("localflow-eager", eager + textwrap.dedent(GOOD.format(name="eager")))
+
+    assert Plugins.load().get_factory("executor", "eager") is dict
+
+
+def test_plugin_that_asks_for_plugins_at_import_is_broken(distributions: Distributions) -> None:
+    """Asking for others while they are imported neither hangs nor loops."""
+    distributions.install(
+        "localflow-eager", "from localflow.plugins import installed_plugins; installed_plugins().names('executor')"
+    )
 
     ran = run_python(
         """
@@ -729,7 +783,7 @@ def test_plugin_that_runs_a_flow_at_import_is_broken(distributions: Distribution
 
     assert ran.stdout.startswith(
         "plugin 'eager' of distribution 'localflow-eager' failed to load: "
-        "PluginError: plugins were asked for while they were loading; "
+        "PluginError: a plugin asked for plugins while it was imported; "
     )
 
 

@@ -43,12 +43,14 @@ def show(with_origin: bool, as_json: bool) -> None:
 def validate() -> None:
     """Check the settings and list every mistake.
 
-    Checked are localflow.toml, environment variables, and the plugins that these name.
+    Checked are localflow.toml, environment variables, and the installed plugins.
     """
     from localflow.project import Project
     from localflow.tomlfile import shown_path
 
     project = Project.load()
+    project.plugins.import_all()
+    project.plugins.check()
     project.try_plugins()
     file = project.settings.file
     if file is None:
