@@ -253,7 +253,10 @@ class CorruptStoreError(StoreError):
     """The store fails its checks; it is left as it is."""
 
     def __init__(self, path: object, detail: str) -> None:
-        super().__init__(f"state store {path} is damaged: {detail}; it is left untouched, move it aside to start anew")
+        super().__init__(
+            f"{path}: {detail}; nothing was changed; "
+            "run 'localflow doctor --repair' to copy it aside and save what can be read"
+        )
 
 
 class RunClaimedError(StoreError):

@@ -9,6 +9,7 @@ from localflow.interfaces import StateStore
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
 
+    from localflow.interfaces import Claim
     from localflow.payloads import Payload
     from localflow.records import CachedResult, FlowRunSummary, LogEntry, Record
 
@@ -28,7 +29,9 @@ class RecordBuffer(StateStore):
         """Collect records."""
         self._records.extend(records)
 
-    def list_flow_runs(self, limit: int | None = None) -> list[FlowRunSummary]:
+    def list_flow_runs(
+        self, limit: int | None = None, *, root_id: str | None = None, unfinished: bool = False
+    ) -> list[FlowRunSummary]:
         """Return nothing: a buffer is only written."""
         return []
 
@@ -48,5 +51,14 @@ class RecordBuffer(StateStore):
         """Return nothing: a buffer is only written."""
         return iter(())
 
+    def claim(self, flow_run_id: str) -> Claim:
+        """Hold nothing: whoever stores the records has a claim on the flow run at the top."""
+        return _NoClaim()
+
     def close(self) -> None:
         """Leave the records to their owner."""
+
+
+class _NoClaim:
+    def release(self) -> None:
+        """Do nothing."""

@@ -597,7 +597,7 @@ def test_values_that_a_constructor_refuses(error: str, problem: str) -> None:
         ("os", StoreError, "cannot be made: OSError: [Errno 5] disk on fire"),
         ("unicode", StoreError, "cannot be made: UnicodeError: garbled"),
         ("exit", StoreError, "cannot be made: SystemExit: 3"),
-        ("store", CorruptStoreError, "state store x.db is damaged: no header; it is left untouched, move it aside"),
+        ("store", CorruptStoreError, "x.db: no header; nothing was changed; run 'localflow doctor --repair'"),
         ("none", PluginError, "state store 'fragile': its factory made dict, which is not a StateStore"),
     ],
 )

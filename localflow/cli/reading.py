@@ -53,8 +53,8 @@ def _path(project: Project) -> Path | None:
 def _is_missing(path: Path) -> bool:
     try:
         path.stat()
-    except (FileNotFoundError, NotADirectoryError):
+    except FileNotFoundError:
         return True
-    except OSError:  # whoever opens the store words it
+    except OSError:  # such as a file where a directory should be: whoever opens the store words it
         return False
     return False

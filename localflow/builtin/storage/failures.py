@@ -62,6 +62,13 @@ def not_an_id(flow_run_id: str) -> StoreError:
     return StoreError(f"{flow_run_id!r} is no flow run's id: at most 64 lower-case letters, digits and -")
 
 
+def sequence_taken(run_id: str, sequence: int) -> StoreError:
+    """Return the StoreError for a state change where another one is recorded already."""
+    return StoreError(
+        f"run '{run_id}' has a state change {sequence} in this state store already; is another engine running it?"
+    )
+
+
 def not_a_record(value: object) -> StoreError:
     """Return the StoreError for something else among records."""
     return StoreError(f"a state store keeps FlowRun, TaskRun, StateChange and LogEntry records, not {value!r}")
