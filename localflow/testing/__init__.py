@@ -24,6 +24,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from localflow.testing.executors import ExecutorContract
+    from localflow.testing.faulty_store import FaultyStore
     from localflow.testing.harness import harness
     from localflow.testing.notifiers import NotifierContract
     from localflow.testing.stores import StateStoreContract
@@ -31,6 +32,7 @@ if TYPE_CHECKING:
 
 __all__ = [
     "ExecutorContract",
+    "FaultyStore",
     "ManualExecutor",
     "NotifierContract",
     "RecordingNotifier",
@@ -41,6 +43,7 @@ __all__ = [
 
 _LAZY = {
     "ExecutorContract": "localflow.testing.executors",
+    "FaultyStore": "localflow.testing.faulty_store",
     "ManualExecutor": "localflow.testing.stubs",
     "NotifierContract": "localflow.testing.notifiers",
     "RecordingNotifier": "localflow.testing.stubs",
