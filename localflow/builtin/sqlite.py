@@ -33,10 +33,17 @@ _NOTHING_MORE = (None, None, None, None)  # the last fields of most state change
 
 _ADD_FLOW_RUN = """
     INSERT INTO flow_runs (id, name, flow, created_at, root_id, parent_id, parameters, entry_point, executor, versions,
-                           host, pid, tags, arguments_format, arguments)
-    VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)
+                           host, pid, tags, code, inputs, arguments_format, arguments)
+    VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)
+    ON CONFLICT (id) DO UPDATE SET
+        name = excluded.name, flow = excluded.flow, created_at = excluded.created_at, root_id = excluded.root_id,
+        parent_id = excluded.parent_id, parameters = excluded.parameters, entry_point = excluded.entry_point,
+        executor = excluded.executor, versions = excluded.versions, host = excluded.host, pid = excluded.pid,
+        tags = excluded.tags, code = excluded.code, inputs = excluded.inputs,
+        arguments_format = excluded.arguments_format, arguments = excluded.arguments
+    RETURNING key
 """
-_ADD_TASK_RUN = "INSERT INTO task_runs VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)"
+_ADD_TASK_RUN = "INSERT OR REPLACE INTO task_runs VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)"
 # Most state changes say nothing beyond these columns, and what is not bound takes no time.
 _ADD_PLAIN_CHANGE = """
     INSERT INTO state_changes (flow_run, number, sequence, type, name, message, timestamp, previous, attempt)
@@ -52,16 +59,16 @@ _FIND_FLOW_RUN = "SELECT key FROM flow_runs WHERE id = ?"
 _FIND_LOG_END = "SELECT coalesce(max(position), 0) FROM log_entries WHERE flow_run = ?"
 _READ_FLOW_RUNS = """
     SELECT key, id, name, flow, created_at, root_id, parent_id, parameters, entry_point, executor, versions, host, pid,
-           tags, arguments_format, arguments
-    FROM flow_runs ORDER BY key DESC LIMIT ?
+           tags, code, inputs, arguments_format, arguments
+    FROM flow_runs WHERE ?1 IS NULL OR root_id = ?1 ORDER BY key DESC LIMIT ?2
 """
 _READ_FLOW_RUN = """
     SELECT key, id, name, flow, created_at, root_id, parent_id, parameters, entry_point, executor, versions, host, pid,
-           tags, arguments_format, arguments
+           tags, code, inputs, arguments_format, arguments
     FROM flow_runs WHERE id = ?
 """
 _SELECT_TASK_RUNS = """
-    SELECT number, name, task, ordinal, created_at, upstreams, tags, version, map_number, map_index
+    SELECT number, name, task, ordinal, created_at, upstreams, tags, version, map_number, map_index, code, inputs
     FROM task_runs
 """
 _READ_TASK_RUNS = _SELECT_TASK_RUNS + "WHERE flow_run = ? ORDER BY number"
@@ -144,12 +151,15 @@ class SqliteStateStore(StateStore):
                 if self._writer.in_transaction:
                     self._roll_back()
 
-    def list_flow_runs(self, limit: int | None = None) -> list[FlowRunSummary]:
+    def list_flow_runs(
+        self, limit: int | None = None, *, root_id: str | None = None, unfinished: bool = False
+    ) -> list[FlowRunSummary]:
         """Return the flow runs with their newest state, last recorded first."""
         with self._read_lock, self._failures():
             self._lifetime.check()
             summaries = []
-            for key, *row in self._reader.execute(_READ_FLOW_RUNS, (-1 if limit is None else limit,)).fetchall():
+            count = -1 if limit is None else limit
+            for key, *row in self._reader.execute(_READ_FLOW_RUNS, (root_id, count)).fetchall():
                 flow_run = rows.flow_run_of(row)
                 changes = self._reader.execute(_READ_FLOW_CHANGES, (key,))
                 summaries.append(summarise(flow_run, [rows.state_change_of(flow_run, change) for change in changes]))
@@ -225,8 +235,8 @@ class SqliteStateStore(StateStore):
                 log_ends[key] = position + 1
                 log_entries.append(rows.log_row(key, position, record))
             elif isinstance(record, FlowRun):
-                self._cursor.execute(_ADD_FLOW_RUN, rows.flow_run_row(record))
-                self._keys[record.id] = self._cursor.lastrowid or 0
+                (key,) = self._cursor.execute(_ADD_FLOW_RUN, rows.flow_run_row(record)).fetchone()
+                self._keys[record.id] = key
             else:
                 raise not_a_record(record)
         for statement, added in (

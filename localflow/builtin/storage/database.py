@@ -28,7 +28,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
 APPLICATION_ID = 0x6C666C77  # "lflw", in the file's header: SQLite's way to say whose database a file is
-FORMAT_VERSION = 1
+FORMAT_VERSION = 2
 BUSY_SECONDS = 30.0  # how long SQLite itself waits for another writer
 PATIENCE_SECONDS = 60.0  # how long we wait in all
 SMALLEST_BYTES = 512
@@ -37,7 +37,7 @@ CHECKED_BYTES = 4 << 20  # a file up to this size is checked as a whole at each 
 SCHEMA = """
 PRAGMA page_size = 2048;
 PRAGMA application_id = 1818651767;
-PRAGMA user_version = 1;
+PRAGMA user_version = 2;
 CREATE TABLE flow_runs (
     key INTEGER PRIMARY KEY,
     id TEXT NOT NULL UNIQUE,
@@ -53,9 +53,12 @@ CREATE TABLE flow_runs (
     host TEXT NOT NULL,
     pid INTEGER NOT NULL,
     tags TEXT,
+    code TEXT NOT NULL,
+    inputs TEXT NOT NULL,
     arguments_format TEXT,
     arguments BLOB
 );
+CREATE INDEX flow_runs_by_root ON flow_runs (root_id);
 CREATE TABLE task_runs (
     flow_run INTEGER NOT NULL,
     number INTEGER NOT NULL,
@@ -68,6 +71,8 @@ CREATE TABLE task_runs (
     version TEXT NOT NULL,
     map_number INTEGER NOT NULL,
     map_index INTEGER NOT NULL,
+    code TEXT NOT NULL,
+    inputs TEXT NOT NULL,
     PRIMARY KEY (flow_run, number)
 ) WITHOUT ROWID;
 CREATE TABLE state_changes (

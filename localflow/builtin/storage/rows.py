@@ -40,7 +40,7 @@ def flow_run_row(run: FlowRun) -> Row:
     """Return the row of a flow run, boxed where it must be."""
     parameters, versions = to_json(dict(run.parameters)), to_json(dict(run.versions))
     start = (run.id, run.name, run.flow, run.created_at, run.root_id, run.parent_id, parameters)
-    end = (run.entry_point, run.executor, versions, run.host, run.pid, _joined(run.tags))
+    end = (run.entry_point, run.executor, versions, run.host, run.pid, _joined(run.tags), run.code, run.inputs)
     return boxed((*start, *end, *(run.arguments or (None, None))))
 
 
@@ -48,10 +48,10 @@ def flow_run_of(row: Iterable[Any]) -> FlowRun:
     """Return the flow run of a row."""
     *columns, arguments = row  # the arguments are a BLOB of their own right
     id, name, flow, created_at, root_id, parent_id, parameters, *end, format = map(_unboxed, columns)
-    entry_point, executor, versions, host, pid, tags = end
+    entry_point, executor, versions, host, pid, tags, code, inputs = end
     payload = None if format is None else Payload(format, arguments)
     start = (id, name, flow, created_at, root_id, parent_id, from_json(parameters), payload)
-    return FlowRun(*start, entry_point, executor, from_json(versions), host, pid, _split(tags))
+    return FlowRun(*start, entry_point, executor, from_json(versions), host, pid, _split(tags), code, inputs)
 
 
 def task_run_row(key: int, run: TaskRun) -> Row:
