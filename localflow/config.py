@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 from localflow.errors import ConfigError, suggestion
 from localflow.masking import dotted, found
 from localflow.printable import printable
+from localflow.retention import EXPECTED, is_right, unknown_states
 from localflow.tomlfile import TomlFile, nests_too_deeply, parse_value, read_toml
 
 if TYPE_CHECKING:
@@ -29,6 +30,7 @@ RESERVED_VARIABLES = ("LOCALFLOW_CAPTURE_DESCRIPTORS", "LOCALFLOW_DISABLE_PLUGIN
 Section = Literal["executors", "stores", "notifiers"]
 SECTIONS: tuple[Section, ...] = ("executors", "stores", "notifiers")
 LIMITS = "limits"
+RETENTION = "retention"
 CHOICES: Mapping[str, str] = MappingProxyType({"executor": "sequential", "store": "sqlite"})
 
 _EMPTY: Mapping[str, Any] = MappingProxyType({})
@@ -105,8 +107,10 @@ class Settings(NamedTuple):
     notifiers: Mapping[str, Table] = _EMPTY
     limits: Mapping[str, int] = _EMPTY
     """At most so many task runs with this tag at once."""
+    retention: Mapping[str, object] = _EMPTY
+    """Which flow runs are removed by and by, by the options of `retention.Rule`; empty if none are."""
     origins: Mapping[str, Origin] = _EMPTY
-    """Where `executor`, `store` and each `limits.TAG` come from; options have their origin beside them."""
+    """Where `executor`, `store`, `limits.TAG` and `retention.OPTION` come from; other options have it beside them."""
 
     def tables(self, section: Section) -> Mapping[str, Table]:
         """Return the tables of a section by name."""
@@ -138,6 +142,7 @@ def load_settings(
         reader.read_file(file)
     reader.read_environment(os.environ if environ is None else environ)
     reader.read_overrides(overrides or {})
+    reader.check_retention()
     settings = reader.settings(start if file is None else file.path.parent, file.path if file else None)
     return settings, sorted(reader.problems, key=_place)
 
@@ -182,10 +187,12 @@ class _Reader:
         self._chosen = {name: Value(default, DEFAULT) for name, default in CHOICES.items()}
         self._tables: dict[Section, dict[str, Table]] = {section: {} for section in SECTIONS}
         self._limits: dict[str, Value] = {}
+        self._retention: dict[str, Value] = {}
 
     def settings(self, root: Path, file: Path | None) -> Settings:
         origins = {name: value.origin for name, value in self._chosen.items()}
         origins |= {dotted(LIMITS, tag): value.origin for tag, value in self._limits.items()}
+        origins |= {dotted(RETENTION, option): value.origin for option, value in self._retention.items()}
         return Settings(
             root=root,
             file=file,
@@ -197,6 +204,7 @@ class _Reader:
             limits=MappingProxyType(
                 {tag: value.value for tag, value in self._limits.items() if isinstance(value.value, int)}
             ),
+            retention=MappingProxyType({option: value.value for option, value in self._retention.items()}),
             origins=MappingProxyType(origins),
         )
 
@@ -223,22 +231,25 @@ class _Reader:
             self._complain(origin(key), "tables or arrays are nested too deeply")
         elif key in CHOICES:
             self._choose(key, Value(value, origin(key)))
-        elif key == LIMITS or key in SECTIONS:
+        elif key in (LIMITS, RETENTION) or key in SECTIONS:
             if not isinstance(value, dict):
                 hint = suggestion(key, CHOICES)
                 self._complain(origin(key), f"{key} must be a table, got {found(value)}{hint}")
             elif key == LIMITS:
                 for tag, limit in value.items():
                     self._limit(tag, Value(limit, origin(key, tag)))
+            elif key == RETENTION:
+                for option, given in value.items():
+                    self._retain(option, Value(given, origin(key, option)))
             else:
                 section = next(known for known in SECTIONS if known == key)
                 for name, options in value.items():
                     self._read_table(section, name, options, origin)
         elif isinstance(value, dict):
-            known = (*SECTIONS, LIMITS)
+            known = (*SECTIONS, LIMITS, RETENTION)
             self._complain(origin(key), f"unknown table [{dotted(key)}]{_nearest(key, known)}")
         else:
-            known = (*CHOICES, *SECTIONS, LIMITS)
+            known = (*CHOICES, *SECTIONS, LIMITS, RETENTION)
             self._complain(origin(key), f"unknown key '{printable(key)}'{_nearest(key, known)}")
 
     def _read_table(self, section: Section, name: str, options: object, origin: Callable[..., Origin]) -> None:
@@ -268,6 +279,8 @@ class _Reader:
             self._choose(head.lower(), value if isinstance(value.value, str) else value._replace(value=text))
         elif head == LIMITS.upper() and len(rest) == 1 and rest[0]:
             self._limit(_recognise(rest[0], self._limits) or rest[0].lower(), value)
+        elif head == RETENTION.upper() and len(rest) == 1 and rest[0]:
+            self._retain(rest[0].lower(), value)
         elif section is not None and len(rest) == 2 and all(rest):
             known = _recognise(rest[0], self._tables[section]) or _recognise(rest[0], self._installed(section))
             name = known or rest[0].lower()
@@ -291,6 +304,8 @@ class _Reader:
                 self._set_option(section, name, option, value)
             elif section_name == LIMITS and rest:
                 self._limit(rest, value)
+            elif section_name == RETENTION and rest:
+                self._retain(rest, value)
             else:
                 self._complain(value.origin, f"unknown setting '{printable(key)}'")
 
@@ -309,6 +324,24 @@ class _Reader:
         else:
             text = f"{dotted(tag)} must be an integer >= 1, got {found(value.value)}"
             self._complain(value.origin, text, LIMITS)
+
+    def _retain(self, option: str, value: Value) -> None:
+        if option not in EXPECTED:
+            text = f"unknown option '{printable(option)}'{_nearest(option, EXPECTED)}"
+        elif not is_right(option, value.value):
+            text = f"{option} must be {EXPECTED[option]}, got {found(value.value)}"
+        elif option == "states" and isinstance(value.value, list) and (unknown := unknown_states(value.value)):
+            text = f"states names an {'; '.join(unknown)}"
+        else:
+            self._retention[option] = value
+            return
+        self._complain(value.origin, text, RETENTION)
+
+    def check_retention(self) -> None:
+        """Refuse to remove every run of some states as soon as it ends."""
+        if self._retention.keys() == {"states"}:
+            text = "states alone would remove each run as it ends; set older_than or keep_last beside it"
+            self._complain(self._retention["states"].origin, text, RETENTION)
 
     def _set_option(self, section: Section, name: str, key: str, value: Value) -> None:
         table = self._tables[section].get(name) or Table(section, name, value.origin)
@@ -348,11 +381,18 @@ def _unknown_variable(head: str, rest: list[str]) -> str:
         return f"names no option; write {ENV_PREFIX}{head}__NAME__OPTION"
     if head == LIMITS.upper():
         return f"names no tag; write {ENV_PREFIX}{head}__TAG"
+    if head == RETENTION.upper():
+        return f"names no option; write {ENV_PREFIX}{head}__OPTION"
     names = [choice.upper() for choice in CHOICES]
     reserved = [variable.removeprefix(ENV_PREFIX) for variable in RESERVED_VARIABLES]
     near = suggestion(head, sections if rest else [*names, *reserved])
     if near:
         meant = near.split("'")[1]
         return f"unknown variable; did you mean '{ENV_PREFIX}{'__'.join([meant, *rest])}'?"
-    known = [*names, *(f"{section}__NAME__OPTION" for section in sections), f"{LIMITS.upper()}__TAG"]
+    known = [
+        *names,
+        *(f"{section}__NAME__OPTION" for section in sections),
+        f"{LIMITS.upper()}__TAG",
+        f"{RETENTION.upper()}__OPTION",
+    ]
     return f"unknown variable; known: {', '.join(ENV_PREFIX + name for name in known)}"

@@ -7,7 +7,7 @@ from contextlib import contextmanager
 from contextvars import ContextVar
 from typing import TYPE_CHECKING, Annotated, Any, NamedTuple
 
-from localflow.config import DEFAULT, LIMITS, SECTIONS, Problem, Settings, Table, config_error, load_settings
+from localflow.config import DEFAULT, LIMITS, RETENTION, SECTIONS, Problem, Settings, Table, config_error, load_settings
 from localflow.errors import LocalflowError, PluginError, StoreError, UnknownPluginError, suggestion
 from localflow.interfaces import AtLeast, Executor, Notifier, StateStore
 from localflow.masking import dotted, found, masked, without
@@ -15,7 +15,7 @@ from localflow.notifications import Notifications, Subscription
 from localflow.options import REQUIRED, Bound, Option, Options, bind, read_options
 from localflow.plugins import Plugins, installed_plugins
 from localflow.printable import printable
-from localflow.states import StateType, exception_text
+from localflow.states import STATE_NAMES, exception_text
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator, Mapping
@@ -27,13 +27,6 @@ if TYPE_CHECKING:
 
 _ROLES: Mapping[Section, Role] = {"executors": "executor", "stores": "state store", "notifiers": "notifier"}
 _CHOICES: Mapping[Section, str] = {"executors": "executor", "stores": "store"}
-
-# What `on` may name: the capitalised types, and the names of states beside them.
-_STATE_NAMES = (
-    *(type.value.capitalize() for type in StateType),
-    *("NotReady", "AwaitingRetry", "Retrying", "Cached", "TimedOut"),
-    *("WorkerLost", "OOMKilled", "EngineLost", "Interrupted"),
-)
 
 # The notifier that is there without being asked for, and what it is told of unless its table says otherwise.
 _DEFAULT_NOTIFIER = "log"
@@ -187,9 +180,10 @@ class Project:
         for section in SECTIONS:
             for table in self._tables_in_use(section):
                 shown.extend(self._show_table(table))
-        for tag, limit in settings.limits.items():
-            key = dotted(LIMITS, tag)
-            shown.append(Shown(key, limit, str(settings.origins.get(key, DEFAULT))))
+        for heading, options in ((LIMITS, settings.limits), (RETENTION, settings.retention)):
+            for option, value in options.items():
+                key = dotted(heading, option)
+                shown.append(Shown(key, value, str(settings.origins.get(key, DEFAULT))))
         return shown
 
     # -- tables --
@@ -227,7 +221,7 @@ class Project:
         if table.section != "notifiers":
             return bind(table, options, self.root, os.environ, ("type",))
         bound = bind(table, Options({**options.known, **_FILTERS}, options.is_open), self.root, os.environ, ("type",))
-        wrong = [name for name in bound.arguments.get("on", ()) if name not in _STATE_NAMES]
+        wrong = [name for name in bound.arguments.get("on", ()) if name not in STATE_NAMES]
         return bound._replace(
             problems=[*bound.problems, *(table.problem(_unknown_state(name), "on") for name in wrong)]
         )
@@ -326,9 +320,9 @@ def _default_filter(table: Table, key: str) -> Any:
 
 
 def _unknown_state(name: str) -> str:
-    alike = [known for known in _STATE_NAMES if known.lower() == name.lower()]
-    near = suggestion(alike[0] if alike else name, _STATE_NAMES)
-    return f"on names an unknown state '{printable(name)}'{near or '; known: ' + ', '.join(_STATE_NAMES)}"
+    alike = [known for known in STATE_NAMES if known.lower() == name.lower()]
+    near = suggestion(alike[0] if alike else name, STATE_NAMES)
+    return f"on names an unknown state '{printable(name)}'{near or '; known: ' + ', '.join(STATE_NAMES)}"
 
 
 def _named(table: Table) -> str:

@@ -50,6 +50,13 @@ TIMED_OUT = "TimedOut"
 CACHED = "Cached"
 INTERRUPTED = "Interrupted"
 
+#: What states are called that localflow gives: the capitalised types, and the names beside them.
+STATE_NAMES = (
+    *(type.value.capitalize() for type in StateType),
+    *(NOT_READY, "AwaitingRetry", "Retrying", CACHED, TIMED_OUT),
+    *(WORKER_LOST, OOM_KILLED, ENGINE_LOST, INTERRUPTED),
+)
+
 
 class Cause(NamedTuple):
     """Why a run did not complete, as plain data that any reader can show without unpickling anything."""

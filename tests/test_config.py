@@ -21,7 +21,8 @@ FILE = Path("localflow.toml")
 PYPROJECT = Path("pyproject.toml")
 KNOWN = (
     "; known: LOCALFLOW_EXECUTOR, LOCALFLOW_STORE, LOCALFLOW_EXECUTORS__NAME__OPTION, "
-    "LOCALFLOW_STORES__NAME__OPTION, LOCALFLOW_NOTIFIERS__NAME__OPTION, LOCALFLOW_LIMITS__TAG"
+    "LOCALFLOW_STORES__NAME__OPTION, LOCALFLOW_NOTIFIERS__NAME__OPTION, LOCALFLOW_LIMITS__TAG, "
+    "LOCALFLOW_RETENTION__OPTION"
 )
 INSTALLED = {"executors": ["sequential", "process", "my-pool"], "stores": ["sqlite"], "notifiers": ["log"]}
 
@@ -256,14 +257,14 @@ database = 1
         ("executer = 'x'", "unknown key 'executer'; did you mean 'executor'?"),
         ("stroe = 'x'", "unknown key 'stroe'; did you mean 'store'?"),
         ("limit = 3", "unknown key 'limit'; did you mean 'limits'?"),
-        ("zzz = 3", "unknown key 'zzz'; known: executor, store, executors, stores, notifiers, limits"),
-        ('"a\\nb" = 3', "unknown key 'a\\nb'; known: executor, store, executors, stores, notifiers, limits"),
+        ("zzz = 3", "unknown key 'zzz'; known: executor, store, executors, stores, notifiers, limits, retention"),
+        ('"a\\nb" = 3', "unknown key 'a\\nb'; known: executor, store, executors, stores, notifiers, limits, retention"),
         ("[executor]", "executor must be a name in quotes, got a table; options go in a table [executors.NAME]"),
         ("[store.x]\na = 1", "store must be a name in quotes, got a table; options go in a table [stores.NAME]"),
         ("[excutors.process]", "unknown table [excutors]; did you mean 'executors'?"),
         ("[notifier.x]", "unknown table [notifier]; did you mean 'notifiers'?"),
-        ("['a b'.x]", 'unknown table ["a b"]; known: executors, stores, notifiers, limits'),
-        ("[tool.localflow]", "unknown table [tool]; known: executors, stores, notifiers, limits"),
+        ("['a b'.x]", 'unknown table ["a b"]; known: executors, stores, notifiers, limits, retention'),
+        ("[tool.localflow]", "unknown table [tool]; known: executors, stores, notifiers, limits, retention"),
         ("executor = 4", "executor must be a name in quotes, got 4 (integer)"),
         ("executor = ''", 'executor must be a name in quotes, got "" (string)'),
         ("executor = ['x']", "executor must be a name in quotes, got an array"),
@@ -298,7 +299,7 @@ def test_all_mistakes_are_found_in_the_order_of_their_lines() -> None:
 
     assert problems == [
         "localflow.toml:1: store must be a name in quotes, got 1 (integer)",
-        "localflow.toml:2: unknown key 'x'; known: executor, store, executors, stores, notifiers, limits",
+        "localflow.toml:2: unknown key 'x'; known: executor, store, executors, stores, notifiers, limits, retention",
         "localflow.toml:4: [executors] 'y' must be a table, as in [executors.NAME], got 2 (integer)",
         "localflow.toml:6: [limits] z must be an integer >= 1, got 0 (integer)",
         f"LOCALFLOW_X: unknown variable{KNOWN}",
