@@ -12,6 +12,7 @@ from localflow.errors import StoreError
 from localflow.history import UNSUCCESSFUL, RunHistory, flow_run_tree
 from localflow.printable import shortened
 from localflow.records import TaskRun
+from localflow.states import INTERRUPTED
 from localflow.streams import LEVELS
 
 if TYPE_CHECKING:
@@ -36,13 +37,19 @@ _REFERENCES = 1_000
 def tell_failures(store: StateStore, flow_run: FlowRun, full_traceback: bool = False) -> None:
     """Tell on stderr what kept a flow run from completing, in itself and in the flow runs below it.
 
-    Failures of the same task at the same place are told once, and so is an exception that went on into a flow.
+    Failures of the same task at the same place are told once, and so is an exception that went on into a flow. What
+    Ctrl-C or a signal has stopped is named only.
     """
     task_runs: list[RunHistory] = []
+    interrupted: list[str] = []
     flow_runs: list[RunHistory] = []
     blocked: list[tuple[str, Sequence[str]]] = []
     for history in flow_run_tree(store, flow_run):
-        task_runs += [task_run for task_run in history.task_runs if task_run.state.type in UNSUCCESSFUL]
+        for task_run in history.task_runs:
+            if task_run.state.name == INTERRUPTED:
+                interrupted.append(task_run.run.name)
+            elif task_run.state.type in UNSUCCESSFUL:
+                task_runs.append(task_run)
         flow_runs += [history] if history.cause is not None else []
         blocked += [(culprit, [run.run.name for run in runs]) for culprit, runs in history.blocked_by().items()]
     kinds = _alike(task_runs)
@@ -57,6 +64,9 @@ def tell_failures(store: StateStore, flow_run: FlowRun, full_traceback: bool = F
         report.tell_flow_run(flow_run_history)
     _tell_others("flow runs ", flow_runs[_IN_FULL:])
     _tell_blocked(blocked)
+    if interrupted:
+        output.say("")
+        output.say_line(f"interrupted: {output.listed(interrupted)}")
 
 
 def print_cause(cause: Cause | None, full_traceback: bool = False) -> None:

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 import click
 
 from localflow.cli import output
-from localflow.errors import ConfigError, UsageError
+from localflow.errors import ConfigError, LocalflowError, StoreError, UsageError
 from localflow.printable import printable
 
 if TYPE_CHECKING:
@@ -115,7 +115,11 @@ def _run(
     except (KeyboardInterrupt, SystemExit):
         for flow_run in begun:
             output.say_line(f"flow run {flow_run.name!r} was stopped")
-            _tell_where_to_look(flow_run)
+            tell_stopped(store, flow_run, full_traceback)
+        raise
+    except LocalflowError:
+        for flow_run in begun:
+            tell_next(store, flow_run)
         raise
     took = output.duration(begun_at, time.monotonic())
     output.say_line(f"flow run {flow_run.name!r} is {state.name} after {took}")
@@ -128,9 +132,25 @@ def _run(
 
     tell_failures(store, flow_run, full_traceback)
     output.say("")
-    _tell_where_to_look(flow_run)
+    tell_next(store, flow_run)
     return CANCELLED if state.is_cancelled() else NOT_COMPLETED
 
 
-def _tell_where_to_look(flow_run: FlowRun) -> None:
-    output.say_line(f"see: localflow show {shlex.quote(flow_run.name)}")
+def tell_stopped(store: StateStore, flow_run: FlowRun, full_traceback: bool) -> None:
+    """Tell what a signal has stopped, what had failed by then, and how it goes on."""
+    from localflow.cli.failures import tell_failures
+
+    try:
+        tell_failures(store, flow_run, full_traceback)
+        output.say("")
+    except StoreError as error:  # it is being stopped: what can be told is told
+        output.say_warning(str(error))
+    tell_next(store, flow_run)
+
+
+def tell_next(store: StateStore, flow_run: FlowRun) -> None:
+    """Tell which commands show a flow run that did not complete, and have it go on."""
+    if store.survives:
+        name = shlex.quote(flow_run.name)
+        output.say_line(f"see: localflow show {name}")
+        output.say_line(f"resume: localflow resume {name}")

@@ -67,7 +67,7 @@ def test_a_failed_run_says_what_failed_and_what_was_not_run(cli: Cli, tutorial: 
     assert "not run because of 'add_project-1': announce-1\n" in report
     assert "/localflow/" not in report
     name = done.stderr.split("'")[1]
-    assert report.endswith(f"see: localflow show {name}\n")
+    assert report.endswith(f"see: localflow show {name}\nresume: localflow resume {name}\n")
 
 
 def test_all_that_one_failure_blocked_is_in_one_line(cli: Cli, own_folder: Path) -> None:
