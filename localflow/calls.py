@@ -170,7 +170,8 @@ class _Running:
     def _ended(self, state: State, result: Payload | None = None) -> Outcome:
         logs.flush(self.context)
         cpu_seconds = self._cpu_clock() - self._cpu_before if self._cpu_clock else None
-        execution = Execution(self._worker, os.getpid(), self._started_at, time.time(), cpu_seconds, peak_rss_bytes())
+        ended_at = self._started_at + (time.monotonic() - self._began)  # right also if the clock was set meanwhile
+        execution = Execution(self._worker, os.getpid(), self._started_at, ended_at, cpu_seconds, peak_rss_bytes())
         return Outcome(self._call.id, state, result, execution, tuple(self.context.records), tuple(self._lines))
 
 

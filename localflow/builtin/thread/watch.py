@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING
 
 from localflow.calls import peak_rss_bytes, timed_out_outcome
 from localflow.records import Execution
+from localflow.states import WORKER_LOST, Cause, State, StateType
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -24,10 +25,16 @@ if TYPE_CHECKING:
 _log = logging.getLogger("localflow.thread")
 
 
+def no_thread(error: RuntimeError) -> State:
+    """Return the CRASHED state of a call for which there is no thread, and none can be started."""
+    message = f"cannot start a thread for the task: {error}"
+    return State(StateType.CRASHED, WORKER_LOST, message, cause=Cause("worker", message=message))
+
+
 class Watched:
     """A call that has begun and has a deadline; what it says after its end is dropped."""
 
-    __slots__ = ("_call", "_give_up", "_lines", "_started_at", "_worker", "deadline", "is_over")
+    __slots__ = ("_began", "_call", "_give_up", "_lines", "_started_at", "_worker", "deadline", "is_over")
 
     def __init__(self, call: Call, worker: str, give_up: Callable[[], None], grace: float) -> None:
         assert call.timeout_seconds is not None
@@ -36,8 +43,8 @@ class Watched:
         self._worker = worker
         self._give_up = give_up
         self._lines: list[LogLine] = []
-        self._started_at = time.time()
-        self.deadline = time.monotonic() + call.timeout_seconds + grace
+        self._started_at, self._began = time.time(), time.monotonic()
+        self.deadline = self._began + call.timeout_seconds + grace
 
     def say(self, line: LogLine) -> None:
         """Take what the call says."""
@@ -54,7 +61,8 @@ class Watched:
             self._give_up()
         except Exception:  # such as a thread that cannot be started; the call is answered all the same
             _log.exception("what task run '%s' has kept could not be replaced", self._call.task_run.name)
-        execution = Execution(self._worker, os.getpid(), self._started_at, time.time(), peak_rss_bytes=peak_rss_bytes())
+        ended_at = self._started_at + (time.monotonic() - self._began)
+        execution = Execution(self._worker, os.getpid(), self._started_at, ended_at, peak_rss_bytes=peak_rss_bytes())
         return timed_out_outcome(self._call, execution, tuple(self._lines))
 
 
@@ -101,9 +109,11 @@ class Watch:
         if not outcomes:
             return
         with self._changed:
-            self._start()
-            self._told.extend(outcomes)
-            self._changed.notify()
+            if self._start():
+                self._told.extend(outcomes)
+                self._changed.notify()
+                return
+        self._report(outcomes)
 
     def close(self, deadline: float) -> None:
         """Give up nothing more, and wait for the thread to end until a moment of the monotonic clock."""
@@ -113,11 +123,17 @@ class Watch:
         if self._thread is not None and self._thread is not threading.current_thread():
             self._thread.join(max(0.0, deadline - time.monotonic()))
 
-    def _start(self) -> None:
+    def _start(self) -> bool:
+        """Return whether the thread is there, or is not needed any more."""
         if self._thread is None and not self._closed:
             thread = threading.Thread(target=self._work, name="localflow-watch", daemon=True)
-            thread.start()
+            try:
+                thread.start()
+            except RuntimeError as error:
+                _log.warning("timeouts are not watched for now, for no thread can be started: %s", error)
+                return False
             self._thread = thread
+        return True
 
     def _work(self) -> None:
         while True:
