@@ -5,15 +5,20 @@ Unpacking a pickle runs code, so it happens only when somebody asks for a value:
 
 from __future__ import annotations
 
+import io
 import json
 import pickle
 import sys
+from functools import cache
+from types import FunctionType
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from localflow.errors import TaskFailedError, UnpicklableError
+from localflow import classes
+from localflow.errors import StoreError, TaskFailedError, UnpicklableError
 from localflow.interrupts import STOPS
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
     from types import ModuleType
 
 _NODE_LIMIT = 1000
@@ -53,17 +58,46 @@ def unpack(payload: Payload) -> Any:
     return pickle.loads(payload.data)
 
 
-def pickle_value(value: object) -> bytes:
-    """Pickle by cloudpickle (functions and classes of `__main__` by value); raises UnpicklableError."""
-    import cloudpickle  # imported late: 30 ms that a flow without workers need not pay
+def pickle_value(value: object, *, defines_classes: bool = False) -> bytes:
+    """Pickle by cloudpickle: functions and classes of `__main__` by value.
 
+    Args:
+        value: anything.
+        defines_classes: classes in it are what the receiver takes values of older classes of the same name for.
+
+    Raises:
+        UnpicklableError: it cannot be pickled.
+        StoreError: it holds something `Stored` that cannot be loaded.
+    """
     try:
-        data: bytes = cloudpickle.dumps(value, protocol=5)
-    except STOPS:
+        file = io.BytesIO()
+        pickler = _pickler()(file, protocol=5)
+        pickler.defines_classes = defines_classes
+        pickler.dump(value)
+        return file.getvalue()
+    except (*STOPS, StoreError):
         raise
     except BaseException as error:  # also sys.exit() in a __reduce__
         raise UnpicklableError(f"{type_name(value)} cannot be pickled: {error}") from error
-    return data
+
+
+@cache
+def _pickler() -> Any:
+    import cloudpickle  # imported late: 30 ms that a flow without workers need not pay
+
+    class Pickler(cloudpickle.Pickler):  # type: ignore[misc]  # it has no types
+        defines_classes = False
+
+        def reducer_override(self, obj: Any) -> Any:  # called for nearly every object
+            is_class = issubclass(type(obj), type)
+            if not (is_class or type(obj) is FunctionType):
+                return NotImplemented
+            parts = super().reducer_override(obj)
+            if is_class and type(parts) is tuple and len(parts) == 6:
+                return classes.reduced(obj, parts, self.defines_classes)
+            return parts
+
+    return Pickler
 
 
 class Packed:
@@ -93,6 +127,26 @@ class Packed:
 
     def __repr__(self) -> str:
         return f"<packed {self.payload.format}, {len(self.payload.data)} bytes>"
+
+
+class Stored(Packed):
+    """A value in a state store, from which it is loaded whenever it is needed.
+
+    It may be older than this process; a class of the user's script is then the one that the script has now.
+    """
+
+    __slots__ = ("_load",)
+
+    def __init__(self, load: Callable[[], Payload]) -> None:
+        self._load = load
+
+    @property
+    def payload(self) -> Payload:  # type: ignore[override]  # nobody sets it
+        """The value as bytes, loaded anew; raises what loading raises."""
+        return self._load()
+
+    def __repr__(self) -> str:
+        return "<stored>"
 
 
 def type_name(value: object) -> str:

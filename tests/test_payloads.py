@@ -5,17 +5,23 @@ from __future__ import annotations
 import json
 import math
 import pickle
+import subprocess
 import sys
 import threading
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from localflow import Completed, Failed
-from localflow.errors import TaskFailedError, UnpicklableError
-from localflow.payloads import Packed, Payload, pack, type_name, unpack
+from localflow.classes import SCRIPTS
+from localflow.errors import StoreError, TaskFailedError, UnpicklableError
+from localflow.loading import MODULE_NAME
+from localflow.payloads import Packed, Payload, Stored, pack, type_name, unpack
+
+if TYPE_CHECKING:
+    from pathlib import Path
 
 
 class Point:
@@ -255,3 +261,220 @@ def test_a_value_that_exits_when_unpickled_does_not_end_the_program() -> None:
     """Whoever asks for it gets an ordinary exception."""
     with pytest.raises(TaskFailedError, match="SystemExit"):
         Packed(pack(Leaving())).get()
+
+
+# -- values from the store of an earlier process ---------------------------------------------------------------------
+
+CLASSES = """
+import collections, dataclasses, enum, sys
+from pathlib import Path
+from localflow import *
+from localflow.payloads import Payload, Stored, pack
+
+class Base:
+    def describe(self):
+        return (VERSION, type(self).__qualname__)
+
+class Point(Base):
+    seen = VERSION
+    class Inner:
+        pass
+    def __init__(self):
+        self.x = 1
+
+class Color(enum.Enum):
+    RED = "red"
+
+@dataclasses.dataclass(frozen=True)
+class Pair:
+    left: object
+    right: object
+
+Named = collections.namedtuple("Named", "a b")
+
+def local():
+    class Point:
+        x = "local"
+    return Point()
+
+def stored():
+    payload = Payload(*__import__("pickle").loads(Path("payload").read_bytes()))
+    return Stored(lambda: payload)
+"""
+KEEP = """
+value = {"point": Point(), "color": Color.RED, "inner": Point.Inner(), "pair": Pair(Point(), Color.RED),
+    "named": Named(1, 2), "class": Point, "local": local()}
+Path("payload").write_bytes(__import__("pickle").dumps(tuple(pack(value))))
+"""
+CHECK = """
+def check(value):
+    point = value["point"]
+    return [
+        name for name, holds in {
+            "instance": isinstance(point, Point) and isinstance(point, Base),
+            "the present code": point.describe() == ("new", "Point") and point.seen == "new",
+            "its state": vars(point) == {"x": 1},
+            "class": value["class"] is Point,
+            "member": value["color"] is Color.RED,
+            "nested": isinstance(value["inner"], Point.Inner),
+            "dataclass": isinstance(value["pair"], Pair) and value["pair"].right is Color.RED,
+            "named tuple": isinstance(value["named"], Named) and value["named"].b == 2,
+            "local": type(value["local"]) is not Point and value["local"].x == "local",
+        }.items() if not holds
+    ]
+"""
+
+
+def run(source: str, own_folder: Path, *how: str) -> str:
+    """Run a script as `how` says and return what it prints."""
+    (own_folder / "script.py").write_text(source)
+    done = subprocess.run([sys.executable, *how], capture_output=True, text=True, cwd=own_folder, timeout=60)
+    assert done.returncode == 0, done.stderr
+    return done.stdout.strip()
+
+
+def keep(own_folder: Path) -> None:
+    """Have a process of its own pack values of the classes of its script."""
+    run(f"VERSION = 'old'{CLASSES}{KEEP}", own_folder, "script.py")
+
+
+def test_a_stored_value_is_of_the_classes_that_the_script_has_now(own_folder: Path) -> None:
+    """After a resume `isinstance` holds, members of enums are the same, and the classes have their present code."""
+    keep(own_folder)
+
+    printed = run(f"VERSION = 'new'{CLASSES}{CHECK}print(check(stored().get()))", own_folder, "script.py")
+
+    assert printed == "[]"
+
+
+def test_a_stored_value_finds_its_classes_in_a_script_that_localflow_has_loaded(own_folder: Path) -> None:
+    """`python flows.py` and `localflow resume` give the script's module two names."""
+    assert MODULE_NAME in SCRIPTS
+    keep(own_folder)
+    main = """
+@flow
+def main():
+    print(check(stored().get()))
+"""
+
+    printed = run(f"VERSION = 'new'{CLASSES}{CHECK}{main}", own_folder, "-m", "localflow", "run", "script.py")
+
+    assert "[]" in printed
+
+
+def test_a_stored_value_has_these_classes_in_workers_too(own_folder: Path) -> None:
+    """Also inside other arguments, and when a task that knows nothing of its class hands it on."""
+    keep(own_folder)
+    main = """
+@task
+def look(value):
+    value, = value if isinstance(value, list) else [value]
+    return check(value)
+
+@task
+def hand_on(value):
+    return value
+
+@flow(executor="process")
+def main():
+    value = stored()
+    handed_on = hand_on(value)
+    return look(value), look([value]), look(handed_on), check(handed_on.result())
+
+print(main().result()) if __name__ == "__main__" else None
+"""
+
+    printed = run(f"VERSION = 'new'{CLASSES}{CHECK}{main}", own_folder, "script.py")
+
+    assert printed == "([], [], [], [])"
+
+
+def test_a_class_that_is_gone_from_the_script_is_the_stored_one(own_folder: Path) -> None:
+    """Nothing else could be meant."""
+    keep(own_folder)
+    gone = "del Point, Base\nprint(stored().get()['point'].describe())"
+
+    printed = run(f"VERSION = 'new'{CLASSES}{gone}", own_folder, "script.py")
+
+    assert printed == "('old', 'Point')"
+
+
+def test_unpacking_leaves_the_classes_of_this_process_alone(own_folder: Path) -> None:
+    """A value of a worker, which has a copy of the class, does not change the original."""
+    script = """
+class Counter:
+    count = 0
+    def grow(self):
+        Counter.count += 1
+
+before = vars(Counter)["grow"]
+
+@task
+def make():
+    Counter().grow()
+    return Counter()
+
+@flow(executor="process")
+def main():
+    return make()
+
+if __name__ == "__main__":
+    counter = main().result()
+    print(isinstance(counter, Counter), Counter.count, vars(Counter)["grow"] is before)
+"""
+
+    printed = run(f"from localflow import *{script}", own_folder, "script.py")
+
+    assert printed == "True 0 True"
+
+
+def test_a_class_defined_anew_is_another_one(own_folder: Path) -> None:
+    """In a notebook a cell is run again: functions and values of the class before still belong together."""
+    script = """
+def define(version):
+    class Point:
+        number = version
+    Point.__qualname__ = "Point"
+    globals()["Point"] = Point
+    return task(lambda point: (isinstance(point, Point), point.number, Point.number), name=f"look-{version}"), Point()
+
+@flow(executor="process")
+def main():
+    (old, old_point), (new, new_point) = define(1), define(2)
+    return [old(old_point), new(new_point), new(old_point), old(new_point)]
+
+if __name__ == "__main__":
+    print(main().result())
+"""
+
+    printed = run(f"from localflow import *{script}", own_folder, "script.py")
+
+    assert printed == "[(True, 1, 1), (True, 2, 2), (False, 1, 2), (False, 2, 1)]"
+
+
+def test_a_stored_value_is_loaded_when_it_is_needed() -> None:
+    """Not before, and anew each time, so that thousands of them take no memory."""
+    loads = []
+
+    def load() -> Payload:
+        loads.append(1)
+        return pack((1, 2))
+
+    stored = Stored(load)
+    state = Completed(data=stored)
+    repr(stored)
+    untouched = len(loads)
+
+    assert state.result() == (1, 2)
+    assert pickle.loads(pickle.dumps([stored])) == [(1, 2)]
+    assert (untouched, len(loads)) == (0, 2)
+
+
+def test_a_stored_value_that_cannot_be_loaded_is_a_failure_of_the_store() -> None:
+    """It is not mistaken for a value that cannot be pickled."""
+
+    def load() -> Payload:
+        raise StoreError("the disk is gone")
+
+    with pytest.raises(StoreError, match="the disk is gone"):
+        pack([Stored(load)])

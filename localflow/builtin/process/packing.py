@@ -23,8 +23,8 @@ from localflow.builtin.process.importing import keep_importable, shipped_path
 from localflow.builtin.process.outcomes import unsendable
 from localflow.builtin.process.transport import CALL, DEFINE, FLOW_RUN, FUNCTION, PATH, frame
 from localflow.calls import Outcome
-from localflow.errors import UnpicklableError
-from localflow.payloads import Packed, pickle_value
+from localflow.errors import StoreError, UnpicklableError
+from localflow.payloads import Packed, Stored, pickle_value
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -113,7 +113,7 @@ class CallPacker:
         for value in (*call.args, *kwargs.values()):
             if type(value) in _PLAIN:
                 travelling.append(value)
-            elif type(value) is Packed:
+            elif type(value) is Packed or type(value) is Stored:
                 packed.append(value)
                 travelling.append(tuple(value.payload))
             else:
@@ -124,7 +124,9 @@ class CallPacker:
                 count = len(call.args)
                 return tuple(travelling[:count]), dict(zip(kwargs, travelling[count:], strict=True))
         try:
-            return pickle_value((call.args, dict(kwargs))), None
+            return pickle_value((call.args, dict(kwargs)), defines_classes=True), None
+        except StoreError:  # an argument is in the store and cannot be loaded, which is nobody's task's failure
+            raise
         except BaseException as error:
             _let_interrupts_pass(error)
             raise _Refusal(argument_message(call, error)) from error
@@ -139,11 +141,11 @@ class CallPacker:
             keep_importable(function)
             try:
                 try:
-                    data = pickle_value(function)
+                    data = pickle_value(function, defines_classes=True)
                 except UnpicklableError:
                     if not hasattr(function, "bare"):
                         raise
-                    data = pickle_value(function.bare())  # a task whose hooks, say, cannot travel
+                    data = pickle_value(function.bare(), defines_classes=True)  # a task whose hooks, say, cannot travel
                 return self._define(function, FUNCTION, data)
             except BaseException as error:
                 _let_interrupts_pass(error)
