@@ -32,6 +32,7 @@ from localflow.callbacks import CallbackRunner
 from localflow.calls import Outcome, Output
 from localflow.context import task_run_info
 from localflow.errors import LocalflowError, RunCancelledError, StoreError
+from localflow.failpoints import reach
 from localflow.hooks import call_here, hooks_of
 from localflow.interrupts import SHIELD, STOPS, FlowStop
 from localflow.lanes import Lane, Lanes
@@ -85,6 +86,8 @@ class Engine:
         self.error: Exception | None = None
         """Why nothing can be started or shown any more."""
         self.lanes = Lanes(make_executor, self.report)
+        self.renewed: set[str] = set()
+        """Ids of runs that have been run in this attempt although there was an earlier one, or that are new in it."""
         self._notifications = notifications
         self._baton = threading.Lock()
         self._news: deque[LiveRun | Outcome | Callable[[], None]] = deque()
@@ -381,12 +384,16 @@ class Engine:
     def _commit(self) -> list[Record]:
         records, self._scheduler.unsaved = self._scheduler.unsaved, []
         records.extend(self._log_book.take())
+        if not records:  # all that happened is recorded: runs were answered from the store
+            return records
+        reach("before-commit")
         try:
             self.store.append(records)
         except (StoreError, *STOPS):
             raise
         except BaseException as error:  # a store that raises anything else, sys.exit() too, has not recorded either
             raise StoreError(f"state store {type_name(self.store)} failed: {type_and_text(error)}") from error
+        reach("after-commit")
         return records
 
     def _show(self, moved: Sequence[LiveRun], ended: Sequence[LiveRun]) -> None:
@@ -402,7 +409,7 @@ class Engine:
         for run in ended:
             run.args, run.kwargs, run.upstreams, run.call = (), {}, (), None
             in_caller = run.lane.executor.runs_in_caller
-            if run.task.hooks and (not in_caller or self._is_unwinding(run)):
+            if run.task.hooks and run.answer is None and (not in_caller or self._is_unwinding(run)):
                 self.callbacks.add(self._hooks(run))
             callbacks = run.future._resolve(run.state)
             if callbacks:
@@ -445,7 +452,7 @@ class Engine:
                     call_here(self._hooks(run))
                 self._hand_over(run.lane, [run])
         future.wait()
-        if hooks and not self._is_unwinding(run):
+        if hooks and run.answer is None and not self._is_unwinding(run):
             call_here(self._hooks(run))
 
     def _hand_over(self, lane: Lane, runs: Sequence[LiveRun]) -> None:

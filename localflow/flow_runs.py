@@ -15,9 +15,11 @@ from typing import TYPE_CHECKING, Any, Protocol, TypeAlias
 
 from localflow import arguments
 from localflow.calls import failed_state
+from localflow.code import is_changed
 from localflow.context import FlowContext, entered, flow_run_info
 from localflow.coroutines import in_thread, is_being_cancelled
 from localflow.errors import FlowDepthError, StoreError
+from localflow.failpoints import reach
 from localflow.final_state import final_state
 from localflow.futures import TaskFuture
 from localflow.hooks import call_here, hooks_of
@@ -45,6 +47,7 @@ if TYPE_CHECKING:
     from localflow.flows import Flow
     from localflow.lanes import Lane
     from localflow.records import FlowRun
+    from localflow.recovery import LeftFlow, Resumption
 
 _log = logging.getLogger("localflow.flow_runs")
 
@@ -67,6 +70,8 @@ class FlowCall:
         depth: int = 0,
         blocker: State | None = None,
         on_start: Callable[[ActiveFlow], None] | None = None,
+        left: LeftFlow | None = None,
+        resumption: Resumption | None = None,
     ) -> None:
         """Keep what is given.
 
@@ -79,6 +84,8 @@ class FlowCall:
             depth: how many flows it is inside of.
             blocker: a state that it waited for and that did not complete; it will never start.
             on_start: called once its start is stored.
+            left: what earlier processes have left of it, if it is resumed.
+            resumption: where the rest of that is known.
         """
         self.engine = engine
         self.flow = flow
@@ -89,9 +96,21 @@ class FlowCall:
         self.active = ActiveFlow(engine, record, lane, depth, flow)
         self._sequence = 0
         self._state = ""
+        self._is_recorded = False
+        self._first_attempt = 1
+        if left is not None and resumption is not None:
+            self._sequence, self._state = left.run.sequence, left.run.name
+            self._first_attempt = left.run.begun + 1
+            in_order = is_changed(record.code, left.run.record.code)
+            self.active.resume(resumption, self._first_attempt, *resumption.earlier(record.id, in_order=in_order))
         self._final: State | None = None
         self._expires: object = None
         """Stands for the attempt that may still take too long."""
+
+    @property
+    def has_renewed(self) -> bool:
+        """Whether it is new, or has run anything that an earlier attempt had not completed."""
+        return self.active.resumption is None or self.active.has_renewed
 
     def run(self) -> State:
         """Run the flow and return its recorded final state.
@@ -136,14 +155,16 @@ class FlowCall:
             return self._enter(not_ready(self.blocker))
         self.engine.add_flow(active)
         try:
-            self._enter(Running())
+            self._enter(Retrying("resumed") if active.resumption is not None else Running())
+            reach("started")
             if self.on_start is not None:
                 self.on_start(active)
             while True:
                 state = yield from self._attempt()
-                if not self.flow.retry.wants(state, active.attempt):
+                tries = active.attempt - self._first_attempt + 1
+                if not self.flow.retry.wants(state, tries):
                     return self._end(state)
-                delay = self.flow.retry.delay(active.attempt)
+                delay = self.flow.retry.delay(tries)
                 waiting = AwaitingRetry(state.message)
                 waiting.cause = state.cause
                 self._enter(waiting)
@@ -246,7 +267,8 @@ class FlowCall:
         record, active, engine = self.record, self.active, self.engine
         if not state.run_id:
             state.run_id, state.run_label = record.id, f"flow run '{record.name}'"
-        before = [] if self._sequence else [record]
+        before = [] if self._is_recorded else [record]
+        self._is_recorded = True
         self._sequence += 1
         result = None if self.flow.persist_result is False else state.recordable()
         change = StateChange(

@@ -3,20 +3,24 @@
 from __future__ import annotations
 
 import inspect
+import logging
 import math
 import os
 import platform
+import sys
 import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, Generic, NamedTuple, ParamSpec, TypeVar, Unpack, cast, overload
 
 from localflow import arguments
+from localflow.code import code_of
 from localflow.context import FlowContext, TaskContext, current_run
 from localflow.control import ControlChannel, control_path
 from localflow.coroutines import in_thread
 from localflow.engine import Engine
-from localflow.errors import UnpicklableError
+from localflow.errors import NotResumableError, PluginError, UnpicklableError
 from localflow.flow_runs import FlowCall
 from localflow.functions import DecoratedFunction, function_name
 from localflow.futures import TaskFuture, futures_in
@@ -27,6 +31,8 @@ from localflow.names import random_id, random_name
 from localflow.payloads import pack
 from localflow.record_buffer import RecordBuffer
 from localflow.records import FlowRun
+from localflow.recovery import Again, claimed_run, codes_of_tasks, make_plan, stored_parameters
+from localflow.references import find_flow_run
 from localflow.run_names import run_name
 from localflow.states import Cancelled, State
 from localflow.tags import current_tags
@@ -36,15 +42,19 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
     from typing import Concatenate, Self
 
-    from localflow.interfaces import StateStore
-    from localflow.live import ActiveFlow
+    from localflow.interfaces import Claim, Executor, StateStore
+    from localflow.lanes import Lane
+    from localflow.live import ActiveFlow, SubflowCall
     from localflow.notifications import Notifications
     from localflow.payloads import Payload
     from localflow.project import Project
+    from localflow.recovery import Plan, Resumption
     from localflow.signatures import A, Call, FlowDecorator, HasFunction, Rest, WaitFor
 
 P = ParamSpec("P")
 R = TypeVar("R")
+
+_log = logging.getLogger("localflow.flows")
 
 _REPR_LIMIT = 200
 
@@ -97,7 +107,7 @@ class Flow(DecoratedFunction[P, R], Generic[P, R]):
     def entry_point(self) -> str:
         """Where the flow is found again: the file (as the interpreter knows it) and the function's name in it."""
         code = getattr(inspect.unwrap(self.fn), "__code__", None)
-        return f"{code.co_filename if code else self.module}:{self.qualname}"
+        return f"{_whole_path(code.co_filename, self.module) if code else self.module}:{self.qualname}"
 
     def _call(self, /, *args: Any, wait_for: WaitFor = None, **kwargs: Any) -> Any:
         """Run the flow and return its final state; an exception of the body is in the state, it does not escape.
@@ -115,10 +125,13 @@ class Flow(DecoratedFunction[P, R], Generic[P, R]):
         if self.is_async:
             return self._call_async(context, parameters, wait_for)
         if isinstance(context, FlowContext):
-            called = context.active.subflow_call(self.name, (parameters, wait_for))
+            called = context.active.subflow_call(self, parameters, wait_for)
             if called.state is None:
-                called.state = self._subflow(context, *self._settled(parameters, wait_for)).run()
-            context.active.add_subflow(called)
+                call = self._subflow(context, called, *self._settled(parameters, wait_for))
+                called.state = call.run()
+                context.active.add_subflow(called, call.record.id, call.has_renewed)
+            else:
+                context.active.add_subflow(called, called.state.run_id, False)
             return called.state
         parameters, blocker = self._settled(parameters, wait_for)
         if isinstance(context, TaskContext):
@@ -134,11 +147,13 @@ class Flow(DecoratedFunction[P, R], Generic[P, R]):
         self, context: FlowContext | TaskContext | None, parameters: dict[str, Any], wait_for: object
     ) -> State:
         if isinstance(context, FlowContext):
-            called = context.active.subflow_call(self.name, (parameters, wait_for))
+            called = context.active.subflow_call(self, parameters, wait_for)
             if called.state is None:
-                settled = await self._settled_async(parameters, wait_for)
-                called.state = await self._subflow(context, *settled).run_async()
-            context.active.add_subflow(called)
+                call = self._subflow(context, called, *await self._settled_async(parameters, wait_for))
+                called.state = await call.run_async()
+                context.active.add_subflow(called, call.record.id, call.has_renewed)
+            else:
+                context.active.add_subflow(called, called.state.run_id, False)
             return called.state
         parameters, blocker = await self._settled_async(parameters, wait_for)
         if isinstance(context, TaskContext):
@@ -167,13 +182,115 @@ class Flow(DecoratedFunction[P, R], Generic[P, R]):
         bound = self._fitted(self.bind((), parameters))
         notifications = project.make_notifications()
         with self._prepared(project, store, bound, None, on_start, notifications) as call:
-            if self.is_async:
-                import asyncio
-
-                state = asyncio.run(call.run_async())
-            else:
-                state = call.run()
+            state = self._run_to_end(call)
         return FinishedRun(call.record, state, notifications.close())
+
+    def execute_again(
+        self,
+        project: Project,
+        store: StateStore,
+        run: FlowRun,
+        again: Again | None = None,
+        on_plan: Callable[[Plan], bool] | None = None,
+        on_start: Callable[[FlowRun], None] | None = None,
+        executor: str | None = None,
+    ) -> FinishedRun | None:
+        """Take up a flow run where it has ended, otherwise like `execute`.
+
+        Args:
+            project: where executors and notifiers come from.
+            store: where the flow run is recorded.
+            run: the flow run.
+            again: what is to run again although it completed.
+            on_plan: told what is going to happen; nothing happens if it returns False.
+            on_start: told of the flow run once it is recorded that it goes on.
+            executor: the name of an executor, in the place of the one that the flow run had.
+
+        Returns:
+            None if `on_plan` has returned False.
+
+        Raises:
+            RunClaimedError: another process is running it.
+            NotResumableError: it completed, it is part of another one, or its parameters were not kept.
+        """
+        again = again or Again()
+        notifications = project.make_notifications()
+        try:
+            with claimed_run(store, run, again, notifications.publish) as (run, resumption):
+                if run.flow != self.name:
+                    raise NotResumableError(f"flow run '{run.name}' is of flow '{run.flow}', not of '{self.name}'")
+                if on_plan is not None and not on_plan(make_plan(resumption, run, self._codes())):
+                    return None
+                parameters = stored_parameters(run)
+                again_on = executor or run.executor
+                with self._prepared(
+                    project, store, parameters, None, on_start, notifications, (run, resumption, again_on)
+                ) as call:
+                    state = self._run_to_end(call)
+        finally:
+            failed = notifications.close()
+        return FinishedRun(call.record, state, failed)
+
+    def _run_to_end(self, call: FlowCall) -> State:
+        if not self.is_async:
+            return call.run()
+        import asyncio
+
+        return asyncio.run(call.run_async())
+
+    def resume(self, run_id: str, *, from_task: str | None = None, rerun: str | Iterable[str] = ()) -> Any:
+        """Take up a flow run of this flow where it ended, in whatever way it did.
+
+        The flow's function is called again with the parameters that are recorded. A task call that completed is
+        answered from the store; the rest runs, as another attempt. What has changed since, in the code of a task or in
+        its arguments, runs again with all that depends on it, and a warning says why.
+
+        Args:
+            run_id: the flow run's id or the beginning of it, its name, `@last` or `@last-failed`.
+            from_task: a task, or a task run, that is to run again with all that was called after it.
+            rerun: patterns for the names of tasks or task runs that are to run again, with what depends on them.
+
+        Returns:
+            The final state; of an async flow something to await.
+
+        Raises:
+            RunNotFoundError: there is no such flow run, or it has no such task run.
+            RunClaimedError: another process is running it.
+            NotResumableError: it completed, it is part of another one, or its parameters were not kept.
+            StoreError: a state could not be read or recorded.
+        """
+        if current_run() is not None:
+            raise NotResumableError("a flow run is resumed by a program of its own, not by a flow or task")
+        again = Again(from_task, (rerun,) if isinstance(rerun, str) else tuple(rerun))
+        if self.is_async:
+            return self._resume_async(run_id, again)
+        with self._taken_up(run_id, again) as call:
+            return call.run()
+
+    async def _resume_async(self, run_id: str, again: Again) -> State:
+        with self._taken_up(run_id, again) as call:
+            return await call.run_async()
+
+    @contextmanager
+    def _taken_up(self, run_id: str, again: Again) -> Iterator[FlowCall]:
+        """Give what is needed to resume a flow run in the project of the working directory."""
+        with _own_store() as (project, store):
+            run = find_flow_run(store, run_id).flow_run
+            notifications = project.make_notifications()
+            try:
+                with claimed_run(store, run, again, notifications.publish) as (run, resumption):
+                    if run.flow != self.name:
+                        raise NotResumableError(f"flow run '{run.name}' is of flow '{run.flow}', not of '{self.name}'")
+                    left = (run, resumption, run.executor)
+                    with self._prepared(
+                        project, store, stored_parameters(run), None, None, notifications, left
+                    ) as call:
+                        yield call
+            finally:
+                notifications.close()
+
+    def _codes(self) -> Mapping[str, str]:
+        return codes_of_tasks([inspect.unwrap(self.fn)])
 
     @contextmanager
     def _prepared(
@@ -184,11 +301,13 @@ class Flow(DecoratedFunction[P, R], Generic[P, R]):
         blocker: State | None,
         on_start: Callable[[FlowRun], None] | None = None,
         notifications: Notifications | None = None,
+        left: tuple[FlowRun, Resumption, str] | None = None,
     ) -> Iterator[FlowCall]:
         """Give what is needed to run the flow at the top of a tree, and release it afterwards."""
         notifications = notifications or project.make_notifications()
         engine = Engine(store, project.choose, notifications, project.limits_of())
         channels: list[ControlChannel] = []
+        claim: Claim | None = None
 
         def started(active: ActiveFlow) -> None:
             if store.survives:
@@ -197,25 +316,55 @@ class Flow(DecoratedFunction[P, R], Generic[P, R]):
                 on_start(active.record)
 
         try:
-            lane = engine.lane(self.executor or project.executor)
-            record = self._record(parameters, lane.name)
+            if left is None:
+                lane = engine.lane(self.executor or project.executor)
+                record, resumption, left_flow = self._record(parameters, lane.name), None, None
+                claim = store.claim(record.id)
+            else:
+                run, resumption, executor = left
+                lane = _lane_again(engine, self.executor or executor, project.executor)
+                record, left_flow = self._record_again(run, parameters, lane.name), resumption.left(run.id)
             with engine.shield.listening(), recording():
-                call = FlowCall(engine, self, record, lambda: self._body(parameters), lane, 0, blocker, started)
-                yield call
+                yield FlowCall(
+                    engine, self, record, lambda: self._body(parameters), lane, 0, blocker, started, left_flow,
+                    resumption,
+                )  # fmt: skip
         finally:
             for channel in channels:
                 channel.close()
             engine.close()
             notifications.close()
+            if claim is not None:
+                claim.release()
 
-    def _subflow(self, context: FlowContext, parameters: dict[str, Any], blocker: State | None) -> FlowCall:
+    def _subflow(
+        self, context: FlowContext, called: SubflowCall, parameters: dict[str, Any], blocker: State | None
+    ) -> FlowCall:
         parent = context.active
         if parent.stop is not None:
             raise parent.stop
         engine = parent.engine
         lane = parent.lane if self.executor is None else engine.lane(self.executor)
-        record = self._record(parameters, lane.name, context.flow_run.root_id, context.flow_run.id)
-        return FlowCall(engine, self, record, lambda: self._body(parameters), lane, parent.depth + 1, blocker)
+        record = self._record(parameters, lane.name, context.flow_run.root_id, context.flow_run.id, called.inputs)
+        left = resumption = None
+        if called.earlier is not None and parent.resumption is not None:
+            resumption = parent.resumption
+            left = resumption.left(called.earlier.record.id)
+            record = record._replace(
+                id=left.run.record.id, name=left.run.record.name, created_at=left.run.record.created_at
+            )
+        return FlowCall(
+            engine,
+            self,
+            record,
+            lambda: self._body(parameters),
+            lane,
+            parent.depth + 1,
+            blocker,
+            None,
+            left,
+            resumption,
+        )
 
     @contextmanager
     def _inside(self, context: TaskContext) -> Iterator[Engine]:
@@ -254,8 +403,26 @@ class Flow(DecoratedFunction[P, R], Generic[P, R]):
         args, kwargs = _call_arguments(self._signature, parameters)
         return self.fn(*args, **kwargs)
 
+    @property
+    def code(self) -> str:
+        """A fingerprint of the flow's own code."""
+        return code_of(self.fn, with_tasks=False)
+
+    def _record_again(self, run: FlowRun, parameters: dict[str, Any], executor: str) -> FlowRun:
+        """Return the record of a flow run that goes on here, in this process and with the code of now."""
+        record = self._record(parameters, executor)
+        return record._replace(
+            id=run.id, name=run.name, created_at=run.created_at, root_id=run.root_id, inputs=run.inputs,
+            parameters=run.parameters, arguments=run.arguments,
+        )  # fmt: skip
+
     def _record(
-        self, parameters: dict[str, Any], executor: str, root_id: str | None = None, parent_id: str | None = None
+        self,
+        parameters: dict[str, Any],
+        executor: str,
+        root_id: str | None = None,
+        parent_id: str | None = None,
+        inputs: str = "",
     ) -> FlowRun:
         run_id, name = random_id(), random_name()
         if self.run_name is not None:
@@ -278,6 +445,8 @@ class Flow(DecoratedFunction[P, R], Generic[P, R]):
             host=platform.node(),
             pid=os.getpid(),
             tags=current_tags(),
+            code=self.code,
+            inputs=inputs,
         )
 
 
@@ -359,6 +528,24 @@ def _own_store() -> Iterator[tuple[Project, StateStore]]:
     project = Project.current()
     with project.opened_store() as store:
         yield project, store
+
+
+def _whole_path(file: str, module: str | None) -> str:
+    """Return the path of a module's file, which `python script.py` knows only as it was typed."""
+    known = getattr(sys.modules.get(module or ""), "__file__", None)
+    is_relative = known is not None and not Path(file).is_absolute() and Path(known).name == Path(file).name
+    return str(Path(known).absolute()) if known is not None and is_relative else file
+
+
+def _lane_again(engine: Engine, executor: str | Executor, default: str) -> Lane:
+    """Return the lane of the executor that a flow run had before; of the project's own if that is no more."""
+    try:
+        return engine.lane(executor)
+    except PluginError as error:
+        if executor == default or not isinstance(executor, str):
+            raise
+        _log.warning("%s; resuming on executor '%s'", str(error).split("\n")[0], default)
+        return engine.lane(default)
 
 
 def _listen(project: Project, active: ActiveFlow) -> ControlChannel:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import logging
 import threading
 import time
 from collections import defaultdict
@@ -10,12 +11,14 @@ from typing import TYPE_CHECKING, Any
 
 from localflow import arguments
 from localflow.calls import Call
-from localflow.errors import ForeignFutureError, OutsideFlowError
+from localflow.code import code_of, is_changed
+from localflow.earlier import EarlierRun, EarlierRuns
+from localflow.errors import ChangedSinceError, ForeignFutureError, OutsideFlowError
 from localflow.futures import TaskFuture, futures_in
+from localflow.inputs import InputPrints
 from localflow.payloads import Packed
 from localflow.records import FlowRun, StateChange, TaskRun
 from localflow.run_names import run_name
-from localflow.sameness import are_same, unmarked
 from localflow.states import NOT_READY, Pending, Retrying, Returned, Running, State, StateType
 from localflow.tags import current_tags, joined_tags
 
@@ -28,7 +31,10 @@ if TYPE_CHECKING:
     from localflow.lanes import Lane
     from localflow.payloads import Payload
     from localflow.records import Execution, LogLine
+    from localflow.recovery import Resumption
     from localflow.tasks import Task
+
+_log = logging.getLogger("localflow.resume")
 
 PENDING = Pending()
 _RESULTS = (TaskFuture, State)
@@ -40,9 +46,9 @@ class LiveRun:
     """A task run between its call and its end."""
 
     __slots__ = (
-        "active", "args", "attempt", "blocker", "cache_key", "call", "caller", "cancelling", "first_attempt",
-        "future", "go", "in_hand", "is_new", "kwargs", "lane", "node", "note", "permit", "record", "resolve",
-        "sequence", "state", "task", "tolerated", "upstreams",
+        "active", "answer", "args", "attempt", "begun", "blocker", "cache_key", "call", "caller", "cancelling",
+        "first_attempt", "future", "go", "in_hand", "is_new", "kwargs", "lane", "node", "note", "permit", "record",
+        "resolve", "sequence", "state", "task", "tolerated", "upstreams",
     )  # fmt: skip
 
     def __init__(
@@ -70,9 +76,13 @@ class LiveRun:
         """A state passed as an argument or in `wait_for` that had not completed."""
         self.is_new = True
         """Whether its record is still to be stored; it is there already if an earlier attempt of the flow made it."""
+        self.answer: State | None = None
+        """The state it completed with in an earlier process: it is not run again."""
         self.node = -1
         self.sequence = 0
         self.first_attempt = self.attempt = 1
+        self.begun = 0
+        """The number of the last attempt that began."""
         self.state: State = PENDING
         self.call: Call | None = None
         self.go = False
@@ -87,7 +97,7 @@ class LiveRun:
         """What the limits of its tags have given it."""
         self.cache_key: str | None = None
         self.note = ""
-        """What is to be said with its start: why it has not been answered from the cache."""
+        """What is to be said with its start: why it has not been answered from the cache, or from the store."""
         self.future: TaskFuture[Any]
 
     @property
@@ -107,10 +117,12 @@ class LiveRun:
     def begin(self) -> StateChange:
         """Move on to RUNNING, in the first or another attempt, and return the record of it."""
         assert self.call is not None
+        self.begun = self.attempt
+        note, self.note = self.note, ""
         if self.attempt == 1:
-            return self.change(Running(self.note))
+            return self.change(Running(note))
         self.call = self.call._replace(attempt=self.attempt)
-        return self.change(Retrying())
+        return self.change(Retrying(note))
 
     def wants_retry(self, state: State) -> bool:
         """Return whether there is to be another attempt after one that ended with `state`."""
@@ -164,10 +176,13 @@ class LiveRun:
 class SubflowCall:
     """A call of a subflow: which it is, with what, and its final state once it has one."""
 
-    def __init__(self, key: tuple[str, int], inputs: object) -> None:
-        self.key = key
+    def __init__(self, name: str, ordinal: int, inputs: str, earlier: EarlierRun[FlowRun] | None) -> None:
+        self.name = name
+        self.ordinal = ordinal
         self.inputs = inputs
-        self.state: State | None = None
+        self.earlier = earlier
+        """The flow run that it was in an earlier attempt of the flow that calls it."""
+        self.state: State | None = earlier.state if earlier is not None else None
 
 
 class ActiveFlow:
@@ -196,20 +211,51 @@ class ActiveFlow:
         """Why its body is to end, if somebody has said so."""
         self.interrupt: Callable[[FlowStop], None] | None = None
         """Ends the body where that can be done from outside."""
+        self.has_renewed = False
+        """Whether it has run anything that an earlier attempt had not completed, or anew."""
+        self._inputs = InputPrints()
         self._numbers = itertools.count(1)
         self._map_numbers = itertools.count(1)
         self._ordinals: defaultdict[str, Iterator[int]] = defaultdict(itertools.count)
-        self._keeps_runs = flow.retry.retries > 0
-        self._kept: dict[tuple[str, int], tuple[LiveRun, object]] = {}
-        self._kept_subflows: dict[tuple[str, int], SubflowCall] = {}
         self._subflow_ordinals: defaultdict[str, Iterator[int]] = defaultdict(itertools.count)
+        self.resumption: Resumption | None = None
+        self._earlier: EarlierRuns[TaskRun] | None = None
+        self._earlier_subflows: EarlierRuns[FlowRun] | None = None
+        # What has been called, if another attempt may want to know.
+        self._runs: list[LiveRun | EarlierRun[TaskRun]] | None = [] if flow.retry.retries > 0 else None
+        self._subflow_runs: list[tuple[SubflowCall, str]] = []
+        self._warned: set[tuple[str, str]] = set()
+
+    def resume(
+        self, resumption: Resumption, attempt: int, runs: EarlierRuns[TaskRun], subflows: EarlierRuns[FlowRun]
+    ) -> None:
+        """Begin where earlier processes have left the flow run, with this attempt."""
+        self.attempt, self.resumption = attempt, resumption
+        self._earlier, self._earlier_subflows = runs, subflows
+        self._numbers = itertools.count(runs.highest_number + 1)
 
     def begin_attempt(self) -> None:
         """Begin anew: the body will be called again, and completed runs of before stand for its calls."""
         self.attempt += 1
+        runs: EarlierRuns[TaskRun] = EarlierRuns()
+        subflows: EarlierRuns[FlowRun] = EarlierRuns()
+        for name, ordinal, untaken in self._earlier.untaken() if self._earlier is not None else ():
+            runs.add(name, ordinal, untaken)
+        for run in self._runs or ():
+            earlier_run = _as_earlier(run) if isinstance(run, LiveRun) else run
+            earlier_run.is_taken = False
+            runs.add(run.record.task, run.record.ordinal, earlier_run)
+        for call, run_id in self._subflow_runs:
+            assert call.state is not None
+            earlier = EarlierRun(self.record._replace(id=run_id, inputs=call.inputs))
+            earlier.type, earlier.state = call.state.type, call.state
+            subflows.add(call.name, call.ordinal, earlier)
+        self._earlier, self._earlier_subflows = runs, subflows
+        self._runs, self._subflow_runs = [], []
         self.futures, self.subflows = [], []
         self._ordinals.clear()
         self._subflow_ordinals.clear()
+        self._map_numbers = itertools.count(1)
 
     def next_map_number(self) -> int:
         """Return the number for another `map` call."""
@@ -232,13 +278,7 @@ class ActiveFlow:
         if task.timeout_seconds is not None and not lane.executor.kills_on_timeout and not task.is_async:
             engine.lanes.warn_of_timeout(task.name, lane)
         ordinal = next(self._ordinals[task.name])
-        earlier = None
-        if self._keeps_runs:
-            inputs = unmarked((args, kwargs, wait_for))
-            earlier, earlier_inputs = self._kept.get((task.name, ordinal), (None, None))
-            if earlier is not None and earlier.state.is_completed() and are_same(inputs, earlier_inputs):
-                self.futures.append(earlier.future)
-                return earlier.future
+        inputs = self._inputs.of(args, kwargs, wait_for)
         found = arguments.find((args, kwargs), _INPUTS)
         resolve = bool(found)
         tolerated: frozenset[int] = frozenset()
@@ -251,18 +291,38 @@ class ActiveFlow:
         if wait_for is not None:
             found = [*found, *futures_in(wait_for)]
         upstreams, blocker, ids = self._sort(found, tolerated) if found else ((), None, ())
-        if earlier is not None:
-            record = earlier.record
-        else:
-            record = self._record(task, ordinal, args, kwargs, ids, map_number, map_index)
+        earlier = None
+        if self._earlier is not None:
+            earlier = self._earlier.take(task.name, ordinal, inputs)
+            if earlier is None:
+                self._note_other_inputs(task.name, self._earlier.at(task.name, ordinal))
+                ordinal = self._earlier.free_ordinal(task.name, ordinal)
+            else:
+                ordinal = earlier.record.ordinal
+        record = self._record(task, ordinal, args, kwargs, ids, map_number, map_index, inputs, earlier)
         run = LiveRun(self, lane, record, task, args, kwargs, resolve)
-        run.upstreams, run.tolerated, run.blocker = upstreams, tolerated, blocker
         if earlier is not None:
-            run.is_new, run.sequence, run.state = False, earlier.sequence, earlier.state
-            run.first_attempt = run.attempt = earlier.attempt + 1
+            run.sequence, run.begun, run.state = earlier.sequence, earlier.begun, _left(earlier)
+            reason = self._why_again(run, earlier)
+            if reason is None and earlier.future is not None:
+                if self._runs is not None:
+                    self._runs.append(earlier)
+                self.futures.append(earlier.future)
+                return earlier.future
+            if reason is not None:
+                run.answer = None
+                run.note = reason
+                run.first_attempt = run.attempt = earlier.begun + 1
+                run.is_new = record[1:] != earlier.record[1:]
+            else:
+                run.is_new = False
+        if self._earlier is not None and run.answer is None:
+            self.has_renewed = True
+            engine.renewed.add(record.id)
+        run.upstreams, run.tolerated, run.blocker = upstreams, tolerated, blocker
         run.future = TaskFuture((self.record.id, record.number), record.name, PENDING, engine, engine.lock)
-        if self._keeps_runs:
-            self._kept[task.name, ordinal] = run, inputs
+        if self._runs is not None:
+            self._runs.append(run)
         self.futures.append(run.future)
         engine.submit(run)
         return run.future
@@ -276,30 +336,92 @@ class ActiveFlow:
         upstreams: tuple[str, ...],
         map_number: int,
         map_index: int,
+        inputs: str,
+        earlier: EarlierRun[TaskRun] | None,
     ) -> TaskRun:
         name = f"{task.name}-{ordinal}"
         if task.run_name is not None:
             name = run_name(task, args, kwargs, name)
         tags = current_tags()
+        number, created_at = next(self._numbers) if earlier is None else earlier.record.number, time.time()
         return TaskRun(
-            self.record, next(self._numbers), name, task.name, ordinal, time.time(), upstreams,
+            self.record, number, name, task.name, ordinal,
+            created_at if earlier is None else earlier.record.created_at, upstreams,
             joined_tags(tags, task.tags) if tags else task.tags, task.version or "", map_number, map_index,
+            code_of(task.fn), inputs,
         )  # fmt: skip
 
-    def subflow_call(self, name: str, inputs: object) -> SubflowCall:
-        """Return another call of a subflow; it has its state if it completed in an earlier attempt."""
-        key = (name, next(self._subflow_ordinals[name]))
-        earlier = self._kept_subflows.get(key)
-        if earlier is not None and are_same(unmarked(inputs), earlier.inputs):
-            return earlier
-        return SubflowCall(key, unmarked(inputs) if self._keeps_runs else None)
+    def _why_again(self, run: LiveRun, earlier: EarlierRun[TaskRun]) -> str | None:
+        """Return why a call of an earlier attempt is run again; None, and the answer in `run`, if it is not."""
+        record, known = run.record, earlier.record
+        if not earlier.is_completed:
+            return f"resumed: it was {earlier.name}" if self.resumption is not None else ""
+        if self.resumption is not None and self.resumption.is_wanted(known):
+            return "its run again was asked for"
+        if known.inputs != record.inputs:
+            return self._changed(run, "arguments")
+        if is_changed(record.code, known.code):
+            return self._changed(run, "code")
+        if known.version != record.version:
+            return self._changed(run, "version")
+        renewed = next((each for each in record.upstreams if each in self.engine.renewed), None)
+        if renewed is not None:
+            return f"upstream {renewed} was run again"
+        if earlier.future is None:
+            assert self.resumption is not None
+            run.answer = self.resumption.answer(earlier, run.described())
+            if run.answer is None:
+                return "its result was not kept"
+        return None
 
-    def add_subflow(self, call: SubflowCall) -> None:
-        """Take the final state of a subflow."""
+    def _changed(self, run: LiveRun, what: str) -> str:
+        """Say once for each task that something of it has changed; raise the fact if nothing may have changed."""
+        have = "have" if what == "arguments" else "has"
+        if self.resumption is not None:
+            if self.resumption.is_strict:
+                raise ChangedSinceError(f"{run.described()} completed before, but its {what} {have} changed since")
+            if (run.task.name, what) not in self._warned:
+                self._warned.add((run.task.name, what))
+                _log.warning("%s is run again: its %s %s changed since it completed", run.described(), what, have)
+        return f"its {what} {have} changed"
+
+    def _note_other_inputs(self, task: str, there: EarlierRun[TaskRun] | None) -> None:
+        """Say that a call is a new one, although there has been a call in its place."""
+        if there is None or there.is_taken or self.resumption is None:
+            return
+        name = there.record.name
+        if self.resumption.is_strict:
+            raise ChangedSinceError(f"task run '{name}' completed before, but its arguments have changed since")
+        if (task, "arguments") not in self._warned:
+            self._warned.add((task, "arguments"))
+            _log.warning(
+                "task '%s' is called with arguments that no completed run of it had ('%s' had others)", task, name
+            )
+
+    def subflow_call(self, flow: Flow[..., Any], parameters: Mapping[str, Any], wait_for: object) -> SubflowCall:
+        """Return another call of a subflow; it has its state if it completed in an earlier attempt."""
+        name = flow.name
+        inputs = self._inputs.of((), parameters, wait_for)
+        ordinal = next(self._subflow_ordinals[name])
+        earlier = None
+        if self._earlier_subflows is not None:
+            earlier = self._earlier_subflows.take(name, ordinal, inputs, prefers_completed=True)
+            if earlier is not None and earlier.state is not None and earlier.record.inputs != inputs:
+                earlier = None
+        call = SubflowCall(name, ordinal, inputs, earlier)
+        if earlier is not None and earlier.state is None and self.resumption is not None:
+            call.state = self.resumption.answer_flow(earlier, inputs, flow.code)
+        return call
+
+    def add_subflow(self, call: SubflowCall, run_id: str, has_renewed: bool) -> None:
+        """Take the final state of a subflow, and whether it has run anything anew."""
         assert call.state is not None
         self.subflows.append(call.state)
-        if self._keeps_runs and call.state.is_completed():
-            self._kept_subflows[call.key] = call
+        if self._runs is not None and call.state.is_completed():
+            self._subflow_runs.append((call, run_id))
+        if has_renewed and self._earlier_subflows is not None:
+            self.has_renewed = True
+            self.engine.renewed.add(run_id)
 
     def _sort(
         self, found: Sequence[Any], tolerated: frozenset[int]
@@ -330,6 +452,19 @@ class ActiveFlow:
 def may_be_tolerated(state: State) -> bool:
     """Return whether `allow_failure` lets a run start after one that ended like this."""
     return state.type is StateType.FAILED or (state.type is StateType.PENDING and state.name == NOT_READY)
+
+
+def _as_earlier(run: LiveRun) -> EarlierRun[TaskRun]:
+    """Return a run of this attempt as the next one sees it."""
+    earlier = EarlierRun(run.record)
+    earlier.sequence, earlier.begun, earlier.future = run.sequence, run.begun, run.future
+    earlier.type, earlier.name, earlier.message = run.state.type, run.state.name, run.state.message
+    return earlier
+
+
+def _left(earlier: EarlierRun[Any]) -> State:
+    """Return the state that a run was left in."""
+    return State(earlier.type, earlier.name, earlier.message, instant=earlier.timestamp)
 
 
 def _snapshot(args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> tuple[tuple[Any, ...], Mapping[str, Any]]:

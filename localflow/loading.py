@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 import os
 import re
 import sys
@@ -10,7 +11,7 @@ import types
 from pathlib import Path
 from typing import Any
 
-from localflow.errors import FlowNotFoundError, UsageError, suggestion
+from localflow.errors import FlowNotFoundError, NotResumableError, UsageError, suggestion
 from localflow.flows import Flow
 from localflow.interrupts import STOPS
 from localflow.payloads import by_value
@@ -39,6 +40,59 @@ def load_flow(reference: str) -> Flow[..., Any]:
         if isinstance(value, Flow) and not any(value is known for known in flows.values()):
             flows[variable] = value
     return _only_flow(file, flows) if name is None else _named_flow(file, name, module, flows)
+
+
+def load_entry_point(entry_point: str, flow_name: str) -> Flow[..., Any]:
+    """Find a flow again where a record says that it is.
+
+    Args:
+        entry_point: `/path/to/file.py:qualified.name`, or `module:qualified.name`.
+        flow_name: the flow's name, by which it is found if it has moved within its file.
+
+    Raises:
+        UsageError: the file cannot be read, or raises when it is executed.
+        NotResumableError: the flow was not defined in a file.
+        FlowNotFoundError: the file does not hold it any more.
+    """
+    file, _, qualname = entry_point.rpartition(":")
+    if file.startswith("<"):
+        raise NotResumableError(
+            f"flow '{flow_name}' was defined in {file}, which is not there any more; put it into a file and name that: "
+            "--flow FILE[:FLOW]"
+        )
+    module = _import_module(file)
+    found: Any = module
+    for name in qualname.split("."):
+        found = getattr(found, name, None)
+    if isinstance(found, Flow) and found.name == flow_name:
+        return found
+    flows = {variable: value for variable, value in vars(module).items() if isinstance(value, Flow)}
+    return _named_flow(file, flow_name, module, flows)
+
+
+def _import_module(file: str) -> types.ModuleType:
+    """Load a script, or import what is part of a package or known by name alone."""
+    path = Path(file)
+    if not file.endswith(".py"):
+        return _import_named(file, file)
+    names = [path.stem]
+    folder = path.parent
+    while (folder / "__init__.py").is_file():
+        names.insert(0, folder.name)
+        folder = folder.parent
+    if len(names) == 1:
+        return _load_module(file)
+    sys.path.insert(0, str(folder))
+    return _import_named(".".join(names), file)
+
+
+def _import_named(name: str, file: str) -> types.ModuleType:
+    try:
+        return importlib.import_module(name)
+    except STOPS:
+        raise
+    except BaseException as error:
+        raise UsageError(_raised(file, error)) from None
 
 
 def _split(reference: str) -> tuple[str, str | None]:

@@ -72,7 +72,11 @@ class Scheduler:
         """Take a call."""
         if run.is_new:
             self.unsaved.append(run.record)
-        if self.is_closed or run.active.stop is not None:
+        if run.answer is not None:
+            run.node = run.future._node = self._graph.add_ended(graph.COMPLETED)
+            run.state = run.future._ending = run.answer
+            self.ended.append(run)
+        elif self.is_closed or run.active.stop is not None:
             run.node = run.future._node = self._graph.add_ended(graph.LOST)
             self._conclude(run, interrupted() if self.is_closed else stopped())
         elif run.blocker is None:
@@ -152,6 +156,8 @@ class Scheduler:
         state = outcome.state
         if run.cancelling is not None and state.type is StateType.CANCELLED:
             state = run.cancelling
+        elif self.is_closed and state.type is StateType.CANCELLED and outcome.execution is None:  # it never began
+            state = interrupted()
         if run.wants_retry(state):
             if run.task.retry.condition is None:
                 self._await_retry(run, outcome)

@@ -437,6 +437,11 @@ def exception_text(error: BaseException) -> str:
         return f"<no message: str() of it raised {type(unprintable).__name__}>"
 
 
+def engine_lost_message(pid: int) -> str:
+    """Word what has ended a run whose engine is gone."""
+    return f"its engine, process {pid}, died"
+
+
 def upstream_message(label: str) -> str:
     """Word what blocks a run; `label` is `task run 'create_tables-0'` or `flow run 'brave-otter'`."""
     return f"Upstream {label} did not reach a 'COMPLETED' state."

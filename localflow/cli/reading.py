@@ -5,9 +5,10 @@ from __future__ import annotations
 from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
-from localflow.masking import MASK, dotted
+from localflow.housekeeping import store_path
 from localflow.project import Project
 from localflow.record_buffer import RecordBuffer
+from localflow.recovery import mark_lost
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -31,23 +32,27 @@ class NothingRecorded(RecordBuffer):
 
 @contextmanager
 def recorded(project: Project | None = None) -> Iterator[StateStore]:
-    """Open the state store of the settings for the block; an empty stand-in where there is none yet."""
+    """Open the state store of the settings for the block; an empty stand-in where there is none yet.
+
+    Runs in it whose engine is gone are marked as lost.
+    """
     project = project or Project.load()
-    path = _path(project)
+    path = store_path(project)
     store = NothingRecorded(path) if path is not None and _is_missing(path) else project.open_store()
     try:
+        note_lost(project, store)
         yield store
     finally:
         store.close()
 
 
-def _path(project: Project) -> Path | None:
-    """Return where the state store keeps its files, None for one that has no option `path`."""
-    key = dotted("stores", project.settings.store, "path")
-    for shown in project.show():
-        if shown.key == key and isinstance(shown.value, str) and shown.value != MASK:
-            return project.root / shown.value
-    return None
+def note_lost(project: Project, store: StateStore) -> None:
+    """Mark the flow runs whose engine is gone, and tell the notifiers."""
+    lost = mark_lost(store)
+    if lost:
+        notifications = project.make_notifications()
+        notifications.publish(lost)
+        notifications.close()
 
 
 def _is_missing(path: Path) -> bool:

@@ -1,0 +1,420 @@
+"""What becomes of runs whose engine is gone: they are marked as lost, and a resumed one takes up where they ended.
+
+Whether an engine lives is asked of the operating system, by the claim that it has on its flow run; never of the clock.
+"""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from contextlib import contextmanager
+from datetime import UTC, datetime
+from fnmatch import fnmatchcase
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+from localflow.code import code_of, is_changed, is_own
+from localflow.earlier import EarlierRun, EarlierRuns
+from localflow.errors import NotResumableError, RunClaimedError, RunNotFoundError, suggestion
+from localflow.failpoints import reach
+from localflow.interrupts import STOPS
+from localflow.payloads import Stored
+from localflow.records import FlowRun, StateChange, TaskRun
+from localflow.states import (
+    ENGINE_LOST,
+    FINAL_TYPES,
+    NOT_READY,
+    Cause,
+    State,
+    StateType,
+    engine_lost_message,
+    type_and_text,
+)
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+    from types import FunctionType
+
+    from localflow.interfaces import StateStore
+    from localflow.payloads import Payload
+    from localflow.records import FlowRunSummary
+
+_SMALL_RESULT = 4096  # bytes that are kept rather than read again
+
+
+# -- engines that are gone -------------------------------------------------------------------------------------------
+
+
+def mark_lost(store: StateStore) -> list[StateChange]:
+    """Mark all unfinished flow runs whose engine is gone, with their open attempts, CRASHED `EngineLost`.
+
+    Returns:
+        What has been recorded, for the notifiers.
+
+    Raises:
+        StoreError: the store cannot be read or written.
+    """
+    if not store.survives:
+        return []
+    changes: list[StateChange] = []
+    for root_id in dict.fromkeys(summary.flow_run.root_id for summary in store.list_flow_runs(unfinished=True)):
+        claim = store.claim(root_id)
+        if claim is not None:
+            try:
+                changes += mark_claimed(store, root_id)
+            finally:
+                claim.release()
+    return changes
+
+
+def mark_claimed(store: StateStore, root_id: str) -> list[StateChange]:
+    """Mark what is unfinished of a flow run, on which the caller has the claim, and of those below it."""
+    changes: list[StateChange] = []
+    for summary in store.list_flow_runs(root_id=root_id):  # newest first, so what is below comes before what is above
+        if summary.change is None or not _has_ended(summary.change):
+            changes += _lost_runs(store, summary.flow_run)
+    if changes:
+        store.append(changes)
+    return changes
+
+
+def _has_ended(change: StateChange) -> bool:
+    return change.type in FINAL_TYPES or (change.type is StateType.PENDING and change.name == NOT_READY)
+
+
+def _lost_runs(store: StateStore, flow_run: FlowRun) -> Iterator[StateChange]:
+    """Yield the changes that end the open attempts of a flow run, and the flow run itself at last.
+
+    They bear the time of the last sign of life: nobody knows the moment of the engine's death.
+    """
+    newest: dict[int, StateChange] = {}
+    for record in store.read(flow_run.id):
+        if isinstance(record, StateChange):
+            newest[record.run.number] = record
+    last_sign = max((change.timestamp for change in newest.values()), default=flow_run.created_at)
+    own = newest.pop(0, None)
+    for change in newest.values():
+        if change.type in (StateType.RUNNING, StateType.SCHEDULED, StateType.CANCELLING):
+            yield _lost(change.run, change, last_sign, flow_run.pid)
+    yield _lost(flow_run, own, last_sign, flow_run.pid)
+
+
+def _lost(run: FlowRun | TaskRun, before: StateChange | None, timestamp: float, pid: int) -> StateChange:
+    message = engine_lost_message(pid)
+    return StateChange(
+        run, before.sequence + 1 if before else 1, StateType.CRASHED, ENGINE_LOST, message, timestamp,
+        before.name if before else "Pending", before.attempt if before else 1,
+        cause=Cause("engine", message=message, pid=pid),
+    )  # fmt: skip
+
+
+# -- resuming --------------------------------------------------------------------------------------------------------
+
+
+class Again(NamedTuple):
+    """Which runs are wanted to run again although they completed."""
+
+    from_task: str | None = None
+    """The name of a task or task run: it and all that was called after it."""
+    patterns: Sequence[str] = ()
+    """Patterns as of file names, for the names of tasks and task runs."""
+    is_strict: bool = False
+    """Whether it is an error if code or arguments of what completed have changed."""
+
+    @property
+    def wants_any(self) -> bool:
+        """Whether anything is to run again."""
+        return self.from_task is not None or bool(self.patterns)
+
+
+class LeftFlow(NamedTuple):
+    """A flow run as earlier processes have left it."""
+
+    run: EarlierRun[FlowRun]
+    task_runs: Sequence[EarlierRun[TaskRun]]
+
+
+class Resumption:
+    """What is recorded of a flow run and those below it, for the attempt that resumes them."""
+
+    def __init__(self, store: StateStore, root: FlowRun, again: Again) -> None:
+        """Read what is recorded.
+
+        Raises:
+            RunNotFoundError: no task run is what `again` names.
+            StoreError: the store cannot be read.
+        """
+        self.is_strict = again.is_strict
+        self._store = store
+        self._patterns = again.patterns
+        self._summaries: dict[str, FlowRunSummary] = {}
+        self._children: defaultdict[str, list[FlowRun]] = defaultdict(list)
+        for summary in reversed(store.list_flow_runs(root_id=root.id)):  # in the order of their calls
+            self._summaries[summary.flow_run.id] = summary
+            if summary.flow_run.parent_id is not None:
+                self._children[summary.flow_run.parent_id].append(summary.flow_run)
+        self._left: dict[str, LeftFlow] = {}
+        self._since: float | None = None
+        self._root = root
+        if again.from_task is not None:
+            wanted = again.from_task
+            begun = [
+                each.record.created_at for each in self.task_runs() if wanted in (each.record.name, each.record.task)
+            ]
+            if not begun:
+                raise self._no_such(wanted)
+            self._since = min(begun)
+        for pattern in again.patterns:
+            if not any(_matches(each.record, pattern) for each in self.task_runs()):
+                raise self._no_such(pattern)
+
+    def left(self, flow_run_id: str) -> LeftFlow:
+        """Return what is recorded of one of the flow runs."""
+        if flow_run_id not in self._left:
+            self._left[flow_run_id] = _read(self._store, self._summaries[flow_run_id].flow_run)
+        return self._left[flow_run_id]
+
+    def earlier(self, flow_run_id: str, *, in_order: bool) -> tuple[EarlierRuns[TaskRun], EarlierRuns[FlowRun]]:
+        """Return the calls that one of the flow runs has made, of tasks and of flows."""
+        runs: EarlierRuns[TaskRun] = EarlierRuns(in_order=in_order)
+        for run in self.left(flow_run_id).task_runs:
+            runs.add(run.record.task, run.record.ordinal, run)
+        subflows: EarlierRuns[FlowRun] = EarlierRuns(in_order=in_order)
+        counts: defaultdict[str, int] = defaultdict(int)
+        for child in self._children[flow_run_id]:
+            subflows.add(child.flow, counts[child.flow], self.left(child.id).run)
+            counts[child.flow] += 1
+        return runs, subflows
+
+    def answer_flow(self, run: EarlierRun[FlowRun], inputs: str, code: str) -> State | None:
+        """Return the state of a completed flow run that has called nothing, if it would be called in the same way.
+
+        One that has called tasks or flows is called again, and they answer from the store.
+        """
+        record = run.record
+        left = self.left(record.id)
+        if not run.is_completed or left.task_runs or self._children[record.id]:
+            return None
+        if record.inputs != inputs or is_changed(code, record.code):
+            return None
+        return self.answer(run, f"flow run '{record.name}'")
+
+    def task_runs(self) -> Iterator[EarlierRun[TaskRun]]:
+        """Yield the task runs of the flow run and of the flows it has called, in the order of their calls."""
+        pending = [self._root.id]
+        while pending:
+            flow_run_id = pending.pop(0)
+            yield from self.left(flow_run_id).task_runs
+            pending += [child.id for child in self._children[flow_run_id]]
+
+    def is_wanted(self, run: TaskRun) -> bool:
+        """Return whether a run that completed was asked to run again."""
+        if self._since is not None and run.created_at >= self._since:
+            return True
+        return any(_matches(run, pattern) for pattern in self._patterns)
+
+    def answer(self, run: EarlierRun[Any], described: str) -> State | None:
+        """Return the state that a run completed with, its data read when it is asked for; None if it is not there."""
+        flow_run_id, number = run.record.flow_run.id, run.record.number
+        payload = self._store.load_result(flow_run_id, number)
+        if payload is None:
+            return None
+        if len(payload.data) <= _SMALL_RESULT:
+            data = Stored(lambda: payload)
+        else:
+            data = Stored(lambda: self._reload(flow_run_id, number))
+        return State(
+            run.type, run.name, run.message, data, instant=run.timestamp, run_id=run.record.id, run_label=described
+        )
+
+    def _reload(self, flow_run_id: str, number: int) -> Payload:
+        payload = self._store.load_result(flow_run_id, number)
+        assert payload is not None  # it was there when the run was resumed
+        return payload
+
+    def _no_such(self, wanted: str) -> RunNotFoundError:
+        names = {name for each in self.task_runs() for name in (each.record.name, each.record.task)}
+        return RunNotFoundError(f"flow run '{self._root.name}' has no task run '{wanted}'{suggestion(wanted, names)}")
+
+
+def _matches(run: TaskRun, pattern: str) -> bool:
+    return fnmatchcase(run.name, pattern) or fnmatchcase(run.task, pattern)
+
+
+def _read(store: StateStore, flow_run: FlowRun) -> LeftFlow:
+    left: dict[int, EarlierRun[Any]] = {0: EarlierRun(flow_run)}
+    for record in store.read(flow_run.id):
+        if isinstance(record, TaskRun):
+            left[record.number] = EarlierRun(record)
+        elif isinstance(record, StateChange):
+            run = left[record.run.number]
+            run.sequence, run.type, run.name = record.sequence, record.type, record.name
+            run.message, run.timestamp = record.message, record.timestamp
+            if record.type is StateType.RUNNING:
+                run.begun = max(run.begun, record.attempt)
+    own = left.pop(0)
+    return LeftFlow(own, list(left.values()))
+
+
+@contextmanager
+def claimed_run(
+    store: StateStore, run: FlowRun, again: Again, tell: Callable[[Sequence[StateChange]], None]
+) -> Iterator[tuple[FlowRun, Resumption]]:
+    """Claim a flow run for the block, and give it with what is recorded of it; mark it as lost if it was.
+
+    Raises:
+        RunClaimedError: another process is running it.
+        NotResumableError: there is nothing to resume.
+    """
+    if run.parent_id is not None:
+        raise NotResumableError(f"flow run '{run.name}' is part of another one; resume that: its id is {run.root_id}")
+    claim = store.claim(run.id)
+    if claim is None:
+        raise RunClaimedError(run.name, *_holder(store, run))
+    try:
+        reach("claimed-run")
+        (summary,) = [each for each in store.list_flow_runs(root_id=run.id) if each.flow_run.id == run.id]
+        lost = mark_claimed(store, run.id)
+        if lost:
+            tell(lost)
+        elif summary.change is not None and summary.change.type is StateType.COMPLETED and not again.wants_any:
+            raise NotResumableError(
+                f"flow run '{run.name}' is {summary.change.name}, there is nothing to resume; --from TASK or "
+                "--rerun PATTERN runs parts of it again"
+            )
+        yield summary.flow_run, Resumption(store, summary.flow_run, again)
+    finally:
+        claim.release()
+
+
+def _holder(store: StateStore, run: FlowRun) -> tuple[int, str]:
+    """Return the pid of who executes a flow run, and since when."""
+    for summary in store.list_flow_runs(root_id=run.id):
+        if summary.flow_run.id == run.id:
+            since = summary.change.timestamp if summary.change is not None else summary.flow_run.created_at
+            return summary.flow_run.pid, datetime.fromtimestamp(since, UTC).isoformat(sep=" ", timespec="seconds")
+    return run.pid, "?"
+
+
+def stored_parameters(run: FlowRun) -> dict[str, Any]:
+    """Return the parameters that a flow run was called with.
+
+    Raises:
+        NotResumableError: they were not kept, or cannot be had here.
+    """
+    payload = run.arguments
+    if payload is None:
+        raise NotResumableError(
+            f"flow run '{run.name}' cannot be resumed: its parameters could not be pickled, so they are not recorded; "
+            "run the flow anew"
+        )
+    try:
+        parameters: dict[str, Any] = Stored(lambda: payload).get()
+    except STOPS:
+        raise
+    except BaseException as error:  # unpickling runs code of the user's
+        raise NotResumableError(
+            f"flow run '{run.name}' cannot be resumed: its parameters cannot be unpickled: {type_and_text(error)}"
+        ) from error
+    return parameters
+
+
+# -- the plan --------------------------------------------------------------------------------------------------------
+
+
+class Step(NamedTuple):
+    """What is to become of a task run."""
+
+    run: TaskRun
+    is_reused: bool
+    reason: str
+
+
+class Plan(NamedTuple):
+    """What resuming a flow run will do, as far as that can be known beforehand."""
+
+    flow_run: FlowRun
+    steps: list[Step]
+
+    def __str__(self) -> str:
+        reused = sum(step.is_reused for step in self.steps)
+        return f"reuse {reused}, run {len(self.steps) - reused}"
+
+    def as_json(self) -> dict[str, Any]:
+        """Return the plan as `localflow resume --plan --json` prints it."""
+        reused = sum(step.is_reused for step in self.steps)
+        return {
+            "id": self.flow_run.id,
+            "name": self.flow_run.name,
+            "flow": self.flow_run.flow,
+            "reuse": reused,
+            "run": len(self.steps) - reused,
+            "task_runs": [
+                {
+                    "id": step.run.id,
+                    "name": step.run.name,
+                    "task": step.run.task,
+                    "action": "reuse" if step.is_reused else "run",
+                    "reason": step.reason,
+                }
+                for step in self.steps
+            ],
+        }
+
+
+def make_plan(resumption: Resumption, flow_run: FlowRun, codes: Mapping[str, str]) -> Plan:
+    """Return what resuming will do; `codes` has the fingerprints of the tasks that are known by now, by name.
+
+    What the flow does with other data, after other tasks or with other code of its own shows only when it runs.
+    """
+    steps: list[Step] = []
+    renewed: dict[str, str] = {}
+    for run in resumption.task_runs():
+        reason = _reason_to_run(resumption, run, codes, renewed)
+        if reason:
+            renewed[run.record.id] = run.record.name
+        steps.append(Step(run.record, not reason, reason or "completed before"))
+    return Plan(flow_run, steps)
+
+
+def _reason_to_run(
+    resumption: Resumption, run: EarlierRun[TaskRun], codes: Mapping[str, str], renewed: Mapping[str, str]
+) -> str:
+    record = run.record
+    if not run.is_completed:
+        return _reason_left(run)
+    if resumption.is_wanted(record):
+        return "asked for"
+    if is_changed(codes.get(record.task, ""), record.code):
+        return "its code has changed"
+    upstream = next((renewed[each] for each in record.upstreams if each in renewed), None)
+    if upstream is not None:
+        return f"its upstream '{upstream}' runs"
+    return "" if resumption.answer(run, "") is not None else "its result was not kept"
+
+
+def _reason_left(run: EarlierRun[TaskRun]) -> str:
+    if run.name == ENGINE_LOST:
+        return "it was running when its engine died"
+    if run.name == NOT_READY:
+        return "it never started: an upstream did not complete"
+    if not run.begun:
+        return "it never started"
+    return f"it was {run.name}{f': {run.message}' if run.message else ''}"
+
+
+def codes_of_tasks(functions: Iterable[FunctionType | None]) -> dict[str, str]:
+    """Return the fingerprints of the tasks in the modules of these functions and in what those import, by name."""
+    spaces: dict[int, Mapping[str, Any]] = {}
+    for function in functions:
+        if function is not None:
+            spaces[id(function.__globals__)] = function.__globals__
+            for value in list(function.__globals__.values()):
+                name = getattr(value, "__name__", None)
+                if type(value).__name__ == "module" and is_own(name):
+                    spaces[id(vars(value))] = vars(value)
+    found: defaultdict[str, set[str]] = defaultdict(set)
+    for space in spaces.values():
+        for value in list(space.values()):
+            if getattr(type(value), "kind", None) == "Task" and hasattr(value, "fn"):
+                found[value.name].add(code_of(value.fn))
+    # Of two tasks of one name, which a run is of is known only when it is called.
+    return {name: codes.pop() for name, codes in found.items() if len(codes) == 1}
