@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import math
 import os
-from pathlib import Path
+from typing import TYPE_CHECKING
 
-_PROCESS_GROUPS = Path("/proc/self/cgroup")
-_CONTROL_GROUPS = Path("/sys/fs/cgroup")
+from localflow.builtin.control_groups import CONTROL_GROUPS, PROCESS_GROUPS, groups
+
+if TYPE_CHECKING:
+    from pathlib import Path
 
 
 def usable_cores() -> int:
@@ -16,7 +18,7 @@ def usable_cores() -> int:
         cores = len(os.sched_getaffinity(0))
     except (AttributeError, OSError):  # macOS and Windows have no affinity masks
         cores = os.cpu_count() or 1
-    limit = container_limit(_PROCESS_GROUPS, _CONTROL_GROUPS)
+    limit = container_limit(PROCESS_GROUPS, CONTROL_GROUPS)
     return max(1, cores if limit is None else min(cores, math.ceil(limit)))
 
 
@@ -27,25 +29,11 @@ def container_limit(process_groups: Path, control_groups: Path) -> float | None:
         process_groups: the file that lists the groups of this process, one `id:controllers:path` per line.
         control_groups: where the file systems of control groups are mounted.
     """
-    try:
-        lines = process_groups.read_text().splitlines()
-    except OSError:
-        return None
-    limits: list[float] = []
-    for line in lines:
-        _, _, membership = line.partition(":")
-        controllers, _, path = membership.partition(":")
-        if controllers and "cpu" not in controllers.split(","):
-            continue
-        root = control_groups / "cpu" if controllers else control_groups
-        # A limit of any group above counts too; in a container the path may be that of the host, so the root does.
-        group = root / path.lstrip("/")
-        for folder in [group, *group.parents]:
-            limit = _group_limit_v1(folder) if controllers else _group_limit_v2(folder)
-            if limit is not None:
-                limits.append(limit)
-            if folder == root:
-                break
+    limits = [
+        limit
+        for folder, is_version_2 in groups("cpu", process_groups, control_groups)
+        if (limit := _group_limit_v2(folder) if is_version_2 else _group_limit_v1(folder)) is not None
+    ]
     return min(limits, default=None)
 
 

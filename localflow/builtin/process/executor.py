@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated, ClassVar
 
 from localflow.builtin.cores import usable_cores
 from localflow.builtin.process.importing import keep_importable
+from localflow.builtin.process.memory import parse_size
 from localflow.builtin.process.pool import Pool
 from localflow.builtin.process.staff import Settings
 from localflow.interfaces import AtLeast, Executor
@@ -47,6 +48,7 @@ class ProcessExecutor(Executor):
         max_tasks_per_worker: Annotated[int, AtLeast(1)] | None = None,
         initializer: str | Callable[[], object] | None = None,
         env: dict[str, str] | None = None,
+        worker_memory_limit: Annotated[int, AtLeast(1)] | str | None = None,
     ) -> None:
         """Keep options.
 
@@ -55,11 +57,23 @@ class ProcessExecutor(Executor):
             max_tasks_per_worker: replace a worker, between two tasks, when it has run so many; by default never.
             initializer: called in each worker before its first task; a text names it, as `"module:function"`.
             env: environment variables of the workers, beside those of this process.
+            worker_memory_limit: kill a worker, and crash its task, when it uses more memory: bytes, or a text such as
+                `"2 GiB"`. One that still uses more when its task has ended is replaced. By default there is none.
+
+        Raises:
+            ValueError: the memory limit is no such text.
         """
         self.workers = workers or usable_cores()
         self.max_tasks_per_worker = max_tasks_per_worker
         self.initializer = initializer
         self.env = env or {}
+        self.worker_memory_limit = worker_memory_limit
+        self._memory_limit: int | None = None
+        if worker_memory_limit is not None:
+            try:
+                self._memory_limit = parse_size(worker_memory_limit)
+            except ValueError as error:
+                raise ValueError(f"worker_memory_limit {error}") from None
         self._pool: Pool | None = None
         self._pid = 0
 
@@ -84,7 +98,8 @@ class ProcessExecutor(Executor):
             initializer = pickle_value(self.initializer)
         environment = worker_environment(self.workers, self.env)
         self._pid = os.getpid()
-        self._pool = Pool(Settings(self.workers, self.max_tasks_per_worker, initializer, environment), report)
+        settings = Settings(self.workers, self.max_tasks_per_worker, initializer, environment, self._memory_limit)
+        self._pool = Pool(settings, report)
         atexit.register(self.shutdown)
 
     def submit(self, calls: Sequence[Call]) -> None:

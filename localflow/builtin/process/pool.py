@@ -26,9 +26,12 @@ import os
 import selectors
 import threading
 import time
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from localflow.builtin.process.assignment import OVERDUE_SECONDS, Assignment, recall_all
+from localflow.builtin.process.deaths import Death, outgrown_state
+from localflow.builtin.process.memory import resident_bytes
 from localflow.builtin.process.outcomes import read_outcome
 from localflow.builtin.process.output import FIRST_LOOK, show
 from localflow.builtin.process.packing import CallPacker
@@ -36,17 +39,21 @@ from localflow.builtin.process.spawn import Supervisor
 from localflow.builtin.process.staff import Staff
 from localflow.builtin.process.transport import DIED, OUTCOME, READY, SPAWNED, UNABLE, UNSPAWNED
 from localflow.calls import Outcome, Output
+from localflow.failpoints import reach
 from localflow.states import Cancelled, timed_out
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Callable, Sequence
 
     from localflow.builtin.process.packing import Shipment
     from localflow.builtin.process.staff import Settings
     from localflow.builtin.process.workers import Worker
-    from localflow.interfaces import Call, Report
+    from localflow.interfaces import Call, Execution, Report
+    from localflow.states import State
 
 _log = logging.getLogger("localflow.process")
+
+_MEMORY_SECONDS = 0.5  # from one look at the memory of workers to the next
 
 
 class Pool:
@@ -56,6 +63,8 @@ class Pool:
         """Start the pool's thread and the supervisor; workers start when there are calls."""
         self._report = report
         self._limit = settings.max_tasks_per_worker
+        self._memory_limit = settings.worker_memory_limit
+        self._memory_look_at = 0.0
         self._packer = CallPacker()
         self._lock = threading.Lock()
         self._assignment = Assignment(settings.workers)
@@ -92,6 +101,7 @@ class Pool:
             assignment = self._assignment
             assignment.path_frame = self._packer.path_frame
             assignment.backlog.extend(shipments)
+            self._staff.kernel_kills.look(time.monotonic())
             assignment.assign()
             patience = self._patience
             if (
@@ -155,6 +165,7 @@ class Pool:
         if unclaimed:
             show(unclaimed)
         if answers:
+            reach("outcome-read")
             try:
                 self._report(answers)
             except Exception:
@@ -185,7 +196,8 @@ class Pool:
     def _manage(self, is_idle: bool) -> float | None:
         """Keep the staff complete, spread the calls, look after those that run; return how long to wait for news."""
         assignment, staff = self._assignment, self._staff
-        waits = self._stop_overrunning() + self._listen_to_calls()
+        staff.kernel_kills.look(time.monotonic())
+        waits = self._stop_overrunning() + self._stop_outgrown() + self._listen_to_calls()
         assignment.recall_overdue()
         staff.hire()
         if staff.problem is not None:
@@ -222,6 +234,8 @@ class Pool:
                 execution = outcome.execution
                 if execution is not None and execution.started_at is not None and execution.ended_at is not None:
                     seconds.append(execution.ended_at - execution.started_at)
+                    if self._memory_limit is not None:
+                        self._watch_growth(worker, execution, self._memory_limit)
             elif kind == READY:
                 self._staff.welcome(worker, content[1])
             elif kind == UNABLE:
@@ -237,7 +251,7 @@ class Pool:
         kind = message[0]
         if kind is None:
             for orphan in self._staff.lose_supervisor():
-                self._bury(orphan, None, patience=1.0)
+                self._bury(orphan, Death(), patience=1.0)
             return
         worker = self._assignment.workers.get(message[1])
         if worker is None:
@@ -247,15 +261,15 @@ class Pool:
             worker.pid = message[2]
         elif kind == UNSPAWNED:
             worker.problem = (message[2], "")
-            self._bury(worker, None)
+            self._bury(worker, Death())
         elif kind == DIED:
-            self._bury(worker, message[2])
+            self._bury(worker, Death(*message[2:]))
 
-    def _bury(self, worker: Worker, status: int | None, patience: float = 0.0) -> None:
+    def _bury(self, worker: Worker, death: Death, patience: float = 0.0) -> None:
         """Read what a dead worker has left, take back what it had not begun, and report what it was in."""
         self._settle(worker, worker.last_words(patience))
         self._assignment.put_back(recall_all(worker))
-        self._answers.extend(self._staff.bury(worker, status))
+        self._answers.extend(self._staff.bury(worker, death))
 
     def _cancel_unwanted(self) -> None:
         unwanted, self._unwanted = self._unwanted, set()
@@ -289,14 +303,41 @@ class Pool:
             if due > now:
                 waits.append(due - now)
                 continue
-            self._assignment.put_back(recall_all(worker))
-            self._settle(worker, worker.last_words())
-            shipment = worker.in_hand.get(number)
-            if shipment is not None:
-                assert shipment.call.timeout_seconds is not None
-                worker.sentences[number] = timed_out(shipment.call.timeout_seconds)
-                self._staff.kill(worker)
+            self._stop(worker, number, lambda shipment: timed_out(shipment.call.timeout_seconds or 0.0))
         return waits
+
+    def _stop_outgrown(self) -> list[float]:
+        """Kill workers whose call uses too much memory; return after how many seconds to look at them again."""
+        limit, now = self._memory_limit, time.monotonic()
+        if limit is None:
+            return []
+        busy = [worker for worker in self._assignment.workers.values() if worker.in_hand and worker.ready]
+        if now >= self._memory_look_at:
+            self._memory_look_at = now + _MEMORY_SECONDS
+            for worker in busy:
+                number = next(iter(worker.in_hand))
+                used = resident_bytes(worker.pid or 0)
+                if used is not None and used > worker.memory_allowed(limit) and number not in worker.sentences:
+                    self._stop(worker, number, partial(outgrown_state, worker, used, limit))
+        return [self._memory_look_at - now] if busy else []
+
+    def _watch_growth(self, worker: Worker, execution: Execution, limit: int) -> None:
+        """Replace a worker between two tasks that uses more memory than it may, for what earlier ones have left."""
+        if worker.spent or (execution.peak_rss_bytes or 0) <= limit:
+            return
+        used = resident_bytes(worker.pid or 0)
+        if used is not None and used > limit:
+            self._assignment.put_back(recall_all(worker))
+            worker.spend(used)
+
+    def _stop(self, worker: Worker, number: int, sentence: Callable[[Shipment], State]) -> None:
+        """Kill a worker for the sake of a call, which ends with what `sentence` gives, unless it has just ended."""
+        self._assignment.put_back(recall_all(worker))
+        self._settle(worker, worker.last_words())
+        shipment = worker.in_hand.get(number)
+        if shipment is not None:
+            worker.sentences[number] = sentence(shipment)
+            self._staff.kill(worker)
 
     def _listen_to_calls(self) -> list[float]:
         """Report what calls have said that have been running for a while; return when to listen again."""

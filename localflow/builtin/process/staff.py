@@ -18,9 +18,11 @@ import sys
 import time
 from typing import TYPE_CHECKING, Any, NamedTuple
 
+from localflow.builtin.process.deaths import execution_until_now, lost_state
+from localflow.builtin.process.memory import KernelKills, kill_counter
 from localflow.builtin.process.spawn import Supervisor
 from localflow.builtin.process.transport import START, frame
-from localflow.builtin.process.workers import Worker, death_in_words, execution_until_now, lost_state
+from localflow.builtin.process.workers import Worker
 from localflow.calls import Outcome
 from localflow.states import WORKER_LOST, Cause, State, StateType
 
@@ -29,6 +31,7 @@ if TYPE_CHECKING:
 
     from localflow.builtin.process.assignment import Assignment
     from localflow.builtin.process.capture import Ends
+    from localflow.builtin.process.deaths import Death
     from localflow.builtin.process.output import Unclaimed
     from localflow.builtin.process.packing import CallPacker, Shipment
 
@@ -41,6 +44,8 @@ _KILL_DEADLINE = 2.0
 #: How long a call that is cancelled has for ending in order.
 CANCEL_GRACE = 5.0
 _UNLIMITED = 1 << 62
+#: How much of what a worker has written to stderr is told when it could not start, in characters.
+_STDERR_TAIL = 2000
 
 
 class Settings(NamedTuple):
@@ -50,6 +55,8 @@ class Settings(NamedTuple):
     max_tasks_per_worker: int | None
     initializer: str | bytes | None
     environment: Mapping[str, str]
+    worker_memory_limit: int | None = None
+    """In bytes."""
 
 
 class Staff:
@@ -63,6 +70,7 @@ class Staff:
         self.supervisor_problem = ""
         self.unclaimed: list[Unclaimed] = []
         """What workers have written that is no call's."""
+        self.kernel_kills = KernelKills(kill_counter())
         self._settings = settings
         self._assignment = assignment
         self._packer = packer
@@ -182,25 +190,31 @@ class Staff:
         if self._supervisor is not None:
             self._supervisor.kill(worker.number)
 
-    def bury(self, worker: Worker, status: int | None) -> list[Outcome]:
+    def bury(self, worker: Worker, death: Death) -> list[Outcome]:
         """Release what a dead worker had; return the outcome of the call it was in, if it was in one."""
         lines = worker.output.at_end(worker.output.sizes()) if worker.in_hand else ()
+        if worker.in_hand and death.signal == signal.SIGKILL and not worker.retiring:  # else it was us who killed it
+            death = death._replace(is_for_memory=self.kernel_kills.explain(worker.news_at))
         outcomes = [
             Outcome(
                 shipment.call.id,
-                worker.sentences.get(number) or lost_state(worker, status, shipment),
-                execution=execution_until_now(worker),
+                worker.sentences.get(number) or lost_state(worker, death, shipment),
+                execution=execution_until_now(worker, death),
                 lines=lines,
             )
             for number, shipment in worker.in_hand.items()
         ]
+        begun, written = worker.ready or worker.retiring, len(self.unclaimed)
         self.forget(worker.number)
         if worker.problem is not None:
             self._start_failed(*worker.problem, worker.made_at)
-        elif not worker.ready and not worker.retiring:
-            self._start_failed(f"worker {worker.pid} {death_in_words(status)} while starting", "", worker.made_at)
+        elif not begun:
+            said = "".join(text for source, text in self.unclaimed[written:] if source == "stderr")[-_STDERR_TAIL:]
+            last = said.strip().rpartition("\n")[2]
+            text = f"worker {worker.pid} {death.in_words()} while starting{last and f': {last}'}"
+            self._start_failed(text, said, worker.made_at)
         elif not outcomes and not worker.retiring:
-            _log.warning("worker %s %s while it was idle; it is replaced", worker.pid, death_in_words(status))
+            _log.warning("worker %s %s while it was idle; it is replaced", worker.pid, death.in_words())
         return outcomes
 
     def forget(self, number: int) -> None:

@@ -28,7 +28,7 @@ import time
 import traceback
 import types
 from collections import deque
-from typing import Any, NoReturn
+from typing import Any, NamedTuple, NoReturn
 
 from localflow.builtin.process import worker
 from localflow.builtin.process.families import Family
@@ -85,6 +85,14 @@ def main(control: int, engine: int) -> NoReturn:
     os._exit(0)
 
 
+class _End(NamedTuple):
+    """How a process has ended."""
+
+    status: int
+    """Its wait status."""
+    peak_rss_bytes: int
+
+
 class _Supervisor:
     def __init__(self, control: socket.socket, engine: int) -> None:
         self._control = control
@@ -96,8 +104,8 @@ class _Supervisor:
         self._retired: set[int] = set()
         self._ending: dict[int, Family] = {}
         """Families that were told to end."""
-        self._widowed: dict[int, int] = {}
-        """Wait statuses of dead workers, by number, of whose families somebody is still alive."""
+        self._widowed: dict[int, _End] = {}
+        """How workers have ended, by number, of whose families somebody is still alive."""
         self._spares_leftovers = False
         self._child_died, child_died = os.pipe()
         for descriptor in (self._child_died, child_died):
@@ -200,22 +208,22 @@ class _Supervisor:
         """Report the workers that have died."""
         numbers = {pid: number for number, pid in self._pids.items()}
         while (death := self._next_death(numbers)) is not None:
-            pid, status = death
+            pid, end = death
             number = numbers.get(pid)
             if number is not None:
                 del self._pids[number]
                 if number in self._ending:
-                    self._widowed[number] = status
+                    self._widowed[number] = end
                 else:
-                    self._report_death(number, status)
+                    self._report_death(number, end)
 
-    def _report_death(self, number: int, status: int) -> None:
+    def _report_death(self, number: int, end: _End) -> None:
         self._retired.discard(number)
         self._ending.pop(number, None)
-        self._send(DIED, number, status)
+        self._send(DIED, number, *end)
 
-    def _next_death(self, numbers: dict[int, int]) -> tuple[int, int] | None:
-        """Return pid and wait status of a child that has died; the rest of a worker's family dies with it."""
+    def _next_death(self, numbers: dict[int, int]) -> tuple[int, _End] | None:
+        """Return the pid of a child that has died, and its end; the rest of a worker's family dies with it."""
         try:
             if hasattr(os, "waitid"):
                 # Not reaped yet, so its pid still stands for it and its session, and for nobody else.
@@ -224,12 +232,14 @@ class _Supervisor:
                     return None
                 pid = found.si_pid
                 self._clear_up(pid, numbers)
-                return os.waitpid(pid, 0)
-            pid, status = os.waitpid(-1, os.WNOHANG)
-            if not pid:
-                return None
-            self._clear_up(pid, numbers)
-            return pid, status
+                _, status, usage = os.wait4(pid, 0)
+            else:
+                pid, status, usage = os.wait4(-1, os.WNOHANG)
+                if not pid:
+                    return None
+                self._clear_up(pid, numbers)
+            # What a call has used at most is known to the kernel, however suddenly it ended.
+            return pid, _End(status, usage.ru_maxrss * (1 if sys.platform == "darwin" else 1024))
         except ChildProcessError:
             return None
 

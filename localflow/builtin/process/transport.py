@@ -18,7 +18,7 @@ that only the other side's user code loads: reading a frame never runs code. The
                           END, kill                                          exit; kill what is left, or only name it
     supervisor -> engine  SPAWNED, worker number, pid
                           UNSPAWNED, worker number, text
-                          DIED, worker number, wait status                   and all that it was to end with
+                          DIED, worker number, wait status, peak RSS         and all that it was to end with
                           LEFTOVERS, pids                                    the last word
 """
 

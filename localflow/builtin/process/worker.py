@@ -44,6 +44,7 @@ from localflow.builtin.process.transport import (
 )
 from localflow.calls import Call, Outcome
 from localflow.errors import UnpicklableError
+from localflow.failpoints import reach
 from localflow.payloads import Payload, unpack
 from localflow.printable import shortened
 from localflow.records import FlowRun, TaskRun
@@ -139,6 +140,7 @@ class _Worker:
             if os.getpid() != pid:
                 _end_forked(outcome)
             self._write(outcome_frame(work.number, work.call.task_run.task, outcome, capture.ends()))
+            reach("result-sent")
             del work, outcome  # they may be large, and the next call may be long in coming
 
     def _next_token(self) -> bytes:

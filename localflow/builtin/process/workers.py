@@ -1,4 +1,4 @@
-"""A worker as the engine sees it: its pipes, the calls it has in hand, and what to say of it when it dies.
+"""A worker as the engine sees it: its pipes, and the calls it has in hand.
 
 Pipes of a worker, and who holds which end:
 
@@ -17,26 +17,24 @@ import contextlib
 import fcntl
 import os
 import select
-import signal
 import time
 from collections import deque
 from typing import TYPE_CHECKING, Any
 
 from localflow.builtin.process.output import WorkerOutput
 from localflow.builtin.process.transport import EXIT, FORGET, TOKEN_SIZE, FrameReader, frame, numbers, tokens
-from localflow.records import Execution
-from localflow.states import WORKER_LOST, Cause, State, StateType
+from localflow.failpoints import reach
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from localflow.builtin.process.packing import Shipment
+    from localflow.states import State
 
 _PIECE = 1 << 16
 _KNOWN_LIMIT = 1000
 #: How much later than its timeout an async function is stopped by force: it is told by itself, and the worker goes on.
 _ASYNC_GRACE = 0.25
-_FAULTS = {signal.SIGSEGV, signal.SIGABRT, signal.SIGBUS, signal.SIGILL, signal.SIGFPE}
 _FAULT_TEXT_LIMIT = 1 << 16
 
 
@@ -52,6 +50,7 @@ class Worker:
         problem: why it could not start, and the traceback of that.
         in_hand: calls sent and not answered, in the order they were sent.
         news_at: when its newest outcome came, or it got a call while it had none: about when it began its call.
+        left_behind: how much memory, in bytes, earlier calls have left to the last one that it runs.
     """
 
     def __init__(self, number: int, start_frame: bytes, path_frame: bytes, allowance: int) -> None:
@@ -76,6 +75,7 @@ class Worker:
         self.news_at = self.made_at = time.monotonic()
         self.sentences: dict[int, State] = {}
         """What a call ends with, by number, however it ends: set before the worker is ended for the sake of it."""
+        self.left_behind = 0
         self._allowance = allowance
         self._path_frame = path_frame
         self._known: dict[int, None] = {}
@@ -134,6 +134,10 @@ class Worker:
             return None
         return number, self.news_at + seconds + (_ASYNC_GRACE if shipment.call.is_async else 0.0)
 
+    def memory_allowed(self, limit: int) -> int:
+        """Return how many bytes it may use, of which its calls may use `limit`."""
+        return limit + self.left_behind
+
     def waiting(self) -> int:
         """Return how many of the calls in hand it may not have begun."""
         return max(0, len(self.in_hand) - self.ready)
@@ -164,6 +168,7 @@ class Worker:
         self.write(b"".join(frames))
         # Tokens come last: when the worker has one, the frame is there, or the rest of it is on its way.
         os.write(self._tokens, tokens([shipment.number for shipment in shipments]))
+        reach("dispatched")
 
     def recall(self, limit: int) -> list[Shipment]:
         """Take calls back that it has not begun, the oldest first; it will not begin them."""
@@ -173,6 +178,11 @@ class Worker:
             return []
         self._allowance += len(taken)
         return [self.in_hand.pop(number) for number in taken if number in self.in_hand]
+
+    def spend(self, left_behind: int) -> None:
+        """Have no call begin any more, for those it has run have left so many bytes behind."""
+        self.left_behind = left_behind
+        self._allowance = 0
 
     def tell_to_exit(self) -> None:
         """Have it end after the calls it has begun."""
@@ -238,10 +248,8 @@ class Worker:
                 contents.extend(self._reader.feed(piece))
         return contents
 
-    def fault_text(self, signum: int | None) -> str:
-        """Return the stack that a crash has left."""
-        if signum not in _FAULTS:
-            return ""
+    def fault_text(self) -> str:
+        """Return the stack that a crash has left, such as a segmentation fault."""
         return os.pread(self._faults, _FAULT_TEXT_LIMIT, 0).decode(errors="backslashreplace")
 
     def let_go(self) -> None:
@@ -274,45 +282,3 @@ def _memory_file(opened: contextlib.ExitStack, flags: int = 0) -> int:
     opened.callback(os.close, descriptor)
     fcntl.fcntl(descriptor, fcntl.F_SETFL, flags)
     return descriptor
-
-
-# -- deaths ----------------------------------------------------------------------------------------------------------
-
-
-def death_in_words(status: int | None) -> str:
-    """Say how a process ended, from its wait status; None if nobody knows."""
-    if status is None:
-        return "was lost with its supervisor"
-    if os.WIFSIGNALED(status):
-        return f"killed by {_signal_name(os.WTERMSIG(status))}"
-    return f"exited with status {os.WEXITSTATUS(status)}"
-
-
-def execution_until_now(worker: Worker) -> Execution:
-    """Return where and about how long the call of a dead worker ran."""
-    now = time.time()
-    return Execution(f"pid {worker.pid}", worker.pid, now - (time.monotonic() - worker.news_at), now)
-
-
-def lost_state(worker: Worker, status: int | None, shipment: Shipment) -> State:
-    """Return the CRASHED state of the call that a worker was in when it died."""
-    signum = os.WTERMSIG(status) if status is not None and os.WIFSIGNALED(status) else None
-    code = os.WEXITSTATUS(status) if status is not None and os.WIFEXITED(status) else None
-    call = shipment.call
-    message = (
-        f"worker {worker.pid} {death_in_words(status)}{'' if code is None else ' without returning a result'} "
-        f"after {time.monotonic() - worker.news_at:.1f}s while running '{call.task_run.name}' "
-        f"(attempt {call.attempt}/{call.attempts})"
-    )
-    cause = Cause(
-        "worker", message=message, traceback_text=worker.fault_text(signum), signal=signum, exit_code=code,
-        pid=worker.pid,
-    )  # fmt: skip
-    return State(StateType.CRASHED, WORKER_LOST, message, cause=cause)
-
-
-def _signal_name(signum: int) -> str:
-    try:
-        return signal.Signals(signum).name
-    except ValueError:  # a real-time signal
-        return f"signal {signum}"
