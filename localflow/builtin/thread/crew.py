@@ -20,7 +20,7 @@ from itertools import count
 from queue import Empty, SimpleQueue
 from typing import TYPE_CHECKING
 
-from localflow.builtin.thread.watch import Watch
+from localflow.builtin.thread.watch import Watch, no_thread
 from localflow.calls import failed_state
 from localflow.interfaces import Outcome
 from localflow.states import Cancelled
@@ -63,6 +63,7 @@ class Crew:
         self._watch = Watch(self._give)
         self._loops: Loops | None = None
         self._dismissed = False
+        self._has_warned = False
         self._mean_seconds = _SHORT_CALL
 
     def take(self, calls: Sequence[Call]) -> None:
@@ -77,10 +78,9 @@ class Crew:
             self._queued.update(call.id for call in calls)
             self._idle -= len(calls)
             starting = self._hire()
-        for call in calls:
-            self._queue.put(call)
-        for thread in starting:
-            thread.start()
+            for call in calls:
+                self._queue.put(call)
+        self._start(starting)
 
     def cancel(self, call_ids: Sequence[int]) -> None:
         """Have those of these calls reported as CANCELLED that have not begun, or that are async and heed it."""
@@ -132,6 +132,32 @@ class Crew:
         self._threads.extend(starting)
         self._idle += len(starting)
         return starting
+
+    def _start(self, threads: Sequence[threading.Thread]) -> None:
+        """Start new threads, or as many as the system allows; without any thread the calls in the queue crash."""
+        for position, thread in enumerate(threads):
+            try:
+                thread.start()
+            except RuntimeError as error:
+                self._do_without(threads[position:], error)
+                return
+
+    def _do_without(self, missing: Sequence[threading.Thread], error: RuntimeError) -> None:
+        """Strike threads off the list that could not be started, which is tried again with the next calls."""
+        with self._lock:
+            self._threads = [thread for thread in self._threads if thread not in missing]
+            self._idle -= len(missing)
+            left = len(self._threads)
+            lost = [] if left else [call for call in self._drained() if call is not None]
+            self._idle += len(lost)
+            lost = [call for call in lost if call.id not in self._dropped]
+            self._queued.difference_update(call.id for call in lost)
+            warns, self._has_warned = not self._has_warned, True
+        if left:
+            if warns:
+                _log.warning("%d of %d threads are at work, more cannot be started: %s", left, self._size, error)
+            return
+        self._give([Outcome(call.id, no_thread(error)) for call in lost])
 
     def _drained(self) -> Iterable[Call | None]:
         while True:
@@ -192,8 +218,7 @@ class Crew:
             self._threads.remove(thread)
             self._busy.discard(thread)
             starting = [] if self._dismissed else self._hire()
-        for fresh in starting:
-            fresh.start()
+        self._start(starting)
 
     def _learn(self, seconds: float) -> None:
         self._mean_seconds += (seconds - self._mean_seconds) / 16

@@ -16,6 +16,7 @@ from functools import partial
 from itertools import count
 from typing import TYPE_CHECKING
 
+from localflow.builtin.thread.watch import no_thread
 from localflow.calls import failed_state
 from localflow.interfaces import Outcome
 from localflow.states import Cancelled
@@ -47,6 +48,12 @@ class Loops:
 
     def take(self, calls: Sequence[Call]) -> None:
         """Have calls begin in the loop."""
+        try:
+            self._queue(calls)
+        except RuntimeError as error:  # told without the lock, which whoever hears of it may need
+            self._watch.tell([Outcome(call.id, no_thread(error)) for call in calls])
+
+    def _queue(self, calls: Sequence[Call]) -> None:
         with self._lock:
             if self._dismissed:
                 return
@@ -120,13 +127,18 @@ class Loops:
         with self._lock:
             if self._dismissed or thread is not self._threads[-1]:
                 return
-            fresh = _LoopThread(next(self._names))
+            try:
+                fresh = _LoopThread(next(self._names))
+            except RuntimeError as error:
+                lost, self._waiting = list(self._waiting), {}
+                self._watch.tell([Outcome(call_id, no_thread(error)) for call_id in lost])
+                return
             self._threads.append(fresh)
             fresh.loop.call_soon_threadsafe(self._spawn, fresh, list(self._waiting.values()))
 
 
 class _LoopThread(threading.Thread):
-    """A thread and its event loop; running from the start."""
+    """A thread and its event loop; running from the start, or RuntimeError is raised."""
 
     def __init__(self, name: str) -> None:
         super().__init__(name=name, daemon=True)
@@ -134,7 +146,11 @@ class _LoopThread(threading.Thread):
         """The asyncio tasks of calls that have begun and not ended, by the calls' ids."""
         self.loop = asyncio.new_event_loop()
         self._stopped = False
-        self.start()
+        try:
+            self.start()
+        except RuntimeError:
+            self.loop.close()
+            raise
 
     def stop(self) -> None:
         """End the loop as soon as it is free: what still runs in it is cancelled, async generators are closed."""
