@@ -69,12 +69,33 @@ def pickle_value(value: object, *, defines_classes: bool = False) -> bytes:
         UnpicklableError: it cannot be pickled.
         StoreError: it holds something `Stored` that cannot be loaded.
     """
+    file = io.BytesIO()
+    _write_pickle(value, file, defines_classes)
+    return file.getvalue()
+
+
+def pickled_size(value: object) -> int:
+    """Return how many bytes `pickle_value` would make, without memory for them; raises what that raises."""
+    count = _Count()
+    _write_pickle(value, count)
+    return count.size
+
+
+class _Count:
+    """Counts what is written."""
+
+    size = 0
+
+    def write(self, data: bytes) -> int:
+        self.size += memoryview(data).nbytes
+        return len(data)
+
+
+def _write_pickle(value: object, file: io.BytesIO | _Count, defines_classes: bool = False) -> None:
     try:
-        file = io.BytesIO()
         pickler = _pickler()(file, protocol=5)
         pickler.defines_classes = defines_classes
         pickler.dump(value)
-        return file.getvalue()
     except (*STOPS, StoreError):
         raise
     except BaseException as error:  # also sys.exit() in a __reduce__

@@ -20,6 +20,7 @@ from localflow.errors import (
     WorkerCrashedError,
 )
 from localflow.payloads import Packed, pack
+from localflow.printable import shortened
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping, Sequence
@@ -41,6 +42,9 @@ class StateType(enum.Enum):
 
 
 FINAL_TYPES = frozenset({StateType.COMPLETED, StateType.FAILED, StateType.CRASHED, StateType.CANCELLED})
+
+#: The longest message of a state that an exception makes, in characters; its cause has more of the text.
+_MESSAGE_LIMIT = 10_000
 
 NOT_READY = "NotReady"
 WORKER_LOST = "WorkerLost"
@@ -420,7 +424,7 @@ def first_failure(states: Iterable[State]) -> State | None:
 def exception_message(run: str, error: BaseException) -> str:
     """Word a failure, as `Task run encountered an exception: ValueError: boom`; `run` is `"Task"` or `"Flow"`."""
     text = f"{run.lower()} called sys.exit({exception_text(error)})" if isinstance(error, SystemExit) else ""
-    return f"{run} run encountered an exception: {type_and_text(error, text)}"
+    return shortened(f"{run} run encountered an exception: {type_and_text(error, text)}", _MESSAGE_LIMIT)
 
 
 def type_and_text(error: BaseException, text: str = "") -> str:

@@ -14,6 +14,7 @@ from localflow.builtin.process.transport import OUTCOME, frame
 from localflow.calls import Outcome
 from localflow.errors import UnpicklableError
 from localflow.payloads import Packed, Payload, pack, pickle_value, type_name
+from localflow.printable import shortened
 from localflow.records import CacheEntry, Execution, FlowRun, LogEntry, StateChange, TaskRun
 from localflow.states import Cause, Returned, State, StateType
 
@@ -23,7 +24,11 @@ if TYPE_CHECKING:
     from localflow.builtin.process.capture import Ends
     from localflow.records import Record
 
+#: The most that one argument or one result may take, in bytes: what `marshal` can write.
+SIZE_LIMIT = (1 << 31) - 1
+
 _CHAIN_LIMIT = 16
+_REASON_LIMIT = 5_000
 _RECORD_KINDS: dict[str, type[Any]] = {kind.__name__: kind for kind in (FlowRun, TaskRun, StateChange, LogEntry)}
 _PART_KINDS: dict[str, type[Any]] = {kind.__name__: kind for kind in (Execution, Cause, Payload, CacheEntry)}
 _KINDS = {**_RECORD_KINDS, **_PART_KINDS}
@@ -50,6 +55,8 @@ def outcome_frame(number: int, task: str, outcome: Outcome, ends: Ends | None = 
             if state.type is StateType.COMPLETED:
                 state = unsendable(result_message(task, state.packed_data, error))
                 payload = _pack_data(state)
+    if payload is not None and len(payload.data) > SIZE_LIMIT:
+        state, payload = unsendable(size_message(task, outcome.state.packed_data, len(payload.data))), None
     cause = None if state.cause is None else tuple(state.cause)
     execution = None if outcome.execution is None else tuple(outcome.execution)
     records = to_plain(outcome.records) if outcome.records else ()
@@ -69,17 +76,33 @@ def unsendable(message: str) -> State:
 
 def result_message(task: str, value: object, error: BaseException) -> str:
     """Word the failure of a task whose result cannot travel."""
+    from localflow.builtin.process.parts import culprit
+
     return (
-        f"Task '{task}' succeeded but its result ({type_name(value)}) cannot be sent from a worker process; "
+        f"Task '{task}' succeeded but its result ({type_name(value)}) cannot be sent from a worker process"
+        f"{culprit('result', value)}; "
         f"return what it is made from, such as a path or plain data, or use the thread executor ({reason(error)})"
     )
+
+
+def size_message(task: str, value: object, size: int) -> str:
+    """Word the failure of a task whose result is too large for one frame."""
+    return (
+        f"Task '{task}' succeeded but its result ({type_name(value)}) cannot be sent from a worker process: it takes "
+        f"{size_text(size)} of at most {size_text(SIZE_LIMIT)}; write it to a file and return its path"
+    )
+
+
+def size_text(size: int) -> str:
+    """Return a number of bytes as a reader likes it: `150 MB`, `2.1 GB`."""
+    return f"{size / 1e9:.1f} GB" if size >= 1e9 else f"{size / 1e6:.0f} MB"
 
 
 def reason(error: BaseException) -> str:
     """Say in short why something could not be pickled or unpickled."""
     origin = error.__cause__ if isinstance(error, UnpicklableError) and error.__cause__ is not None else error
     try:
-        return f"{type(origin).__name__}: {origin}"
+        return shortened(f"{type(origin).__name__}: {origin}", _REASON_LIMIT)
     except Exception:  # the str() of it is the user's too
         return type(origin).__name__
 

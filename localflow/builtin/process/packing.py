@@ -15,10 +15,11 @@ from __future__ import annotations
 
 import itertools
 import json
+import logging
 import threading
 from typing import TYPE_CHECKING, Any
 
-from localflow.builtin.process.blame import argument_message, function_message
+from localflow.builtin.process.blame import argument_message, function_message, size_message, size_warning
 from localflow.builtin.process.importing import keep_importable, shipped_path
 from localflow.builtin.process.outcomes import unsendable
 from localflow.builtin.process.transport import CALL, DEFINE, FLOW_RUN, FUNCTION, PATH, frame
@@ -33,6 +34,10 @@ if TYPE_CHECKING:
 
 _PLAIN = frozenset({type(None), bool, int, float, str, bytes})
 _LIMIT = 1000
+#: A call that takes more bytes than this is warned of.
+_LARGE = 100_000_000
+
+_log = logging.getLogger("localflow.process")
 
 
 class Definition:
@@ -70,6 +75,7 @@ class CallPacker:
         self._call_numbers = itertools.count(1)
         self._definition_numbers = itertools.count(1)
         self._definitions: dict[int, Definition] = {}  # by the id of the original, which they keep alive
+        self._warned_of: set[str] = set()
         self._lock = threading.RLock()  # pickling runs code of the user's, which may end up here again
 
     def pack(self, calls: Sequence[Call]) -> tuple[list[Shipment], list[Outcome]]:
@@ -98,7 +104,14 @@ class CallPacker:
             function.number, flow_run.number,
             *run[1:], args, kwargs,
         )  # fmt: skip
-        return Shipment(call, number, (function, flow_run), frame(content))
+        try:
+            data = frame(content)
+        except (ValueError, MemoryError):
+            raise _Refusal(size_message(call)) from None
+        if len(data) > _LARGE and run.task not in self._warned_of:
+            self._warned_of.add(run.task)
+            _log.warning("%s", size_warning(call))
+        return Shipment(call, number, (function, flow_run), data)
 
     def _pack_arguments(self, call: Call) -> tuple[Any, dict[str, Any] | None]:
         kwargs = call.kwargs
