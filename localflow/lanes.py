@@ -92,8 +92,11 @@ class Lane:
     def _capacity(self) -> int | None:
         try:
             return self.executor.capacity
-        except Exception as error:
-            raise ExecutorError(f"executor {self.described()} does not tell its capacity: {error!r}") from error
+        except STOPS:
+            raise
+        except BaseException as error:
+            text = type_and_text(error)
+            raise ExecutorError(f"executor {self.described()} does not tell its capacity: {text}") from error
 
     def cancel(self, run: LiveRun) -> None:
         """Ask the executor to stop a call."""
