@@ -25,7 +25,12 @@ FILE_NAME = "localflow.toml"
 ENV_PREFIX = "LOCALFLOW_"
 
 #: Variables that are no settings; whoever reads one of them adds it here.
-RESERVED_VARIABLES = ("LOCALFLOW_CAPTURE_DESCRIPTORS", "LOCALFLOW_DISABLE_PLUGINS", "LOCALFLOW_FAILPOINT")
+RESERVED_VARIABLES = (
+    "LOCALFLOW_CAPTURE_DESCRIPTORS",
+    "LOCALFLOW_DISABLE_PLUGINS",
+    "LOCALFLOW_ENGINE",
+    "LOCALFLOW_FAILPOINT",
+)
 
 Section = Literal["executors", "stores", "notifiers"]
 SECTIONS: tuple[Section, ...] = ("executors", "stores", "notifiers")

@@ -6,6 +6,7 @@ import atexit
 import os
 from typing import TYPE_CHECKING, Annotated, ClassVar
 
+from localflow import strays
 from localflow.builtin.cores import usable_cores
 from localflow.builtin.process.importing import keep_importable
 from localflow.builtin.process.memory import parse_size
@@ -124,4 +125,4 @@ class ProcessExecutor(Executor):
 def worker_environment(workers: int, env: dict[str, str]) -> dict[str, str]:
     """Return the environment of workers: this one, without numeric libraries taking all cores in each worker."""
     threads = str(max(1, usable_cores() // workers))
-    return {**dict.fromkeys(_THREAD_VARIABLES, threads), **os.environ, **env}
+    return {**dict.fromkeys(_THREAD_VARIABLES, threads), **os.environ, **env, strays.VARIABLE: strays.engine_mark()}
