@@ -250,9 +250,15 @@ class StoreError(LocalflowError):
 
 
 class CorruptStoreError(StoreError):
-    """The store fails its checks; it is left as it is."""
+    """The store fails its checks; it is left as it is.
+
+    Attributes:
+        path: the file, with the line where there are lines.
+        detail: what is wrong with it.
+    """
 
     def __init__(self, path: object, detail: str) -> None:
+        self.path, self.detail = str(path), detail
         super().__init__(
             f"{path}: {detail}; nothing was changed; "
             "run 'localflow doctor --repair' to copy it aside and save what can be read"

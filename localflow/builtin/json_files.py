@@ -5,42 +5,49 @@
     <flow run id>/logs.jsonl      its log, one line for each `append`, likewise
     <flow run id>/results/        large results, each complete before the line that names it
     cache/                        where results are found by their cache keys, in files named by the keys' digests
+    engines/                      what the engines lock whose flow runs are being executed
+    unfinished/                   an empty file for each flow run that may be unfinished, or have a subflow that is
+    .removed/                     flow runs whose removal has begun
 
 An append is one line in the journal of the flow run at the top, so a run and its subflows change together. Records of
 several such trees in one append are one line in each of their journals: each line is all or none, they are not so
-together. Engines write journals of their own, so they never wait for each other.
+together. Engines write journals of their own, so they never wait for each other. A run that is recorded again is one
+more line, too, and the last one counts.
 """
 
 from __future__ import annotations
 
+import logging
 import os
-import re
 import threading
 from collections import OrderedDict
+from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
-from localflow.builtin.storage.directory import make_state_directory, sole_maker, write_private_file
-from localflow.builtin.storage.encoding import from_json, to_json
+from localflow.builtin.storage.claims import FLOW_RUN_ID, Claims
 from localflow.builtin.storage.entries import flow_run_of
-from localflow.builtin.storage.failures import no_permission, os_failure
+from localflow.builtin.storage.failures import not_an_id, os_failure
 from localflow.builtin.storage.lifetime import Lifetime
+from localflow.builtin.storage.marker import open_directory
+from localflow.builtin.storage.removal import RemovedRuns
 from localflow.builtin.storage.result_cache import ResultCache
 from localflow.builtin.storage.run_directory import RunDirectory
-from localflow.errors import CorruptStoreError, StoreError, StoreVersionError
+from localflow.builtin.storage.unfinished import UnfinishedTrees
+from localflow.errors import CorruptStoreError, StoreError
 from localflow.interfaces import StateStore
+from localflow.states import FINAL_TYPES
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Sequence
+    from collections.abc import Iterable, Iterator, Sequence
 
-    from localflow.interfaces import CachedResult, FlowRunSummary, LogEntry, Payload, Record
+    from localflow.interfaces import CachedResult, Claim, FlowRunSummary, LogEntry, Payload, Record
 
-FORMAT_VERSION = 1
 MAX_OPEN_JOURNALS = 16
 
-_MARKER = "store.json"
-_FORMAT = "localflow state store"
-_ID = re.compile(r"[a-z0-9-]{1,64}")
+_CACHE, _ENGINES, _UNFINISHED, _REMOVED = "cache", "engines", "unfinished", ".removed"
+
+logger = logging.getLogger(__name__)
 
 
 class JsonStateStore(StateStore):
@@ -60,8 +67,14 @@ class JsonStateStore(StateStore):
         self._directories: dict[str, RunDirectory] = {}
         self._written: OrderedDict[str, RunDirectory] = OrderedDict()  # those open for writing, used last at the end
         self._root_ids: dict[str, str] = {}  # of subflow runs: the flow run at the top
-        self._cache = ResultCache(self._path / "cache", power_safe=self._power_safe)
-        _open_directory(self._path)
+        self._told: set[str] = set()  # the damage that was told
+        self._claims = Claims(self._path / _ENGINES)
+        self._unfinished = UnfinishedTrees(self._path / _UNFINISHED, power_safe=self._power_safe)
+        self._cache = ResultCache(self._path / _CACHE, power_safe=self._power_safe)
+        self._removed = RemovedRuns(self._path / _REMOVED, self._cache, self._unfinished, power_safe=self._power_safe)
+        open_directory(self._path, migrate=self._list_unfinished)
+        self._cache.tidy()
+        self._removed.finish()
 
     @property
     def location(self) -> str:
@@ -76,20 +89,34 @@ class JsonStateStore(StateStore):
         with self._write_lock:
             self._lifetime.check()
             for root_id in batches:
-                if not _ID.fullmatch(root_id):
-                    raise StoreError(f"'{root_id}' is no flow run's id: at most 64 lower-case letters, digits and -")
+                if not _is_id(root_id):
+                    raise not_an_id(root_id)
             if len(batches) > 1:  # what can be refused is refused before the first line
                 for root_id, batch in batches.items():
-                    self._directory(root_id).check(batch)
+                    self._directory(root_id).refuse(batch)
             for root_id, batch in batches.items():
                 place = self._for_writing(root_id).append(batch)
                 self._cache.add(batch, place)
 
-    def list_flow_runs(self, limit: int | None = None) -> list[FlowRunSummary]:
-        """Return the flow runs with their newest state, last created first."""
+    def list_flow_runs(
+        self, limit: int | None = None, *, root_id: str | None = None, unfinished: bool = False
+    ) -> list[FlowRunSummary]:
+        """Return the flow runs with their newest state, last created first, but for those in damaged journals.
+
+        A warning names the damage; it is raised where `root_id` asks for these flow runs alone.
+        """
+        listed: list[str] = []
         with self._read_lock:
             self._lifetime.check()
-            summaries = self._all_summaries()
+            if root_id is not None:
+                summaries = self._directory(root_id).summaries() if _is_id(root_id) else []
+            else:
+                listed = self._unfinished.root_ids() if unfinished else self._names()
+                summaries = self._summaries(listed)
+        if unfinished:
+            summaries = [summary for summary in summaries if _is_unfinished(summary)]
+            if root_id is None:
+                self._unlist(set(listed) - {summary.flow_run.root_id for summary in summaries})
         summaries.sort(key=lambda summary: summary.flow_run.created_at)
         return summaries[::-1][:limit]
 
@@ -121,6 +148,35 @@ class JsonStateStore(StateStore):
             directory = self._find(flow_run_id)
             return iter(directory.read_log(flow_run_id, after) if directory else ())
 
+    def claim(self, flow_run_id: str) -> Claim | None:
+        """Take hold of a flow run, by a lock on a file in `engines/`."""
+        self._lifetime.check()
+        return self._claims.take(flow_run_id)
+
+    def remove(self, root_ids: Sequence[str], *, results_only: bool = False) -> None:
+        """Remove trees of flow runs: each is first moved aside, so that none is ever there by half."""
+        with self._write_lock, self._read_lock:
+            self._lifetime.check()
+            for root_id in root_ids:
+                if not _is_id(root_id) or not self._directory(root_id).exists():
+                    continue
+                directory = self._directories.pop(root_id)
+                self._written.pop(root_id, None)
+                directory.close()
+                if results_only:
+                    directory.remove_results(self._cache)
+                else:
+                    self._removed.add(self._path / root_id)
+
+    def check(self) -> list[str]:
+        """Look at every line of every journal and log, and at every file of a result."""
+        problems: list[str] = []
+        for name in self._names():
+            with self._read_lock:
+                self._lifetime.check()
+                problems += self._directory(name).problems()
+        return problems
+
     def close(self) -> None:
         """Release the journals that are open."""
         with self._write_lock, self._read_lock:
@@ -138,75 +194,70 @@ class JsonStateStore(StateStore):
 
     def _find(self, flow_run_id: str) -> RunDirectory | None:
         """Return the directory that holds a flow run's records."""
-        if not _ID.fullmatch(flow_run_id):
+        if not _is_id(flow_run_id):
             return None
         directory = self._directory(flow_run_id)
         if directory.exists():
             return directory
         if flow_run_id not in self._root_ids:
-            self._all_summaries()  # which learns the ids of all subflows
+            self._summaries(self._names())  # which learns the ids of all subflows
         root_id = self._root_ids.get(flow_run_id)
-        return self._directory(root_id) if root_id else None
+        return self._directory(root_id) if root_id and self._directory(root_id).exists() else None
 
     def _directory(self, root_id: str) -> RunDirectory:
         directory = self._directories.get(root_id)
         if directory is None:
-            new = RunDirectory(self._path / root_id, power_safe=self._power_safe)
+            new = RunDirectory(self._path / root_id, self._unfinished, power_safe=self._power_safe)
             directory = self._directories.setdefault(root_id, new)  # the one of a quicker thread, if there was one
         return directory
 
-    def _all_summaries(self) -> list[FlowRunSummary]:
+    def _names(self) -> list[str]:
+        """Return the names of the directories of flow runs."""
         try:
             with os.scandir(self._path) as places:
-                names = sorted(place.name for place in places if place.is_dir(follow_symlinks=False))
+                names = [place.name for place in places if place.is_dir(follow_symlinks=False)]
         except OSError as error:
             raise os_failure(self._path, error) from error
+        return sorted(filter(_is_id, names))
+
+    def _summaries(self, names: Iterable[str]) -> list[FlowRunSummary]:
+        """Return the flow runs in the directories of these names, but for damaged ones."""
         summaries = []
         for name in names:
-            if _ID.fullmatch(name):
-                for summary in self._directory(name).summaries():
-                    summaries.append(summary)
-                    self._root_ids[summary.flow_run.id] = name
+            try:
+                found = self._directory(name).summaries()
+            except CorruptStoreError as error:
+                if str(error) not in self._told:
+                    self._told.add(str(error))
+                    logger.warning("flow run %s is left out: %s", name, error)
+                continue
+            for summary in found:
+                summaries.append(summary)
+                self._root_ids[summary.flow_run.id] = name
         return summaries
 
+    def _unlist(self, root_ids: Iterable[str]) -> None:
+        """Take flow runs off the list of unfinished ones whose writers died when they were about to do so."""
+        with self._write_lock:
+            for root_id in root_ids:
+                with suppress(StoreError):  # those that are damaged, and those that have gone meanwhile
+                    self._directory(root_id).unlist_if_finished()
 
-def _open_directory(path: Path) -> None:
-    """Make the directory a store, or see that it is one that can be written."""
-    make_state_directory(path)
-    marker = path / _MARKER
-    try:
-        if not marker.exists():
-            with sole_maker(path):
-                if not marker.exists():
-                    _make_store(marker)
-        text = marker.read_text()
-        with marker.open("r+b"):  # a file system may be read-only whatever the modes of its files say
-            pass
-    except OSError as error:
-        raise os_failure(path, error) from error
-    _check_format(marker, text)
-    if not os.access(path, os.W_OK | os.X_OK):
-        raise no_permission(path, "no right to make files in it")
+    def _list_unfinished(self) -> None:
+        """Make the list of what may be unfinished, in a store of format 1."""
+        for name in self._names():
+            try:
+                is_unfinished = any(map(_is_unfinished, self._directory(name).summaries()))
+            except CorruptStoreError:  # it may be
+                is_unfinished = True
+            if is_unfinished:
+                self._unfinished.add(name)
 
 
-def _make_store(marker: Path) -> None:
-    strangers = sorted({place.name for place in marker.parent.iterdir()} - {".gitignore", f"{_MARKER}.part"})
-    if strangers:
-        raise StoreError(
-            f"{marker.parent} is no state store: it holds '{strangers[0]}' but no {_MARKER}; "
-            "name a directory that is new or empty"
-        )
-    content = to_json({"format": _FORMAT, "version": FORMAT_VERSION}) + "\n"
-    write_private_file(marker, content.encode(), sync=True)
+def _is_id(name: str) -> bool:
+    """Return whether this may be the id of a flow run at the top, and so the name of its directory."""
+    return FLOW_RUN_ID.fullmatch(name) is not None and name not in (_CACHE, _ENGINES, _UNFINISHED)
 
 
-def _check_format(marker: Path, text: str) -> None:
-    try:
-        content = from_json(text)
-        format, version = content["format"], content["version"]
-    except (ValueError, TypeError, KeyError) as error:
-        raise CorruptStoreError(marker, "the file is not as it was written") from error
-    if format != _FORMAT:
-        raise StoreError(f"{marker} belongs to another application; name another path")
-    if version != FORMAT_VERSION:
-        raise StoreVersionError(marker.parent, version, FORMAT_VERSION)
+def _is_unfinished(summary: FlowRunSummary) -> bool:
+    return summary.change is None or summary.change.type not in FINAL_TYPES

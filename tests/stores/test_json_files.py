@@ -142,14 +142,35 @@ def test_any_changed_byte_is_noticed(journal: Path, path: Path, flow_run: FlowRu
 
 
 def test_damage_is_noticed_by_all_who_read(journal: Path, path: Path, flow_run: FlowRun) -> None:
-    """Neither the list of flow runs nor results are given from a damaged line."""
+    """Nothing is given from a damaged line: neither records nor results nor the state of the flow run."""
     journal.write_bytes(journal.read_bytes().replace(b"orion", b"opion").replace(b"rows", b"tows"))
 
     with closing(JsonStateStore(path)) as store:
-        with pytest.raises(CorruptStoreError):
-            store.list_flow_runs()
+        with pytest.raises(CorruptStoreError, match=rf"{journal}:1: .*doctor --repair"):
+            store.list_flow_runs(root_id=flow_run.id)
         with pytest.raises(CorruptStoreError):
             store.load_result(flow_run.id, 1)
+        with pytest.raises(CorruptStoreError):
+            list(store.read(flow_run.id))
+        with pytest.raises(CorruptStoreError):
+            store.append([make_running(flow_run)])
+
+
+@pytest.mark.parametrize("word", [b'"kind":"flow_run"', b'"records"', b'"crc"'])
+def test_damaged_run_is_left_out_of_the_list(
+    journal: Path, path: Path, flow_run: FlowRun, word: bytes, caplog: pytest.LogCaptureFixture
+) -> None:
+    """The healthy flow runs are listed, and one warning names file and line of the damage, whatever it hit."""
+    lines = journal.read_bytes().splitlines(keepends=True)
+    journal.write_bytes(lines[0].replace(word, word.upper()))
+    healthy = make_flow_run()
+
+    with closing(JsonStateStore(path)) as store:
+        store.append([healthy])
+        for _ in range(2):
+            assert [summary.flow_run for summary in store.list_flow_runs()] == [healthy]
+
+    assert caplog.text.count(f"{journal}:1: ") == 1
 
 
 def test_large_result_is_a_file(store: JsonStateStore, path: Path, flow_run: FlowRun) -> None:
@@ -207,14 +228,6 @@ def test_subflow_id_that_is_no_name_is_refused(store: JsonStateStore, path: Path
     assert not list(path.parent.rglob("*child*"))
 
 
-def test_flow_run_is_recorded_once(store: JsonStateStore, journal: Path, path: Path, flow_run: FlowRun) -> None:
-    """A second record of the same flow run is refused, by whomever."""
-    with pytest.raises(StoreError, match="already"):
-        store.append([flow_run])
-    with closing(JsonStateStore(path)) as other, pytest.raises(StoreError, match="already"):
-        other.append([flow_run])
-
-
 def test_directory_of_something_else_is_refused(tmp_path: Path) -> None:
     """A directory with other things in it is not taken for a store."""
     (tmp_path / "main.py").touch()
@@ -236,7 +249,7 @@ def test_newer_format_is_refused(store: JsonStateStore, path: Path) -> None:
     """A store of a later localflow is named as such."""
     (path / "store.json").write_text('{"format": "localflow state store", "version": 9}')
 
-    with pytest.raises(StoreVersionError, match="format version 9, this localflow reads version 1"):
+    with pytest.raises(StoreVersionError, match="format version 9, this localflow reads version 2"):
         JsonStateStore(path)
 
 

@@ -147,10 +147,11 @@ def test_refused_batch_is_not_in_the_log(log: Path, store: JsonStateStore, path:
     """When the journal refuses a batch, what was said in it is not in the log either."""
     before = log.read_bytes()
 
+    change = make_running(make_task_run(flow_run))
     with pytest.raises(StoreError, match="already"):
-        store.append([flow_run, make_log_entry(flow_run, "again")])
+        store.append([change, make_log_entry(flow_run, "again")])
     with closing(JsonStateStore(path)) as other, pytest.raises(StoreError, match="already"):
-        other.append([flow_run, make_log_entry(flow_run, "again")])
+        other.append([change, make_log_entry(flow_run, "again")])
 
     assert log.read_bytes() == before
 

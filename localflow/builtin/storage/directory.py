@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 
 from localflow.builtin.storage.failures import os_failure
 from localflow.errors import StoreError
+from localflow.failpoints import reach
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -86,7 +87,9 @@ def write_private_file(path: Path, content: bytes, *, sync: bool, draft: Path | 
     except BaseException:
         draft.unlink(missing_ok=True)
         raise
+    reach("before-replace")
     draft.replace(path)
+    reach("after-replace")
     if sync:
         sync_directory(path.parent)
 

@@ -78,6 +78,8 @@ def _task_entry(run: TaskRun) -> Entry:
     }
     if run.map_number or run.map_index:
         entry["map_number"], entry["map_index"] = run.map_number, run.map_index
+    if run.code or run.inputs:
+        entry["code"], entry["inputs"] = run.code, run.inputs
     return entry
 
 
@@ -135,7 +137,7 @@ def payload_of(entry: Entry) -> Payload:
 
 
 class EntryReader:
-    """Makes records of the entries of one journal, in their order: later ones refer to earlier ones."""
+    """Makes records of the entries of one journal, each of the runs as they were recorded last before it."""
 
     def __init__(self, load: Callable[[Entry], Payload]) -> None:
         """Read payloads by `load`."""
@@ -149,9 +151,17 @@ class EntryReader:
         if kind == "state":
             return self._state_change(fields)
         if kind == "log":
-            return LogEntry(self._runs[fields.pop("flow_run"), fields.pop("number")], **fields)
+            return LogEntry(self._run(fields), **fields)
         run = self._flow_run(fields) if kind == "flow_run" else self._task_run(fields)
         self._runs[run.flow_run.id, run.number] = run
+        return run
+
+    def _run(self, fields: Entry) -> FlowRun | TaskRun:
+        """Return the run that a record is about, taken out of its fields."""
+        id, number = fields.pop("flow_run"), fields.pop("number")
+        run, flow_run = self._runs[id, number], self._runs[id, 0].flow_run
+        if isinstance(run, TaskRun) and run.flow_run is not flow_run:  # which was recorded again
+            run = self._runs[id, number] = run._replace(flow_run=flow_run)
         return run
 
     def _flow_run(self, fields: Entry) -> FlowRun:
@@ -164,7 +174,7 @@ class EntryReader:
 
     def _state_change(self, fields: Entry) -> StateChange:
         fields.pop("result", None)
-        run = self._runs[fields.pop("flow_run"), fields.pop("number")]
+        run = self._run(fields)
         type = StateType(fields.pop("type"))
         execution, cause, cache = (fields.pop(name, None) for name in ("execution", "cause", "cache"))
         return StateChange(

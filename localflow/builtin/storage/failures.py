@@ -52,9 +52,9 @@ def not_recorded(flow_run_id: str) -> StoreError:
     return StoreError(f"flow run '{flow_run_id}' is not recorded in this state store; append its FlowRun first")
 
 
-def recorded_already(flow_run_id: str) -> StoreError:
-    """Return the StoreError for a second FlowRun record of one flow run."""
-    return StoreError(f"flow run '{flow_run_id}' is recorded in this state store already; give every run its own id")
+def run_was_removed() -> StoreError:
+    """Return the StoreError for records of a flow run that another process has removed."""
+    return StoreError("a flow run was removed from the state store while it was in use; run it again")
 
 
 def not_an_id(flow_run_id: str) -> StoreError:

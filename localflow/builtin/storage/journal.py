@@ -1,7 +1,7 @@
 """A file of JSON lines that only grows: one line is one commit, with the checksum of what stands before it.
 
 A writer that dies in the middle of a line leaves it without its newline. Readers pass such a torn line by, the next
-writer cuts it off: it was never acknowledged. Everything else that is broken is damage.
+writer cuts it off: it was never acknowledged. Everything else that is broken is damage: no reader gets past it.
 """
 
 from __future__ import annotations
@@ -23,6 +23,7 @@ from localflow.builtin.storage.directory import (
 from localflow.builtin.storage.encoding import from_json
 from localflow.builtin.storage.failures import os_failure, was_removed
 from localflow.errors import CorruptStoreError
+from localflow.failpoints import VARIABLE, reach
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -33,6 +34,7 @@ logger = logging.getLogger(__name__)
 _SEAL = b',"crc":"%08x"}\n'
 _SEAL_LENGTH = len(_SEAL % 0)
 _CHUNK = 1 << 16
+_IN_HALVES = "mid-line" in os.environ.get(VARIABLE, "")  # a test wants to come between them
 
 
 class Place(NamedTuple):
@@ -41,6 +43,9 @@ class Place(NamedTuple):
     number: int = 0
     offset: int = 0
     length: int = 0
+
+
+_START = Place()
 
 
 class Mark(NamedTuple):
@@ -64,12 +69,16 @@ class Line(NamedTuple):
 
     def entries_and_mark(self) -> tuple[list[dict[str, Any]], Mark | None]:
         """Return the records, and the mark of the line in another file without which they do not count."""
-        if not _is_sound(self.content):
-            raise self.damage("its checksum does not fit")
+        self.check()
         with self.making_sense():
             body = from_json(self.content.decode())
             mark = Mark(*body["mark"]) if "mark" in body else None
             return [dict(entry) for entry in body["records"]], mark
+
+    def check(self) -> None:
+        """Raise CorruptStoreError if it is not as it was written."""
+        if not self.content.endswith(b"\n") or not _is_sound(self.content):
+            raise self.damage("its checksum does not fit")
 
     @contextmanager
     def making_sense(self) -> Iterator[None]:
@@ -84,27 +93,81 @@ class Line(NamedTuple):
         return CorruptStoreError(f"{self.path}:{self.place.number}", f"the line is not as it was written ({detail})")
 
 
-def read_lines(path: Path, after: Place = Place()) -> Iterator[Line]:  # noqa: B008 - immutable
-    """Yield the whole lines that are in the file now, those after a place."""
-    number, offset = after.number, after.offset + after.length
+def read_lines(path: Path, after: Place = _START) -> Iterator[Line]:
+    """Yield the whole lines that are in the file now, those after a place; raises CorruptStoreError at damage."""
+    for line in whole_lines(path, after):
+        line.check()
+        yield line
+
+
+def whole_lines(path: Path, after: Place = _START) -> Iterator[Line]:
+    """Yield the lines that are in the file now as they are, damaged or not, but for a torn one at the end."""
     with _reading(path) as file:
-        size = os.fstat(file.fileno()).st_size
-        file.seek(offset)
-        for content in file:
-            if offset + len(content) > size:
-                return  # written since we began
-            number += 1
-            line = Line(path, Place(number, offset, len(content)), content)
-            if not content.endswith(b"\n"):
-                if _is_sound(content[:-1] + b"\n"):
-                    raise line.damage("something else stands in the place of its end")
-                return  # torn, or being written right now
-            yield line
-            offset += len(content)
+        yield from _lines_in(file, path, after)
+
+
+def _lines_in(file: BinaryIO, path: Path, after: Place) -> Iterator[Line]:
+    number, offset = after.number, after.offset + after.length
+    size = os.fstat(file.fileno()).st_size
+    file.seek(offset)
+    for content in file:
+        if offset + len(content) > size:
+            return  # written since we began
+        number += 1
+        line = Line(path, Place(number, offset, len(content)), content)
+        if not content.endswith(b"\n") and not _is_sound(content[:-1] + b"\n"):
+            return  # torn, or being written right now
+        yield line  # the last one perhaps with something else in the place of its end
+        offset += len(content)
+
+
+@contextmanager
+def telling(problems: list[str]) -> Iterator[None]:
+    """Add a line to `problems` instead of raising CorruptStoreError."""
+    try:
+        yield
+    except CorruptStoreError as error:
+        problems.append(f"{error.path}: {error.detail}")
+
+
+class Follower:
+    """Reads the lines of a file that are new since the last time, all of them where the file is another one now."""
+
+    def __init__(self, path: Path, forget: Callable[[], None]) -> None:
+        """Call `forget` before the first line of another file."""
+        self._path = path
+        self._forget = forget
+        self._inode: int | None = None
+        self._last = _START  # the line that was read last
+
+    def new_lines(self) -> Iterator[Line]:
+        """Yield the lines; one is read again next time unless the one after it is asked for."""
+        if self._is_up_to_date():
+            return
+        with _reading(self._path) as file:
+            status = os.fstat(file.fileno())
+            if status.st_ino != self._inode or status.st_size < self._last.offset + self._last.length:
+                self._forget()
+                self._inode, self._last = status.st_ino, _START
+            for line in _lines_in(file, self._path, self._last):
+                line.check()
+                yield line
+                self._last = line.place
+
+    def _is_up_to_date(self) -> bool:
+        try:
+            status = self._path.stat()
+        except FileNotFoundError:  # its writer has made the directory and not come further, or it was removed
+            self._forget()
+            self._inode = None
+            return True
+        except OSError as error:
+            raise os_failure(self._path, error) from error
+        return status.st_ino == self._inode and status.st_size == self._last.offset + self._last.length
 
 
 def read_line(path: Path, place: Place) -> Line:
-    """Return one line again."""
+    """Return one line again, unchecked."""
     with _reading(path) as file:
         file.seek(place.offset)
         return Line(path, place, file.read(place.length))
@@ -147,25 +210,32 @@ def _reading(path: Path) -> Iterator[BinaryIO]:
 class Journal:
     """A journal that is open for writing."""
 
-    def __init__(self, path: Path, *, power_safe: bool) -> None:
-        """Open the journal; it and its directory are made if they are missing."""
+    def __init__(self, path: Path, *, power_safe: bool, make: bool = True) -> None:
+        """Open the journal; with `make` it and its directory are made if they are missing."""
         self._path = path
+        self._place = str(path)
         self._power_safe = power_safe
         self._end = 0  # where the last whole line ends, as far as we know
+        self._is_torn = False  # something stands behind that
+        flags = os.O_RDWR | os.O_APPEND | NO_FOLLOW
         try:
-            descriptor = self._create() or os.open(path, os.O_RDWR | os.O_APPEND | NO_FOLLOW)
+            descriptor = (self._create() if make else None) or os.open(path, flags)
+        except FileNotFoundError:
+            raise was_removed(path) from None
         except OSError as error:
             raise os_failure(path, error) from error
         self._file = os.fdopen(descriptor, "r+b", buffering=0)
         try:
-            refuse_foreign(path, os.fstat(descriptor))
+            status = os.fstat(descriptor)
+            refuse_foreign(path, status)
         except BaseException:
             self._file.close()
             raise
+        self._inode = status.st_ino
 
     @contextmanager
     def locked(self) -> Iterator[int]:
-        """Keep other writers waiting; yields where the last whole line ends, and cuts off a torn one behind it."""
+        """Keep other writers waiting; yields where the last whole line ends."""
         descriptor = self._file.fileno()
         try:
             fcntl.flock(descriptor, fcntl.LOCK_EX)
@@ -177,15 +247,28 @@ class Journal:
         except OSError as error:
             raise os_failure(self._path, error) from error
 
+    @property
+    def end(self) -> int:
+        """Where the last whole line ends; the journal is locked."""
+        return self._end
+
     def write(self, line: bytes) -> None:
-        """Add a sealed line, as a whole or not at all; the journal is locked."""
+        """Add a sealed line, as a whole or not at all, in the place of a torn one; the journal is locked."""
         descriptor = self._file.fileno()
+        if self._is_torn:
+            logger.warning("cut off the torn last line of %s: its writer died while writing it", self._path)
+            self.cut(self._end)
         rest = memoryview(line)
         try:
+            if _IN_HALVES:
+                rest = rest[os.write(descriptor, rest[: len(rest) // 2]) :]
+                reach("mid-line")
             while rest:  # once, but for a full disk: then the second time says so
                 rest = rest[os.write(descriptor, rest) :]
+            reach("line-written")
             if self._power_safe:
                 os.fsync(descriptor)
+            reach("line-synced")
         except BaseException as error:
             os.ftruncate(descriptor, self._end)
             if isinstance(error, OSError):
@@ -194,9 +277,9 @@ class Journal:
         self._end += len(line)
 
     def cut(self, offset: int) -> None:
-        """Take back the lines from an offset on, written since the journal was locked."""
+        """Take back what stands from an offset on: lines written since the journal was locked."""
         os.ftruncate(self._file.fileno(), offset)
-        self._end = offset
+        self._end, self._is_torn = offset, False
 
     def close(self) -> None:
         """Release the file."""
@@ -217,25 +300,27 @@ class Journal:
         return descriptor
 
     def _find_end(self) -> None:
-        """Learn where the last whole line ends, and cut off a torn one behind it."""
-        descriptor = self._file.fileno()
-        status = os.fstat(descriptor)
-        if status.st_nlink == 0:
-            raise was_removed(self._path)
+        """Learn where the last whole line ends, and whether a torn one stands behind it."""
+        try:
+            status = os.stat(self._place)  # noqa: PTH116 - twice as quick, at every commit
+        except FileNotFoundError:
+            raise was_removed(self._path) from None
         size = status.st_size
+        if status.st_ino != self._inode or size < self._end:
+            raise was_removed(self._path)
         if size == self._end:
+            self._is_torn = False
             return
+        descriptor = self._file.fileno()
         start, tail = size, b""
         while start > 0 and b"\n" not in tail:
             start, end = max(0, start - _CHUNK), start
             tail = os.pread(descriptor, end - start, start) + tail
         self._end = start + tail.rfind(b"\n") + 1
-        torn = tail[self._end - start :]
-        if torn:
-            if _is_sound(torn[:-1] + b"\n"):
-                raise CorruptStoreError(self._path, "something else stands in the place of its last line's end")
-            logger.warning("cut off the torn last line of %s: its writer died while writing it", self._path)
-            os.ftruncate(descriptor, self._end)
+        self._is_torn = self._end < size
+        if self._is_torn and _is_sound(tail[self._end - start : -1] + b"\n"):
+            for line in whole_lines(self._path):
+                line.check()
 
 
 def _is_sound(content: bytes) -> bool:

@@ -8,17 +8,24 @@ from __future__ import annotations
 
 import logging
 import os
+from contextlib import suppress
 from hashlib import sha256
 from typing import TYPE_CHECKING, NamedTuple
 
-from localflow.builtin.storage.directory import NO_FOLLOW, make_private_directory, refuse_foreign, write_private_file
+from localflow.builtin.storage.directory import (
+    NO_FOLLOW,
+    make_private_directory,
+    refuse_foreign,
+    sole_maker,
+    write_private_file,
+)
 from localflow.builtin.storage.encoding import to_json
-from localflow.builtin.storage.journal import Line, Place, sealed
+from localflow.builtin.storage.journal import Line, Place, read_lines, sealed
 from localflow.errors import StoreError
 from localflow.interfaces import StateChange, StateType, TaskRun
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Iterable, Sequence
     from pathlib import Path
 
     from localflow.interfaces import CacheEntry, Record
@@ -51,6 +58,7 @@ class ResultCache:
     def __init__(self, directory: Path, *, power_safe: bool) -> None:
         """Keep the files in `directory`, which is made when it is needed."""
         self._directory = directory
+        self._draft = directory / ".part"
         self._power_safe = power_safe
 
     def add(self, records: Sequence[Record], place: Place) -> None:
@@ -75,16 +83,36 @@ class ResultCache:
         except (OSError, StoreError, TypeError):
             return []
 
+    def tidy(self) -> None:
+        """Remove the draft of a writer that died."""
+        if self._draft.exists():
+            with suppress(OSError), sole_maker(self._directory):
+                self._draft.unlink(missing_ok=True)
+
+    def forget(self, keys: Iterable[str], root: str) -> None:
+        """Make the results of a flow run at the top, and of all below it, unknown under these keys."""
+        for key in keys:
+            with suppress(OSError), sole_maker(self._directory):  # a hint that stays leads nowhere
+                hints = self.hints(key, float("-inf"))
+                kept = [hint for hint in hints if hint.root != root]
+                if kept:
+                    self._replace(key, kept)
+                elif hints:
+                    self._path(key).unlink(missing_ok=True)
+
     def _write(self, hint: Hint) -> None:
-        hints = [hint]
-        if hint.expires_at is not None:  # what was the newest so far may be valid for longer
-            hints += self.hints(hint.key, hint.expires_at)[: _MAX_HINTS - 1]
-        content = sealed(to_json({"records": [hint._asdict() for hint in hints]}))
         make_private_directory(self._directory)
         refuse_foreign(self._directory, self._directory.lstat())
-        path = self._path(hint.key)
-        draft = path.with_suffix(f".{os.urandom(8).hex()}.part")  # others may be writing about the same key
-        write_private_file(path, content, sync=self._power_safe, draft=draft)
+        with sole_maker(self._directory):
+            hints = [hint]
+            if hint.expires_at is not None:  # what was the newest so far may be valid for longer
+                hints += self.hints(hint.key, hint.expires_at)[: _MAX_HINTS - 1]
+            self._replace(hint.key, hints)
+
+    def _replace(self, key: str, hints: Sequence[Hint]) -> None:
+        """Write about a key; whoever does so is the only one now, so the draft of one that died is replaced."""
+        content = sealed(to_json({"records": [hint._asdict() for hint in hints]}))
+        write_private_file(self._path(key), content, sync=self._power_safe, draft=self._draft)
 
     def _path(self, key: str) -> Path:
         return self._directory / f"{sha256(key.encode(errors='surrogatepass')).hexdigest()}.json"
@@ -93,6 +121,16 @@ class ResultCache:
 def has_expired(expires_at: float | None, now: float) -> bool:
     """Return whether a time has passed at `now`; None never passes, and what is no number has passed already."""
     return expires_at is not None and not expires_at > now
+
+
+def keys_in(journal: Path) -> set[str]:
+    """Return the cache keys of the results in a journal, up to the first damage in it."""
+    keys = set()
+    with suppress(StoreError):
+        for line in read_lines(journal):
+            if b'"cache":' in line.content:
+                keys |= {entry["cache"]["key"] for entry in line.entries() if "cache" in entry}
+    return keys
 
 
 def _hint(change: StateChange, cache: CacheEntry, place: Place) -> Hint | None:

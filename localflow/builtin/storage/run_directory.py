@@ -2,28 +2,22 @@
 
 from __future__ import annotations
 
-import re
-import zlib
-from operator import attrgetter
-from typing import TYPE_CHECKING, TypeAlias
+from typing import TYPE_CHECKING
 
-from localflow.builtin.storage.directory import make_private_directory, write_private_file
+from localflow.builtin.storage.directory import write_private_file
 from localflow.builtin.storage.encoding import to_json
-from localflow.builtin.storage.entries import (
-    EntryReader,
-    entry_of,
-    flow_run_of,
-    log_entry_of,
-    payload_entry,
-    payload_of,
-)
-from localflow.builtin.storage.failures import not_recorded, os_failure, recorded_already
-from localflow.builtin.storage.journal import Journal, Place, mark_of, read_line, read_lines, sealed
-from localflow.builtin.storage.result_cache import has_expired
+from localflow.builtin.storage.entries import EntryReader, entry_of, log_entry_of
+from localflow.builtin.storage.failures import was_removed
+from localflow.builtin.storage.journal import Journal, Place, mark_of, read_lines, sealed, telling, whole_lines
+from localflow.builtin.storage.result_cache import has_expired, keys_in
+from localflow.builtin.storage.result_files import ResultFiles, file_named_in
+from localflow.builtin.storage.run_index import RunIndex
 from localflow.builtin.storage.run_log import RunLog
-from localflow.builtin.storage.summary import summarise
-from localflow.errors import CorruptStoreError, StoreError
-from localflow.interfaces import CachedResult, FlowRun, LogEntry, Payload, StateChange, TaskRun
+from localflow.builtin.storage.tally import Tally
+from localflow.errors import StoreError
+from localflow.failpoints import reach
+from localflow.interfaces import CachedResult, FlowRun, LogEntry, StateChange, StateType
+from localflow.states import FINAL_TYPES
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -31,14 +25,9 @@ if TYPE_CHECKING:
 
     from localflow.builtin.storage.entries import Entry
     from localflow.builtin.storage.journal import Line
-    from localflow.builtin.storage.result_cache import Hint
-    from localflow.interfaces import FlowRunSummary, Record
-
-Results: TypeAlias = "dict[tuple[str, int, int], Entry]"
-
-SMALL_BYTES = 1 << 16  # up to this size a payload stands in the journal
-
-_FILE = re.compile(r"results/[a-z0-9-]{1,120}")
+    from localflow.builtin.storage.result_cache import Hint, ResultCache
+    from localflow.builtin.storage.unfinished import UnfinishedTrees
+    from localflow.interfaces import FlowRunSummary, Payload, Record
 
 
 class RunDirectory:
@@ -47,17 +36,18 @@ class RunDirectory:
     One thread at a time may write, and one may read meanwhile.
     """
 
-    def __init__(self, path: Path, *, power_safe: bool) -> None:
+    def __init__(self, path: Path, unfinished: UnfinishedTrees, *, power_safe: bool) -> None:
         self._path = path
         self._journal_path = path / "journal.jsonl"
+        self._unfinished = unfinished
         self._power_safe = power_safe
         self._journal: Journal | None = None  # while it is open for writing
-        self._flow_run_ids: set[str] = set()  # those known to be recorded here
-        self._summarised: tuple[int, list[FlowRunSummary]] = (0, [])  # the summaries, and the journal's size then
-        self._result_places: dict[tuple[str, int], tuple[Place, int]] = {}  # where a run's newest result is: the line
-        self._indexed = Place()  # the last line that this was learned from
-        self._at_hand: tuple[Line, Results] | None = None  # the line that was read last for a result
-        self._log = RunLog(path / "logs.jsonl", self._journal_path, self._load, power_safe=power_safe)
+        self._tally = Tally()  # of the lines up to
+        self._tallied = Place()
+        self._is_listed = False  # as unfinished, as far as we know
+        self._files = ResultFiles(path, power_safe=power_safe)
+        self._index = RunIndex(self._journal_path, self._files.load)
+        self._log = RunLog(path / "logs.jsonl", self._journal_path, self._files.load, power_safe=power_safe)
 
     def exists(self) -> bool:
         """Return whether anything was recorded here."""
@@ -65,88 +55,84 @@ class RunDirectory:
 
     def append(self, records: Sequence[Record]) -> Place:
         """Add records as one line, log entries as one in the log; return where the line stands."""
-        new_ids = self.check(records)
-        if self._journal is None:
-            self._journal = Journal(self._journal_path, power_safe=self._power_safe)
-        files: list[Path] = []
-
-        def keep(name: str, payload: Payload) -> Entry:
-            return self._keep(name, payload, files)
-
-        try:
-            entries = [entry_of(record, keep) for record in records if not isinstance(record, LogEntry)]
-            log_entries = [log_entry_of(record) for record in records if isinstance(record, LogEntry)]
-            place = self._write(self._journal, entries, log_entries, first=self._path.name in new_ids)
-        except BaseException:
-            for file in files:  # no line names them
-                file.unlink(missing_ok=True)
-            raise
-        self._flow_run_ids |= new_ids
+        journal = self._open_journal(records)
+        with journal.locked() as end:
+            self._catch_up(end)
+            self._tally.refuse(records)
+            files: list[Path] = []
+            try:
+                place = self._write(journal, records, files)
+            except BaseException:
+                if journal.end == end:
+                    for file in files:  # no line names them
+                        file.unlink(missing_ok=True)
+                raise
+            self._tally.add(records)
+            self._tallied = place
+            if self._is_listed and not self._tally.unfinished:
+                self._unfinished.discard(self._path.name)
+                self._is_listed = False
         return place
 
-    def check(self, records: Sequence[Record]) -> set[str]:
-        """Refuse records of flow runs that are not recorded; return the ids of those that `records` begin."""
-        new: set[str] = set()
-        for record in records:
-            flow_run_id = flow_run_of(record).id
-            if isinstance(record, FlowRun):
-                if flow_run_id in self._flow_run_ids or flow_run_id in new:
-                    raise recorded_already(flow_run_id)
-                new.add(flow_run_id)
-            elif flow_run_id not in self._flow_run_ids and flow_run_id not in new:
-                self._flow_run_ids = {summary.flow_run.id for summary in self.summaries()}
-                if flow_run_id not in self._flow_run_ids:
-                    raise not_recorded(flow_run_id)
-        return new
+    def refuse(self, records: Sequence[Record]) -> None:
+        """Raise StoreError for records that could not be added now."""
+        if self.exists():
+            self._catch_up()
+        self._tally.refuse(records)
+
+    def unlist_if_finished(self) -> None:
+        """Say that the tree is finished if it is, where a writer did not live to do so."""
+        if not self.exists():
+            self._unfinished.discard(self._path.name)
+            return
+        journal = self._journal or Journal(self._journal_path, power_safe=self._power_safe, make=False)
+        try:
+            with journal.locked() as end:
+                self._catch_up(end)
+                if not self._tally.unfinished:
+                    self._unfinished.discard(self._path.name)
+                    self._is_listed = False
+        finally:
+            if journal is not self._journal:
+                journal.close()
 
     def read(self, flow_run_id: str) -> list[Record]:
         """Return the records of one of the flow runs: itself, its task runs by number, its state changes."""
-        reader = EntryReader(self._load)
-        flow_runs: list[Record] = []
-        task_runs: list[TaskRun] = []
-        changes: list[Record] = []
+        runs: dict[int, tuple[Line, Entry]] = {}
+        changes: list[tuple[Line, Entry]] = []
         for line in read_lines(self._journal_path):
-            for entry in line.entries():
-                if entry.get("id" if entry.get("kind") == "flow_run" else "flow_run") != flow_run_id:
-                    continue
-                record = _record(reader, line, entry)
-                if isinstance(record, TaskRun):
-                    task_runs.append(record)
-                else:
-                    (changes if isinstance(record, StateChange) else flow_runs).append(record)
-        return [*flow_runs, *sorted(task_runs, key=attrgetter("number")), *changes]
+            with line.making_sense():
+                for entry in line.entries():
+                    kind = entry["kind"]
+                    if entry["id" if kind == "flow_run" else "flow_run"] == flow_run_id:
+                        if kind == "state":
+                            changes.append((line, entry))
+                        else:
+                            runs[entry.get("number", 0)] = line, entry
+        reader = EntryReader(self._files.load)
+        records = []
+        for line, entry in [*(runs[number] for number in sorted(runs)), *changes]:
+            with line.making_sense():
+                records.append(reader.record(entry))
+        return records
 
     def summaries(self) -> list[FlowRunSummary]:
         """Return the flow runs with their newest state, in the order they were recorded."""
-        try:
-            size = self._journal_path.stat().st_size
-        except FileNotFoundError:  # its writer has made the directory and not come further
-            return []
-        except OSError as error:
-            raise os_failure(self._journal_path, error) from error
-        if size != self._summarised[0]:
-            self._summarised = (size, self._summarise())
-        return self._summarised[1]
+        return self._index.summaries()
 
     def load_result(self, flow_run_id: str, number: int) -> Payload | None:
         """Return the newest recorded result of a run."""
-        self._index_results()
-        place = self._result_places.get((flow_run_id, number))
-        if place is None:
-            return None
-        line, results = self._results_at(place[0])
-        with line.making_sense():
-            return self._load(results[flow_run_id, number, place[1]]["result"])
+        return self._index.load_result(flow_run_id, number)
 
     def find_cached(self, hint: Hint, now: float) -> CachedResult | None:
         """Return the result that a hint leads to, if it is there, may be found under the hint's key and is valid."""
         try:
-            _, results = self._results_at(Place(0, hint.offset, hint.length))
+            _, results = self._index.results_at(Place(0, hint.offset, hint.length))
             entry = results[hint.flow_run, hint.number, hint.sequence]
             expires_at = entry["cache"]["expires_at"]
             if entry["cache"]["key"] != hint.key or entry["type"] != "COMPLETED" or has_expired(expires_at, now):
                 return None
-            result = self._load(entry["result"])
+            result = self._files.load(entry["result"])
         except (StoreError, KeyError, TypeError, ValueError):
             return None
         task_run_id = f"{hint.flow_run}-{hint.number}"
@@ -156,105 +142,108 @@ class RunDirectory:
         """Return the log entries of one of the flow runs after a position, each with its own."""
         return self._log.read(flow_run_id, after)
 
+    def remove_results(self, cache: ResultCache) -> None:
+        """Write the journal anew without results, and remove their files; this object is of no use afterwards."""
+        journal = Journal(self._journal_path, power_safe=self._power_safe, make=False)
+        try:
+            with journal.locked():
+                keys = keys_in(self._journal_path)
+                lines, files = [], set()
+                for line in read_lines(self._journal_path):
+                    entries = line.entries()
+                    for entry in entries:
+                        entry.pop("result", None)
+                    files |= {file for entry in entries if (file := file_named_in(entry))}
+                    lines.append(sealed(to_json({"records": entries})))
+                self._log.settle()
+                write_private_file(self._journal_path, b"".join(lines), sync=self._power_safe)
+                reach("in-remove")
+                self._files.keep_only(files)
+                cache.forget(keys, self._path.name)
+        finally:
+            journal.close()
+
+    def problems(self) -> list[str]:
+        """Return a line for each thing that is wrong in the journal, the log and the files of results."""
+        if not self.exists():
+            return []
+        found: list[str] = []
+        reader = EntryReader(self._files.load)
+        for line in whole_lines(self._journal_path):
+            with telling(found), line.making_sense():
+                for entry in line.entries():
+                    reader.record(entry)
+                    if "result" in entry:
+                        with telling(found):
+                            self._files.load(entry["result"])
+        return found + self._log.problems(reader)
+
     def close(self) -> None:
         """Release the files that are open; the next append opens them again."""
         self._log.close()
         if self._journal is not None:
             self._journal.close()
             self._journal = None
+        if not self._tally.unfinished:  # most likely nothing will be added any more
+            self._tally, self._tallied = Tally(), Place()
 
-    def _write(self, journal: Journal, entries: list[Entry], log_entries: list[Entry], *, first: bool) -> Place:
-        """Write both lines, or the one there is; as `first`, only to an empty journal."""
-        line = sealed(to_json({"records": entries})) if entries else b""
-        with journal.locked() as end:
-            if first and end:
-                raise recorded_already(self._path.name)
-            if not log_entries:
+    def _open_journal(self, records: Sequence[Record]) -> Journal:
+        if self._journal is None:
+            is_new = not self.exists()
+            if is_new and self._tallied.number:
+                raise was_removed(self._journal_path)
+            if is_new:
+                self._tally.refuse(records)  # which must begin a flow run
+            self._journal = Journal(self._journal_path, power_safe=self._power_safe, make=is_new)
+        return self._journal
+
+    def _catch_up(self, end: int | None = None) -> None:
+        """Learn what others have written; up to `end` if the journal is locked."""
+        if end is not None and end == self._tallied.offset + self._tallied.length:
+            return
+        is_first = not self._tallied.number
+        files: set[str] = set()
+        for line in read_lines(self._journal_path, self._tallied):
+            with line.making_sense():
+                for entry in line.entries():
+                    if entry["kind"] == "flow_run":
+                        self._tally.add_flow_run(entry["id"])
+                    elif entry["kind"] == "state":
+                        place = entry["flow_run"], entry["number"], entry["sequence"]
+                        self._tally.add_change(*place, StateType(entry["type"]))
+                    if b'"file":' in line.content and (file := file_named_in(entry)):
+                        files.add(file)
+            self._tallied = line.place
+        self._is_listed = False
+        if is_first and end is not None:
+            self._files.keep_only(files)
+
+    def _write(self, journal: Journal, records: Sequence[Record], files: list[Path]) -> Place:
+        """Write both lines, or the one there is; `files` gets to know those of large results."""
+
+        def keep(name: str, payload: Payload) -> Entry:
+            return self._files.keep(name, payload, files)
+
+        entries = [entry_of(record, keep) for record in records if not isinstance(record, LogEntry)]
+        log_entries = [log_entry_of(record) for record in records if isinstance(record, LogEntry)]
+        if not entries:
+            self._log.add(log_entries)
+            return self._tallied
+        if not self._is_listed and (self._tally.unfinished or any(map(_is_unfinished, records))):
+            self._unfinished.add(self._path.name)
+            self._is_listed = True
+        line = sealed(to_json({"records": entries}))
+        place = Place(self._tallied.number + 1, journal.end, len(line))
+        if log_entries:
+            with self._log.adding(log_entries, mark_of(line, journal.end)):
                 journal.write(line)
-            elif not entries:
-                self._log.add(log_entries)
-            else:
-                with self._log.adding(log_entries, mark_of(line, end)):
-                    journal.write(line)
-        return Place(0, end, len(line))
-
-    def _summarise(self) -> list[FlowRunSummary]:
-        reader = EntryReader(self._load)
-        flow_runs: list[FlowRun] = []
-        changes: dict[str, list[StateChange]] = {}
-        for line in read_lines(self._journal_path):
-            if b'"kind":"flow_run"' not in line.content and b'"number":0,' not in line.content:
-                continue  # about task runs only, as most lines are
-            for entry in line.entries():
-                if entry.get("kind") == "flow_run" or entry.get("number") == 0:
-                    record = _record(reader, line, entry)
-                    if isinstance(record, FlowRun):
-                        flow_runs.append(record)
-                    elif isinstance(record, StateChange):
-                        changes.setdefault(record.run.flow_run.id, []).append(record)
-        return [summarise(flow_run, changes.get(flow_run.id, ())) for flow_run in flow_runs]
-
-    def _results_at(self, place: Place) -> tuple[Line, Results]:
-        """Return a line and the results in it: those asked for one after the other are often in the same."""
-        if self._at_hand is None or self._at_hand[0].place.offset != place.offset:
-            line = read_line(self._journal_path, place)
-            self._at_hand = line, _results_in(line)
-        return self._at_hand
-
-    def _index_results(self) -> None:
-        """Learn where the results stand in the lines that are new since the last time."""
-        for line in read_lines(self._journal_path, self._indexed):
-            if b'"result":' in line.content:
-                for flow_run_id, number, sequence in _results_in(line):
-                    self._result_places[flow_run_id, number] = line.place, sequence
-            self._indexed = line.place
-
-    def _keep(self, name: str, payload: Payload, files: list[Path]) -> Entry:
-        """Return the entry for a payload; a large one is first written to a file, which `files` gets to know."""
-        if len(payload.data) <= SMALL_BYTES:
-            return payload_entry(payload)
-        file = f"results/{name}"
-        if not _FILE.fullmatch(file):
-            raise StoreError(f"'{name}' cannot name a file; ids of runs are made of lower-case letters, digits and -")
-        path = self._path / file
-        try:
-            make_private_directory(path.parent)
-            write_private_file(path, payload.data, sync=self._power_safe)
-        except OSError as error:
-            raise os_failure(path, error) from error
-        files.append(path)
-        return {"format": payload.format, "file": file, "crc": f"{zlib.crc32(payload.data):08x}"}
-
-    def _load(self, entry: Entry) -> Payload:
-        """Return the payload of an entry."""
-        if "file" not in entry:
-            return payload_of(entry)
-        if not _FILE.fullmatch(entry["file"]):
-            raise ValueError(f"{entry['file']!r} is no name of a result's file")
-        path = self._path / entry["file"]
-        try:
-            data = path.read_bytes()
-        except FileNotFoundError:
-            raise CorruptStoreError(path, "the file is missing") from None
-        except OSError as error:
-            raise os_failure(path, error) from error
-        if f"{zlib.crc32(data):08x}" != entry["crc"]:
-            raise CorruptStoreError(path, "the file is not as it was written")
-        return Payload(entry["format"], data)
+        else:
+            journal.write(line)
+        return place
 
 
-def _record(reader: EntryReader, line: Line, entry: Entry) -> Record:
-    try:
-        return reader.record(entry)
-    except (KeyError, TypeError, ValueError, AttributeError) as error:
-        raise line.damage(repr(error)) from error
-
-
-def _results_in(line: Line) -> Results:
-    """Return the state changes with a result in a line, by flow run, number and sequence."""
-    with line.making_sense():
-        return {
-            (entry["flow_run"], entry["number"], entry["sequence"]): entry
-            for entry in line.entries()
-            if "result" in entry
-        }
+def _is_unfinished(record: Record) -> bool:
+    """Return whether a flow run is unfinished by this record."""
+    if isinstance(record, StateChange):
+        return record.run.number == 0 and record.type not in FINAL_TYPES
+    return isinstance(record, FlowRun)

@@ -12,9 +12,20 @@ from contextlib import contextmanager
 from operator import itemgetter
 from typing import TYPE_CHECKING
 
+from localflow.builtin.storage.directory import write_private_file
 from localflow.builtin.storage.encoding import to_json
 from localflow.builtin.storage.entries import EntryReader
-from localflow.builtin.storage.journal import Journal, Mark, Place, marks_in, read_lines, sealed
+from localflow.builtin.storage.journal import (
+    Follower,
+    Journal,
+    Mark,
+    Place,
+    marks_in,
+    read_lines,
+    sealed,
+    telling,
+    whole_lines,
+)
 from localflow.interfaces import LogEntry
 
 if TYPE_CHECKING:
@@ -38,11 +49,13 @@ class RunLog:
         """Keep the entries in `path`; read payloads in the journal by `load`."""
         self._path = path
         self._journal_path = journal_path
+        self._load = load
         self._power_safe = power_safe
         self._file: Journal | None = None  # while it is open for writing
-        self._reader = EntryReader(load)  # which knows the runs in the journal
-        self._runs_known = Place()  # up to this line of the journal
+        self._inode = 0
         self._starts: dict[str, list[tuple[int, Place]]] = {}  # by flow run: positions, and the lines they end in
+        self._journal = Follower(journal_path, self._forget_runs)
+        self._forget_runs()
 
     def add(self, entries: Sequence[Entry]) -> None:
         """Add entries as one line."""
@@ -64,8 +77,13 @@ class RunLog:
 
     def read(self, flow_run_id: str, after: int) -> list[tuple[int, LogEntry]]:
         """Return the entries of one of the flow runs after a position, each with its own."""
-        if not self._path.exists():
+        try:
+            inode = self._path.stat().st_ino
+        except FileNotFoundError:  # nothing was said yet
             return []
+        if inode != self._inode:  # it was written anew, with lines in other places
+            self._inode = inode
+            self._starts.clear()
         starts = self._starts.setdefault(flow_run_id, [(0, Place())])
         position, place = starts[max(0, bisect_right(starts, after, key=itemgetter(0)) - 1)]
         found: list[tuple[int, Line, Entry]] = []
@@ -85,6 +103,32 @@ class RunLog:
             self._learn_runs()
         return [(position, self._log_entry(line, entry)) for position, line, entry in found]
 
+    def settle(self) -> None:
+        """Write the log anew so that it counts whatever becomes of the journal; the journal is locked."""
+        if not self._path.exists():
+            return
+        lines = []
+        with marks_in(self._journal_path) as stands:
+            for line in read_lines(self._path):
+                entries, mark = line.entries_and_mark()
+                if mark is None or stands(mark):
+                    lines.append(sealed(to_json({"records": entries})))
+        write_private_file(self._path, b"".join(lines), sync=self._power_safe)
+
+    def problems(self, reader: EntryReader) -> list[str]:
+        """Return a line for each that is damaged; `reader` knows the runs in the journal."""
+        found: list[str] = []
+        if not self._path.exists():
+            return found
+        with marks_in(self._journal_path) as stands:
+            for line in whole_lines(self._path):
+                with telling(found), line.making_sense():
+                    entries, mark = line.entries_and_mark()
+                    if mark is None or stands(mark):
+                        for entry in entries:
+                            reader.record(entry)
+        return found
+
     def close(self) -> None:
         """Release the file; the next entries open it again."""
         if self._file is not None:
@@ -96,15 +140,17 @@ class RunLog:
             self._file = Journal(self._path, power_safe=self._power_safe)
         return self._file
 
+    def _forget_runs(self) -> None:
+        self._reader = EntryReader(self._load)  # which knows the runs in the journal
+
     def _learn_runs(self) -> None:
         """Read the runs that were recorded since the last time."""
-        for line in read_lines(self._journal_path, self._runs_known):
+        for line in self._journal.new_lines():
             if b'"kind":"task_run"' in line.content or b'"kind":"flow_run"' in line.content:
                 for entry in line.entries():
                     if entry.get("kind") in ("flow_run", "task_run"):
                         with line.making_sense():
                             self._reader.record(entry)
-            self._runs_known = line.place
 
     def _log_entry(self, line: Line, entry: Entry) -> LogEntry:
         with line.making_sense():
