@@ -1,18 +1,14 @@
-"""The SQLite file of a state store: made whole or not at all, looked at before it is used, never repaired or replaced.
-
-A flow run's id is stored once, in `flow_runs`; all other rows have its small integer key instead, so that they are
-short and the rows of one run are neighbours. A result of more than a few bytes lies apart for the same reason, and a
-cache entry, which few state changes have, does so too.
-"""
+"""The SQLite file of a state store: made whole or not at all, looked at before it is used, never repaired."""
 
 from __future__ import annotations
 
+import logging
 import os
 import sqlite3
 import stat
 import time
-from contextlib import closing
-from typing import TYPE_CHECKING
+from contextlib import closing, suppress
+from pathlib import Path
 
 from localflow.builtin.storage.directory import (
     create_private_file,
@@ -22,114 +18,20 @@ from localflow.builtin.storage.directory import (
     sync_directory,
 )
 from localflow.builtin.storage.failures import no_permission, no_space, os_failure
+from localflow.builtin.storage.schema import APPLICATION_ID, FILE_PRAGMAS, FORMAT_VERSION, SET_VERSION, TABLES
 from localflow.errors import CorruptStoreError, StoreError, StoreVersionError
+from localflow.failpoints import reach
 
-if TYPE_CHECKING:
-    from pathlib import Path
+_log = logging.getLogger("localflow.stores")
 
-APPLICATION_ID = 0x6C666C77  # "lflw", in the file's header: SQLite's way to say whose database a file is
-FORMAT_VERSION = 2
-BUSY_SECONDS = 30.0  # how long SQLite itself waits for another writer
+BUSY_SECONDS = 5.0  # how long SQLite itself waits for others, until we say so and go on
 PATIENCE_SECONDS = 60.0  # how long we wait in all
 SMALLEST_BYTES = 512
 CHECKED_BYTES = 4 << 20  # a file up to this size is checked as a whole at each opening: 10 milliseconds
 
-SCHEMA = """
-PRAGMA page_size = 2048;
-PRAGMA application_id = 1818651767;
-PRAGMA user_version = 2;
-CREATE TABLE flow_runs (
-    key INTEGER PRIMARY KEY,
-    id TEXT NOT NULL UNIQUE,
-    name TEXT NOT NULL,
-    flow TEXT NOT NULL,
-    created_at REAL NOT NULL,
-    root_id TEXT NOT NULL,
-    parent_id TEXT,
-    parameters TEXT NOT NULL,
-    entry_point TEXT NOT NULL,
-    executor TEXT NOT NULL,
-    versions TEXT NOT NULL,
-    host TEXT NOT NULL,
-    pid INTEGER NOT NULL,
-    tags TEXT,
-    code TEXT NOT NULL,
-    inputs TEXT NOT NULL,
-    arguments_format TEXT,
-    arguments BLOB
-);
-CREATE INDEX flow_runs_by_root ON flow_runs (root_id);
-CREATE TABLE task_runs (
-    flow_run INTEGER NOT NULL,
-    number INTEGER NOT NULL,
-    name TEXT NOT NULL,
-    task TEXT NOT NULL,
-    ordinal INTEGER NOT NULL,
-    created_at REAL NOT NULL,
-    upstreams TEXT,
-    tags TEXT,
-    version TEXT NOT NULL,
-    map_number INTEGER NOT NULL,
-    map_index INTEGER NOT NULL,
-    code TEXT NOT NULL,
-    inputs TEXT NOT NULL,
-    PRIMARY KEY (flow_run, number)
-) WITHOUT ROWID;
-CREATE TABLE state_changes (
-    flow_run INTEGER NOT NULL,
-    number INTEGER NOT NULL,
-    sequence INTEGER NOT NULL,
-    type TEXT NOT NULL,
-    name TEXT NOT NULL,
-    message TEXT NOT NULL,
-    timestamp REAL NOT NULL,
-    previous TEXT NOT NULL,
-    attempt INTEGER NOT NULL,
-    worker TEXT,
-    pid INTEGER,
-    started_at REAL,
-    ended_at REAL,
-    cpu_seconds REAL,
-    peak_rss_bytes INTEGER,
-    cause TEXT,
-    result_format TEXT,
-    result BLOB,
-    PRIMARY KEY (flow_run, number, sequence)
-) WITHOUT ROWID;
-CREATE TABLE large_results (
-    flow_run INTEGER NOT NULL,
-    number INTEGER NOT NULL,
-    sequence INTEGER NOT NULL,
-    data BLOB NOT NULL,
-    PRIMARY KEY (flow_run, number, sequence)
-) WITHOUT ROWID;
-CREATE TABLE cache_entries (
-    entry INTEGER PRIMARY KEY,
-    key TEXT NOT NULL,
-    expires_at REAL,
-    flow_run INTEGER NOT NULL,
-    number INTEGER NOT NULL,
-    sequence INTEGER NOT NULL,
-    UNIQUE (flow_run, number, sequence)
-);
-CREATE INDEX cache_entries_by_key ON cache_entries (key);
-CREATE TABLE log_entries (
-    flow_run INTEGER NOT NULL,
-    position INTEGER NOT NULL,
-    number INTEGER NOT NULL,
-    attempt INTEGER NOT NULL,
-    timestamp REAL NOT NULL,
-    level INTEGER NOT NULL,
-    source TEXT NOT NULL,
-    message TEXT NOT NULL,
-    PRIMARY KEY (flow_run, position)
-) WITHOUT ROWID;
-PRAGMA journal_mode = WAL;
-"""
 
-
-def open_database(path: Path, *, power_safe: bool) -> sqlite3.Connection:
-    """Return a connection to the database at `path`, made if it is missing, that has proved to take writes."""
+def open_database(path: Path) -> sqlite3.Connection:
+    """Return a connection to read the database at `path`, which is made if it is missing, and looked at."""
     make_state_directory(path.parent)
     try:
         if not os.path.lexists(path):
@@ -142,11 +44,6 @@ def open_database(path: Path, *, power_safe: bool) -> sqlite3.Connection:
     connection = connect(path)
     try:
         _verify(path, connection)
-        connection.execute("PRAGMA fullfsync = ON")  # without it macOS leaves the data in the disk's own memory
-        connection.execute("PRAGMA synchronous = FULL" if power_safe else "PRAGMA synchronous = NORMAL")
-        connection.execute("PRAGMA wal_autocheckpoint = 8000")  # 16 MB: each checkpoint waits for the disk
-        begin(connection.cursor())
-        connection.execute("COMMIT")
     except BaseException as error:
         connection.close()
         if isinstance(error, sqlite3.Error):
@@ -157,38 +54,63 @@ def open_database(path: Path, *, power_safe: bool) -> sqlite3.Connection:
     return connection
 
 
-def connect(path: Path) -> sqlite3.Connection:
-    """Return a connection to the file, for any thread and without transactions of its own making."""
+def open_writer(path: Path, *, power_safe: bool) -> sqlite3.Connection:
+    """Return a connection to the database at `path` that has proved to take writes."""
+    connection = connect(path, BUSY_SECONDS)
+    try:
+        connection.execute("PRAGMA fullfsync = ON")  # without it macOS leaves the data in the disk's own memory
+        connection.execute("PRAGMA synchronous = FULL" if power_safe else "PRAGMA synchronous = NORMAL")
+        connection.execute("PRAGMA wal_autocheckpoint = 8000")  # 16 MB: each checkpoint waits for the disk
+        begin(path, connection.cursor())
+        connection.execute("COMMIT")
+    except BaseException as error:
+        connection.close()
+        if isinstance(error, sqlite3.Error):
+            raise sqlite_failure(path, error) from error
+        raise
+    return connection
+
+
+def connect(path: Path, patience: float | None = None) -> sqlite3.Connection:
+    """Return a connection to the file, for any thread and without transactions of its own making.
+
+    Args:
+        path: the database, which must be there.
+        patience: how many seconds SQLite waits for others; PATIENCE_SECONDS for None.
+    """
     try:
         # mode=rw: a file that has gone since we looked must not come back empty.
         return sqlite3.connect(
-            f"{path.as_uri()}?mode=rw", uri=True, timeout=BUSY_SECONDS, isolation_level=None, check_same_thread=False
+            f"{path.as_uri()}?mode=rw",
+            uri=True,
+            timeout=PATIENCE_SECONDS if patience is None else patience,
+            isolation_level=None,
+            check_same_thread=False,
         )
     except sqlite3.Error as error:
         raise sqlite_failure(path, error) from error
 
 
-def begin(cursor: sqlite3.Cursor) -> None:
+def begin(path: Path, cursor: sqlite3.Cursor) -> None:
     """Begin to write, waiting for other writers.
 
     A transaction that begins with reading is refused at once, whatever the waiting time, if somebody else has written
     meanwhile; so every one that writes says so at its beginning.
     """
-    try:
-        cursor.execute("BEGIN IMMEDIATE")
-        return
-    except sqlite3.OperationalError as error:
-        if not _is_busy(error):
-            raise
-    deadline = time.monotonic() + PATIENCE_SECONDS - BUSY_SECONDS
+    begun = time.monotonic()
+    told = False
     while True:
         try:
             cursor.execute("BEGIN IMMEDIATE")
             return
         except sqlite3.OperationalError as error:
-            if not _is_busy(error) or time.monotonic() > deadline:
+            waited = time.monotonic() - begun
+            if not is_busy(error) or waited > PATIENCE_SECONDS:
                 raise
-            time.sleep(0.05)
+        if not told and waited >= BUSY_SECONDS:
+            told = True
+            _log.warning("state store %s has been locked for %.0f seconds by %s; waiting", path, waited, holder(path))
+        time.sleep(0.05)  # where SQLite sees no sense in waiting
 
 
 def sqlite_failure(path: Path, error: sqlite3.Error) -> StoreError:
@@ -196,6 +118,8 @@ def sqlite_failure(path: Path, error: sqlite3.Error) -> StoreError:
     code = getattr(error, "sqlite_errorcode", 0) & 0xFF
     if code in (sqlite3.SQLITE_NOTADB, sqlite3.SQLITE_CORRUPT):
         return CorruptStoreError(path, str(error))
+    if str(error).startswith("Could not decode"):
+        return CorruptStoreError(path, "a text in it cannot be read")
     if code == sqlite3.SQLITE_FULL:
         return no_space(path)
     if code in (sqlite3.SQLITE_READONLY, sqlite3.SQLITE_PERM):
@@ -207,7 +131,7 @@ def sqlite_failure(path: Path, error: sqlite3.Error) -> StoreError:
     if code in (sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED):
         return StoreError(
             f"state store {path} has been locked by another process for {PATIENCE_SECONDS:.0f} seconds; "
-            "end that process (`lsof` on the file names it) and run again"
+            f"it is held by {holder(path)}; end that process and run again"
         )
     name = getattr(error, "sqlite_errorname", type(error).__name__)
     return StoreError(f"state store {path} cannot be used: {error} ({name}); everything recorded so far is safe")
@@ -221,13 +145,15 @@ def _create(path: Path) -> None:
     descriptor = create_private_file(draft)  # SQLite gives the files it makes beside it the same mode
     try:
         with closing(sqlite3.connect(draft, isolation_level=None)) as connection:
-            connection.execute("PRAGMA synchronous = OFF")
-            connection.executescript(SCHEMA)
+            for statement in ("PRAGMA synchronous = OFF", *FILE_PRAGMAS, *TABLES, SET_VERSION):
+                connection.execute(statement)
+            connection.execute("PRAGMA journal_mode = WAL")
         os.fsync(descriptor)
     except sqlite3.Error as error:
         raise sqlite_failure(path, error) from error
     finally:
         os.close(descriptor)
+    reach("created")
     draft.rename(path)
     sync_directory(path.parent)
 
@@ -265,5 +191,22 @@ def _verify(path: Path, connection: sqlite3.Connection) -> None:
         )
 
 
-def _is_busy(error: sqlite3.Error) -> bool:
+def holder(path: Path) -> str:
+    """Say which processes hold locks on the database."""
+    inodes = set()
+    for file in (path, path.with_name(path.name + "-shm")):
+        with suppress(OSError):
+            inodes.add(file.stat().st_ino)
+    pids = set()
+    with suppress(OSError, ValueError):  # only Linux says so
+        for line in Path("/proc/locks").read_text().splitlines():
+            # 1: POSIX  ADVISORY  WRITE 4711 08:01:1234567 120 120
+            _, _, _, kind, pid, file_id, *_ = line.replace("->", "").split()
+            if kind == "WRITE" and int(file_id.rpartition(":")[2]) in inodes and int(pid) != os.getpid():
+                pids.add(int(pid))
+    return " and ".join(f"pid {pid}" for pid in sorted(pids)) or "another process"
+
+
+def is_busy(error: sqlite3.Error) -> bool:
+    """Return whether SQLite says that others are using the database."""
     return getattr(error, "sqlite_errorcode", 0) & 0xFF in (sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED)

@@ -7,8 +7,19 @@ column holds its JSON as a BLOB. Rows are built unboxed, for hardly any needs it
 from __future__ import annotations
 
 import math
-from typing import TYPE_CHECKING, Any, TypeAlias
+from typing import TYPE_CHECKING, Any
 
+from localflow.builtin.storage.checksums import (
+    DamagedRowError,
+    Row,
+    change_checksum,
+    log_checksum,
+    odd_checksum,
+    payload_checksum,
+    plain_change_checksum,
+    refuse_damaged,
+    task_run_checksum,
+)
 from localflow.builtin.storage.encoding import from_json, is_unicode, to_json
 from localflow.builtin.storage.entries import cause_entry
 from localflow.interfaces import (
@@ -27,8 +38,6 @@ from localflow.interfaces import (
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
 
-Row: TypeAlias = "tuple[Any, ...]"
-
 SMALL_RESULT_BYTES = 200  # up to this size a result lies in the row of its state change: one page less to write
 MAX_RESULT_BYTES = 999_999_000  # SQLite's limit for a row is 10**9; a larger result is not kept
 
@@ -41,12 +50,14 @@ def flow_run_row(run: FlowRun) -> Row:
     parameters, versions = to_json(dict(run.parameters)), to_json(dict(run.versions))
     start = (run.id, run.name, run.flow, run.created_at, run.root_id, run.parent_id, parameters)
     end = (run.entry_point, run.executor, versions, run.host, run.pid, _joined(run.tags), run.code, run.inputs)
-    return boxed((*start, *end, *(run.arguments or (None, None))))
+    row = boxed((*start, *end, *(run.arguments or (None, None))))
+    return *row, odd_checksum(row)
 
 
-def flow_run_of(row: Iterable[Any]) -> FlowRun:
+def flow_run_of(row: Sequence[Any]) -> FlowRun:
     """Return the flow run of a row."""
-    *columns, arguments = row  # the arguments are a BLOB of their own right
+    *columns, arguments, checksum = row  # the arguments are a BLOB of their own right
+    refuse_damaged(odd_checksum(row[:-1]), checksum, f"flow run {row[0]!r}")
     id, name, flow, created_at, root_id, parent_id, parameters, *end, format = map(_unboxed, columns)
     entry_point, executor, versions, host, pid, tags, code, inputs = end
     payload = None if format is None else Payload(format, arguments)
@@ -54,36 +65,51 @@ def flow_run_of(row: Iterable[Any]) -> FlowRun:
     return FlowRun(*start, entry_point, executor, from_json(versions), host, pid, _split(tags), code, inputs)
 
 
-def task_run_row(key: int, run: TaskRun) -> Row:
+def task_run_row(key: int, run: TaskRun, box: bool) -> Row:
     """Return the row of a task run; `key` is that of its flow run."""
     _, number, name, task, ordinal, created_at, upstreams, tags, *end = run
-    return key, number, name, task, ordinal, created_at, _joined(upstreams), _joined(tags), *end
+    row: Row = (key, number, name, task, ordinal, created_at, _joined(upstreams), _joined(tags), *end)
+    if box:
+        row = boxed(row)
+    return *row, task_run_checksum(row)
 
 
-def task_run_of(flow_run: FlowRun, row: Iterable[Any]) -> TaskRun:
+def task_run_of(flow_run: FlowRun, row: Row) -> TaskRun:
     """Return the task run of a row."""
-    number, name, task, ordinal, created_at, upstreams, tags, *end = map(_unboxed, row)
+    *columns, checksum = row
+    refuse_damaged(task_run_checksum(row[:-1]), checksum, f"task run {row[1]!r} of flow run {flow_run.id}")
+    _, number, name, task, ordinal, created_at, upstreams, tags, *end = map(_unboxed, columns)
     return TaskRun(flow_run, number, name, task, ordinal, created_at, _split(upstreams), _split(tags), *end)
 
 
-def plain_change_row(key: int, change: StateChange) -> Row:
+def plain_change_row(key: int, change: StateChange, box: bool) -> Row:
     """Return the row of a state change without execution, cause, result and cache entry."""
     run, sequence, type, name, message, timestamp, previous, attempt, _, _, _, _ = change
-    return key, run.number, sequence, type.value, name, message, timestamp, previous, attempt
+    row: Row = (key, run.number, sequence, type.value, name, message, timestamp, previous, attempt)
+    if box:
+        row = boxed(row)
+    return *row, plain_change_checksum(row)
 
 
-def full_change_row(key: int, change: StateChange) -> Row:
-    """Return the row of a state change, a large result only by its format."""
-    execution, cause, result = change.execution, change.cause, change.result
+def full_change_row(key: int, change: StateChange, box: bool) -> Row:
+    """Return the row of a state change, a large result only by its format and checksum."""
+    run, sequence, type, name, message, timestamp, previous, attempt, execution, cause, result, _ = change
     measured: Row = execution or _NOT_EXECUTED
     if execution is not None and _has_nan(execution):
         measured = boxed(execution)  # here, for SQLite would take NaN for NULL without a word
-    return (
-        *plain_change_row(key, change),
+    row: Row = (
+        *(key, run.number, sequence, type.value, name, message, timestamp, previous, attempt),
         *measured,
         None if cause is None else to_json(cause_entry(cause)),
-        *((None, None) if result is None else _kept(result)),
     )
+    format, data = (None, None) if result is None or len(result.data) > MAX_RESULT_BYTES else result
+    if box:
+        row, (format,) = boxed(row), boxed((format,))
+    checksum = change_checksum(row)
+    if data is None:
+        return *row, checksum, None, None, None
+    small = data if len(data) <= SMALL_RESULT_BYTES else None
+    return *row, checksum, format, small, payload_checksum(format, data)
 
 
 def large_result_row(key: int, change: StateChange) -> Row | None:
@@ -94,19 +120,24 @@ def large_result_row(key: int, change: StateChange) -> Row | None:
     return key, change.run.number, change.sequence, result.data
 
 
-def cache_row(key: int, change: StateChange, cache: CacheEntry) -> Row:
+def cache_row(key: int, change: StateChange, cache: CacheEntry, box: bool) -> Row:
     """Return the row of a state change's cache entry."""
     cache_key, expires_at = cache
-    if expires_at != expires_at:  # SQLite would take NaN for NULL, which is for ever
+    if box or expires_at != expires_at:  # SQLite would take NaN for NULL, which is for ever
         cache_key, expires_at = boxed(cache)
-    return cache_key, expires_at, key, change.run.number, change.sequence
+    row = (cache_key, expires_at, key, change.run.number, change.sequence)
+    return *row, odd_checksum(row)
 
 
-def state_change_of(run: FlowRun | TaskRun, row: Sequence[Any]) -> StateChange:
+def state_change_of(run: FlowRun | TaskRun, row: Row) -> StateChange:
     """Return the state change of a row, without its result."""
+    if change_checksum(row[:16]) != row[16]:
+        raise DamagedRowError(f"state change {row[2]!r} of run {run.id} is not as it was written")
     if bytes in map(type, row):
-        row = [*map(_unboxed, row)]
-    _, sequence, type_, name, message, timestamp, previous, attempt, *execution, cause, cache_key, expires_at = row
+        row = tuple(map(_unboxed, row))
+    _, _, sequence, type_, name, message, timestamp, previous, attempt, *execution, cause, _, cache_key, expires_at = (
+        row
+    )
     return StateChange(
         *(run, sequence, _TYPES[type_], name, message, timestamp, previous, attempt),
         None if execution[0] is None else Execution(*execution),
@@ -115,28 +146,33 @@ def state_change_of(run: FlowRun | TaskRun, row: Sequence[Any]) -> StateChange:
     )
 
 
-def cached_result_of(row: Sequence[Any]) -> CachedResult:
-    """Return the cached result of a row."""
-    *columns, data = row
-    flow_run_id, number, task_run, flow_run, timestamp, expires_at, format = map(_unboxed, columns)
-    found = Payload(format, data)
-    return CachedResult(f"{flow_run_id}-{number}", task_run, flow_run, timestamp, expires_at, found)
+def cached_result_of(task_run: TaskRun, timestamp: float, entry: Row, result: Payload) -> CachedResult:
+    """Return a cached result, its task run, when that completed, and the row of its cache entry."""
+    refuse_damaged(odd_checksum(entry[:-1]), entry[-1], f"the cache entry of task run {task_run.id}")
+    expires_at = _unboxed(entry[1])
+    return CachedResult(task_run.id, task_run.name, task_run.flow_run.name, timestamp, expires_at, result)
 
 
-def log_row(key: int, position: int, entry: LogEntry) -> Row:
+def log_row(key: int, position: int, entry: LogEntry, box: bool) -> Row:
     """Return the row of a log entry; `key` is that of its flow run."""
     run, *fields = entry
-    return key, position, run.number, *fields
+    row: Row = (key, position, run.number, *fields)
+    if box:
+        row = boxed(row)
+    return *row, log_checksum(row)
 
 
-def log_entry_of(run: FlowRun | TaskRun, row: Iterable[Any]) -> LogEntry:
+def log_entry_of(run: FlowRun | TaskRun, row: Row) -> LogEntry:
     """Return the log entry of a row."""
-    return LogEntry(run, *map(_unboxed, row))
+    refuse_damaged(log_checksum(row[:-1]), row[-1], f"log entry {row[1]!r} of flow run {run.flow_run.id}")
+    return LogEntry(run, *map(_unboxed, row[3:-1]))
 
 
-def result_of(row: Sequence[Any]) -> Payload:
-    """Return a result."""
-    format, data = row
+def result_of(row: Row) -> Payload:
+    """Return the result of a row of its format, data and checksum."""
+    format, data, checksum = row
+    if data is None or payload_checksum(format, data) != checksum:
+        raise DamagedRowError("a result is not as it was written")
     return Payload(_unboxed(format), data)
 
 
@@ -160,13 +196,6 @@ def _fits(value: object) -> bool:
 def _has_nan(execution: Execution) -> bool:
     _, _, started_at, ended_at, cpu_seconds, _ = execution
     return started_at != started_at or ended_at != ended_at or cpu_seconds != cpu_seconds
-
-
-def _kept(result: Payload) -> tuple[str | None, bytes | None]:
-    size = len(result.data)
-    if size <= SMALL_RESULT_BYTES:
-        return result
-    return (result.format, None) if size <= MAX_RESULT_BYTES else (None, None)
 
 
 def _joined(texts: Sequence[str]) -> str | bytes | None:

@@ -1,0 +1,150 @@
+"""Records out of the rows of the SQLite store, and whether they are all there.
+
+Whoever reads needs no other knowledge of the tables. A row that is damaged or missing is a DamagedRowError; so is what
+cannot be: a state change of a task run that is not there, say.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+from localflow.builtin.storage import rows, statements
+from localflow.builtin.storage.checksums import DamagedRowError, Row
+from localflow.builtin.storage.summary import summarise
+from localflow.states import FINAL_TYPES
+
+if TYPE_CHECKING:
+    import sqlite3
+    from collections.abc import Iterator
+
+    from localflow.interfaces import (
+        CachedResult,
+        FlowRun,
+        FlowRunSummary,
+        LogEntry,
+        Payload,
+        Record,
+        StateChange,
+        TaskRun,
+    )
+
+
+class RecordedRun(NamedTuple):
+    """A flow run in the store, and what else of it must be there."""
+
+    key: int
+    changes: int
+    checksum: int
+    is_final: int
+    flow_run: FlowRun
+
+    def refuse_missing(self, changes: int, checksum: int) -> None:
+        """Raise DamagedRowError unless there were as many state changes, with these checksums in sum."""
+        if (changes, checksum) != (self.changes, self.checksum):
+            raise DamagedRowError(
+                f"flow run {self.flow_run.id} has {changes} state changes where {self.changes} were recorded"
+                if changes != self.changes
+                else f"a state change of flow run {self.flow_run.id} is not the one that was recorded"
+            )
+
+    def refuse_wrong_end(self, changes: list[StateChange]) -> None:
+        """Raise DamagedRowError unless its own state changes end as it is noted that they do."""
+        if bool(changes and changes[-1].type in FINAL_TYPES) != bool(self.is_final):
+            raise DamagedRowError(f"the newest state of flow run {self.flow_run.id} is not there")
+
+
+def find_run(connection: sqlite3.Connection, flow_run_id: str) -> RecordedRun | None:
+    """Return a flow run by its id."""
+    row = connection.execute(statements.READ_FLOW_RUN, (flow_run_id,)).fetchone()
+    if row is not None:
+        return recorded_run_of(row)
+    if connection.execute(statements.SEEK_FLOW_RUN, (flow_run_id,)).fetchone() is not None:
+        raise DamagedRowError(f"flow run {flow_run_id} is not in the index")
+    return None
+
+
+def recorded_run_of(row: Row) -> RecordedRun:
+    """Return the flow run of a row."""
+    key, also_key, changes, checksum, is_final, *columns = row
+    flow_run = rows.flow_run_of(columns)
+    if also_key != key:
+        raise DamagedRowError(f"the progress of flow run {flow_run.id} is not there")
+    return RecordedRun(key, changes, checksum, is_final, flow_run)
+
+
+def summaries(
+    connection: sqlite3.Connection, limit: int | None, root_id: str | None, unfinished: bool
+) -> list[FlowRunSummary]:
+    """Return flow runs with their newest state, last recorded first."""
+    statement = statements.LIST_FLOW_RUNS[root_id is not None, unfinished]
+    values = {"limit": -1 if limit is None else limit, "root_id": root_id}
+    found = []
+    for row in connection.execute(statement, values).fetchall():
+        run = recorded_run_of(row)
+        changes = flow_changes(connection, run)
+        run.refuse_wrong_end(changes)
+        found.append(summarise(run.flow_run, changes))
+    return found
+
+
+def flow_changes(connection: sqlite3.Connection, run: RecordedRun) -> list[StateChange]:
+    """Return the state changes of a flow run itself."""
+    found = connection.execute(statements.READ_FLOW_CHANGES, (run.key,))
+    return [rows.state_change_of(run.flow_run, row) for row in found]
+
+
+def records(connection: sqlite3.Connection, run: RecordedRun) -> Iterator[Record]:
+    """Yield a flow run, its task runs by number, then all state changes."""
+    yield run.flow_run
+    runs: dict[int, FlowRun | TaskRun] = {0: run.flow_run}
+    for row in connection.execute(statements.READ_TASK_RUNS, (run.key,)):
+        task_run = rows.task_run_of(run.flow_run, row)
+        yield task_run
+        runs[task_run.number] = task_run
+    count = checksum = 0
+    for row in connection.execute(statements.READ_CHANGES, (run.key,)):
+        count += 1
+        checksum += row[16]
+        yield rows.state_change_of(runs[row[1]], row)
+    run.refuse_missing(count, checksum)
+
+
+def log_entries(connection: sqlite3.Connection, run: RecordedRun, after: int) -> Iterator[tuple[int, LogEntry]]:
+    """Yield a flow run's log entries after a position, with theirs."""
+    runs: dict[int, FlowRun | TaskRun] = {0: run.flow_run}
+    expected = after + 1
+    for row in connection.execute(statements.READ_LOG_ENTRIES, (run.key, after)):
+        _, position, number, *_ = row
+        if number not in runs:
+            runs[number] = _task_run(connection, run, number)
+        entry = rows.log_entry_of(runs[number], row)
+        if position != expected:
+            raise DamagedRowError(f"log entry {expected} of flow run {run.flow_run.id} is not there")
+        expected += 1
+        yield position, entry
+
+
+def result(connection: sqlite3.Connection, flow_run_id: str, number: int) -> Payload | None:
+    """Return the newest recorded result of a run."""
+    row = connection.execute(statements.READ_RESULT, (flow_run_id, number)).fetchone()
+    return rows.result_of(row) if row else None
+
+
+def cached_result(connection: sqlite3.Connection, key: Any, now: float) -> CachedResult | None:
+    """Return the newest result recorded with a cache key, as it is in a row, that has not expired at `now`."""
+    entry = connection.execute(statements.FIND_CACHED, (key, now)).fetchone()
+    if entry is None:
+        return None
+    place = flow_run, number, _ = entry[2:5]
+    run = recorded_run_of(connection.execute(statements.READ_FLOW_RUN_BY_KEY, (flow_run,)).fetchone())
+    task_run = _task_run(connection, run, number)
+    change = rows.state_change_of(task_run, connection.execute(statements.READ_CHANGE, place).fetchone())
+    result = rows.result_of(connection.execute(statements.READ_RESULT_OF_CHANGE, place).fetchone())
+    return rows.cached_result_of(task_run, change.timestamp, entry, result)
+
+
+def _task_run(connection: sqlite3.Connection, run: RecordedRun, number: int) -> TaskRun:
+    row = connection.execute(statements.READ_TASK_RUN, (run.key, number)).fetchone()
+    if row is None:
+        raise DamagedRowError(f"task run {number} of flow run {run.flow_run.id} is not there")
+    return rows.task_run_of(run.flow_run, row)

@@ -1,0 +1,126 @@
+"""The tables of the SQLite store.
+
+A flow run's id is stored once, in `flow_runs`; all other rows have its small integer key instead, so that they are
+short and the rows of one run are neighbours. A result of more than a few bytes lies apart for the same reason, and a
+cache entry, which few state changes have, does so too.
+
+Every row has a checksum of its own. `progress` has for each flow run the number of its state changes and the sum of
+their checksums, so that a change which is missing is noticed, and whether the flow run has ended. The rows of a run in
+`removed_runs` are on their way out.
+"""
+
+from __future__ import annotations
+
+APPLICATION_ID = 0x6C666C77  # "lflw", in the file's header: SQLite's way to say whose database a file is
+FORMAT_VERSION = 2
+
+#: What has to be said before the first table is made.
+FILE_PRAGMAS = (
+    "PRAGMA page_size = 2048",
+    "PRAGMA auto_vacuum = INCREMENTAL",
+    "PRAGMA application_id = 1818651767",
+)
+SET_VERSION = "PRAGMA user_version = 2"
+
+TABLES = (
+    """CREATE TABLE flow_runs (
+    key INTEGER PRIMARY KEY AUTOINCREMENT,
+    id TEXT NOT NULL UNIQUE,
+    name TEXT NOT NULL,
+    flow TEXT NOT NULL,
+    created_at REAL NOT NULL,
+    root_id TEXT NOT NULL,
+    parent_id TEXT,
+    parameters TEXT NOT NULL,
+    entry_point TEXT NOT NULL,
+    executor TEXT NOT NULL,
+    versions TEXT NOT NULL,
+    host TEXT NOT NULL,
+    pid INTEGER NOT NULL,
+    tags TEXT,
+    code TEXT NOT NULL,
+    inputs TEXT NOT NULL,
+    arguments_format TEXT,
+    arguments BLOB,
+    checksum INTEGER NOT NULL
+)""",
+    "CREATE INDEX flow_runs_by_root ON flow_runs (root_id)",
+    """CREATE TABLE progress (
+    flow_run INTEGER PRIMARY KEY,
+    changes INTEGER NOT NULL,
+    checksum INTEGER NOT NULL,
+    is_final INTEGER NOT NULL
+)""",
+    "CREATE INDEX unfinished ON progress (flow_run) WHERE is_final = 0",
+    """CREATE TABLE task_runs (
+    flow_run INTEGER NOT NULL,
+    number INTEGER NOT NULL,
+    name TEXT NOT NULL,
+    task TEXT NOT NULL,
+    ordinal INTEGER NOT NULL,
+    created_at REAL NOT NULL,
+    upstreams TEXT,
+    tags TEXT,
+    version TEXT NOT NULL,
+    map_number INTEGER NOT NULL,
+    map_index INTEGER NOT NULL,
+    code TEXT NOT NULL,
+    inputs TEXT NOT NULL,
+    checksum INTEGER NOT NULL,
+    PRIMARY KEY (flow_run, number)
+) WITHOUT ROWID""",
+    """CREATE TABLE state_changes (
+    flow_run INTEGER NOT NULL,
+    number INTEGER NOT NULL,
+    sequence INTEGER NOT NULL,
+    type TEXT NOT NULL,
+    name TEXT NOT NULL,
+    message TEXT NOT NULL,
+    timestamp REAL NOT NULL,
+    previous TEXT NOT NULL,
+    attempt INTEGER NOT NULL,
+    worker TEXT,
+    pid INTEGER,
+    started_at REAL,
+    ended_at REAL,
+    cpu_seconds REAL,
+    peak_rss_bytes INTEGER,
+    cause TEXT,
+    checksum INTEGER NOT NULL,
+    result_format TEXT,
+    result BLOB,
+    result_checksum INTEGER,
+    PRIMARY KEY (flow_run, number, sequence)
+) WITHOUT ROWID""",
+    """CREATE TABLE large_results (
+    flow_run INTEGER NOT NULL,
+    number INTEGER NOT NULL,
+    sequence INTEGER NOT NULL,
+    data BLOB NOT NULL,
+    PRIMARY KEY (flow_run, number, sequence)
+) WITHOUT ROWID""",
+    """CREATE TABLE cache_entries (
+    entry INTEGER PRIMARY KEY,
+    key TEXT NOT NULL,
+    expires_at REAL,
+    flow_run INTEGER NOT NULL,
+    number INTEGER NOT NULL,
+    sequence INTEGER NOT NULL,
+    checksum INTEGER NOT NULL,
+    UNIQUE (flow_run, number, sequence)
+)""",
+    "CREATE INDEX cache_entries_by_key ON cache_entries (key)",
+    """CREATE TABLE log_entries (
+    flow_run INTEGER NOT NULL,
+    position INTEGER NOT NULL,
+    number INTEGER NOT NULL,
+    attempt INTEGER NOT NULL,
+    timestamp REAL NOT NULL,
+    level INTEGER NOT NULL,
+    source TEXT NOT NULL,
+    message TEXT NOT NULL,
+    checksum INTEGER NOT NULL,
+    PRIMARY KEY (flow_run, position)
+) WITHOUT ROWID""",
+    "CREATE TABLE removed_runs (flow_run INTEGER PRIMARY KEY)",
+)

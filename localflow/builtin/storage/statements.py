@@ -1,0 +1,105 @@
+"""What the SQLite store says to SQLite: constant texts, every value bound."""
+
+from __future__ import annotations
+
+ADD_FLOW_RUN = """
+    INSERT INTO flow_runs (id, name, flow, created_at, root_id, parent_id, parameters, entry_point, executor, versions,
+                           host, pid, tags, code, inputs, arguments_format, arguments, checksum)
+    VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)
+    ON CONFLICT (id) DO UPDATE SET
+        name = excluded.name, flow = excluded.flow, created_at = excluded.created_at, root_id = excluded.root_id,
+        parent_id = excluded.parent_id, parameters = excluded.parameters, entry_point = excluded.entry_point,
+        executor = excluded.executor, versions = excluded.versions, host = excluded.host, pid = excluded.pid,
+        tags = excluded.tags, code = excluded.code, inputs = excluded.inputs,
+        arguments_format = excluded.arguments_format, arguments = excluded.arguments, checksum = excluded.checksum
+    RETURNING key
+"""
+ADD_PROGRESS = "INSERT INTO progress VALUES (?, 0, 0, 0) ON CONFLICT DO NOTHING"
+ADD_TASK_RUN = "INSERT OR REPLACE INTO task_runs VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)"
+# Most state changes say nothing beyond these columns, and what is not bound takes no time.
+ADD_PLAIN_CHANGE = """
+    INSERT INTO state_changes (flow_run, number, sequence, type, name, message, timestamp, previous, attempt, checksum)
+    VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?)
+"""
+ADD_FULL_CHANGE = "INSERT INTO state_changes VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)"
+ADD_LARGE_RESULT = "INSERT INTO large_results VALUES (?, ?, ?, ?)"
+ADD_CACHE_ENTRY = """
+    INSERT INTO cache_entries (key, expires_at, flow_run, number, sequence, checksum) VALUES (?, ?, ?, ?, ?, ?)
+"""
+ADD_LOG_ENTRY = "INSERT INTO log_entries VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?)"
+
+COUNT_CHANGES = "UPDATE progress SET changes = changes + ?, checksum = checksum + ? WHERE flow_run = ?"
+SET_FINAL = """
+    UPDATE progress SET is_final = (
+        SELECT type IN ('COMPLETED', 'FAILED', 'CRASHED', 'CANCELLED') FROM state_changes
+        WHERE flow_run = ?1 AND number = 0 ORDER BY sequence DESC LIMIT 1
+    ) WHERE flow_run = ?1
+"""
+
+FIND_KEY = "SELECT key FROM flow_runs WHERE id = ?"
+FIND_LOG_END = "SELECT coalesce(max(position), 0) FROM log_entries WHERE flow_run = ?"
+
+_SELECT_FLOW_RUNS = """
+    SELECT key, progress.*, id, name, flow, created_at, root_id, parent_id, parameters, entry_point, executor, versions,
+           host, pid, tags, code, inputs, arguments_format, arguments, flow_runs.checksum
+    FROM flow_runs LEFT JOIN progress ON progress.flow_run = key
+"""
+_NEWEST_FIRST = " ORDER BY key DESC LIMIT :limit"
+#: By whether a tree is asked for, and whether only unfinished runs are.
+LIST_FLOW_RUNS = {
+    (False, False): _SELECT_FLOW_RUNS + _NEWEST_FIRST,
+    (True, False): _SELECT_FLOW_RUNS + "WHERE root_id = :root_id" + _NEWEST_FIRST,
+    (False, True): _SELECT_FLOW_RUNS + "WHERE is_final = 0" + _NEWEST_FIRST,
+    (True, True): _SELECT_FLOW_RUNS + "WHERE root_id = :root_id AND is_final = 0" + _NEWEST_FIRST,
+}
+READ_FLOW_RUN = _SELECT_FLOW_RUNS + "WHERE id = ?"
+READ_FLOW_RUN_BY_KEY = _SELECT_FLOW_RUNS + "WHERE key = ?"
+READ_ALL_FLOW_RUNS = _SELECT_FLOW_RUNS + "ORDER BY key"
+#: Without the index, whose damage would make a run seem unknown.
+SEEK_FLOW_RUN = "SELECT 1 FROM flow_runs NOT INDEXED WHERE id = ?"
+
+_SELECT_TASK_RUNS = """
+    SELECT flow_run, number, name, task, ordinal, created_at, upstreams, tags, version, map_number, map_index, code,
+           inputs, checksum
+    FROM task_runs
+"""
+READ_TASK_RUNS = _SELECT_TASK_RUNS + "WHERE flow_run = ? ORDER BY number"
+READ_TASK_RUN = _SELECT_TASK_RUNS + "WHERE flow_run = ? AND number = ?"
+
+_SELECT_CHANGES = """
+    SELECT flow_run, number, sequence, type, name, message, timestamp, previous, attempt,
+           worker, pid, started_at, ended_at, cpu_seconds, peak_rss_bytes, cause, state_changes.checksum,
+           key, expires_at
+    FROM state_changes LEFT JOIN cache_entries USING (flow_run, number, sequence)
+"""
+READ_CHANGES = _SELECT_CHANGES + "WHERE flow_run = ? ORDER BY number, sequence"
+READ_FLOW_CHANGES = _SELECT_CHANGES + "WHERE flow_run = ? AND number = 0 ORDER BY sequence"
+READ_CHANGE = _SELECT_CHANGES + "WHERE flow_run = ? AND number = ? AND sequence = ?"
+
+_SELECT_RESULTS = """
+    SELECT result_format, coalesce(result, data), result_checksum
+    FROM state_changes LEFT JOIN large_results USING (flow_run, number, sequence)
+"""
+READ_RESULT = (
+    _SELECT_RESULTS
+    + """
+    WHERE flow_run = (SELECT key FROM flow_runs WHERE id = ?) AND number = ? AND result_format IS NOT NULL
+    ORDER BY sequence DESC LIMIT 1
+"""
+)
+READ_RESULT_OF_CHANGE = _SELECT_RESULTS + "WHERE flow_run = ? AND number = ? AND sequence = ?"
+# From the newest entry of the key on, along its index; a time that is no number has passed already.
+FIND_CACHED = """
+    SELECT cache_entries.key, expires_at, flow_run, number, sequence, cache_entries.checksum
+    FROM cache_entries
+    JOIN state_changes USING (flow_run, number, sequence)
+    JOIN task_runs USING (flow_run, number)
+    JOIN flow_runs ON flow_runs.key = flow_run
+    WHERE cache_entries.key = ? AND (expires_at IS NULL OR typeof(expires_at) <> 'blob' AND expires_at > ?)
+          AND type = 'COMPLETED' AND result_format IS NOT NULL
+    ORDER BY entry DESC LIMIT 1
+"""
+READ_LOG_ENTRIES = """
+    SELECT flow_run, position, number, attempt, timestamp, level, source, message, checksum
+    FROM log_entries WHERE flow_run = ? AND position > ? ORDER BY position
+"""
