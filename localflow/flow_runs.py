@@ -155,7 +155,8 @@ class FlowCall:
             return self._enter(not_ready(self.blocker))
         self.engine.add_flow(active)
         try:
-            self._enter(Retrying("resumed") if active.resumption is not None else Running())
+            resumed = "resumed" if active.resumption is not None else ""
+            self._enter(Retrying(resumed) if active.attempt > 1 else Running(resumed))
             reach("started")
             if self.on_start is not None:
                 self.on_start(active)

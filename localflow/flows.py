@@ -213,20 +213,14 @@ class Flow(DecoratedFunction[P, R], Generic[P, R]):
             RunClaimedError: another process is running it.
             NotResumableError: it completed, it is part of another one, or its parameters were not kept.
         """
-        again = again or Again()
         notifications = project.make_notifications()
         try:
-            with claimed_run(store, run, again, notifications.publish) as (run, resumption):
-                if run.flow != self.name:
-                    raise NotResumableError(f"flow run '{run.name}' is of flow '{run.flow}', not of '{self.name}'")
-                if on_plan is not None and not on_plan(make_plan(resumption, run, self._codes())):
+            with self._taken_up(
+                project, store, run, again or Again(), notifications, on_plan, on_start, executor
+            ) as call:
+                if call is None:
                     return None
-                parameters = stored_parameters(run)
-                again_on = executor or run.executor
-                with self._prepared(
-                    project, store, parameters, None, on_start, notifications, (run, resumption, again_on)
-                ) as call:
-                    state = self._run_to_end(call)
+                state = self._run_to_end(call)
         finally:
             failed = notifications.close()
         return FinishedRun(call.record, state, failed)
@@ -264,33 +258,50 @@ class Flow(DecoratedFunction[P, R], Generic[P, R]):
         again = Again(from_task, (rerun,) if isinstance(rerun, str) else tuple(rerun))
         if self.is_async:
             return self._resume_async(run_id, again)
-        with self._taken_up(run_id, again) as call:
+        with self._own_run(run_id, again) as call:
             return call.run()
 
     async def _resume_async(self, run_id: str, again: Again) -> State:
-        with self._taken_up(run_id, again) as call:
+        with self._own_run(run_id, again) as call:
             return await call.run_async()
 
     @contextmanager
-    def _taken_up(self, run_id: str, again: Again) -> Iterator[FlowCall]:
+    def _own_run(self, run_id: str, again: Again) -> Iterator[FlowCall]:
         """Give what is needed to resume a flow run in the project of the working directory."""
         with _own_store() as (project, store):
             run = find_flow_run(store, run_id).flow_run
             notifications = project.make_notifications()
             try:
-                with claimed_run(store, run, again, notifications.publish) as (run, resumption):
-                    if run.flow != self.name:
-                        raise NotResumableError(f"flow run '{run.name}' is of flow '{run.flow}', not of '{self.name}'")
-                    left = (run, resumption, run.executor)
-                    with self._prepared(
-                        project, store, stored_parameters(run), None, None, notifications, left
-                    ) as call:
-                        yield call
+                with self._taken_up(project, store, run, again, notifications) as call:
+                    assert call is not None  # nobody has asked for the plan
+                    yield call
             finally:
                 notifications.close()
 
-    def _codes(self) -> Mapping[str, str]:
-        return codes_of_tasks([inspect.unwrap(self.fn)])
+    @contextmanager
+    def _taken_up(
+        self,
+        project: Project,
+        store: StateStore,
+        run: FlowRun,
+        again: Again,
+        notifications: Notifications,
+        on_plan: Callable[[Plan], bool] | None = None,
+        on_start: Callable[[FlowRun], None] | None = None,
+        executor: str | None = None,
+    ) -> Iterator[FlowCall | None]:
+        """Give what is needed to resume a flow run; None if `on_plan` does not want it."""
+        with claimed_run(store, run, again, notifications.publish) as (run, resumption):
+            if run.flow != self.name:
+                raise NotResumableError(f"flow run '{run.name}' is of flow '{run.flow}', not of '{self.name}'")
+            codes = codes_of_tasks([inspect.unwrap(self.fn)])
+            if on_plan is not None and not on_plan(make_plan(resumption, run, codes)):
+                yield None
+                return
+            left = (run, resumption, executor or run.executor)
+            parameters = stored_parameters(run)
+            with self._prepared(project, store, parameters, None, on_start, notifications, left) as call:
+                yield call
 
     @contextmanager
     def _prepared(

@@ -241,6 +241,8 @@ class ActiveFlow:
         subflows: EarlierRuns[FlowRun] = EarlierRuns()
         for name, ordinal, untaken in self._earlier.untaken() if self._earlier is not None else ():
             runs.add(name, ordinal, untaken)
+        for name, ordinal, left in self._earlier_subflows.untaken() if self._earlier_subflows is not None else ():
+            subflows.add(name, ordinal, left)
         for run in self._runs or ():
             earlier_run = _as_earlier(run) if isinstance(run, LiveRun) else run
             earlier_run.is_taken = False
@@ -356,7 +358,7 @@ class ActiveFlow:
         record, known = run.record, earlier.record
         if not earlier.is_completed:
             return f"resumed: it was {earlier.name}" if self.resumption is not None else ""
-        if self.resumption is not None and self.resumption.is_wanted(known):
+        if earlier.future is None and self.resumption is not None and self.resumption.is_wanted(known):
             return "its run again was asked for"
         if known.inputs != record.inputs:
             return self._changed(run, "arguments")

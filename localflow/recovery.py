@@ -393,7 +393,7 @@ def _reason_to_run(
 
 def _reason_left(run: EarlierRun[TaskRun]) -> str:
     if run.name == ENGINE_LOST:
-        return "it was running when its engine died"
+        return "it was running when its engine went away"
     if run.name == NOT_READY:
         return "it never started: an upstream did not complete"
     if not run.begun:

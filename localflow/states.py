@@ -443,7 +443,7 @@ def exception_text(error: BaseException) -> str:
 
 def engine_lost_message(pid: int) -> str:
     """Word what has ended a run whose engine is gone."""
-    return f"its engine, process {pid}, died"
+    return f"its engine, in process {pid}, is gone"
 
 
 def upstream_message(label: str) -> str:
