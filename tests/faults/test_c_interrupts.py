@@ -38,12 +38,14 @@ on = ["Cancelled"]
 STUCK = """
 @task
 def quick():
+    note("quick")
     return 1
 
 @task
 def stuck(number):
     note("begin", number)
-    time.sleep(60)
+    if not os.path.exists("go"):
+        time.sleep(60)
 
 @task
 def stubborn(number):
@@ -113,15 +115,15 @@ def open_terminal(place: Place) -> Iterator[Callable[..., Terminal]]:
 
 
 def begun(place: Place, count: int) -> Callable[[], bool]:
-    """Return whether so many tasks are at work, as a condition."""
-    return lambda: len(place.notes) >= count
+    """Return whether so many tasks have begun to do their work, as a condition."""
+    return lambda: sum(line.startswith("begin") for line in place.notes) >= count
 
 
 @pytest.mark.parametrize(("executor", "at_work"), [("process", 2), ("thread", 2), ("sequential", 1)])
 def test_fault_C1_ctrl_c_stops_the_run_in_good_order(
     place: Place, open_terminal: Callable[..., Terminal], executor: str, at_work: int
 ) -> None:
-    """It is told at once, all that was open is CANCELLED `Interrupted`, notifiers know, and the exit code is 130."""
+    """It is told at once, all that was open is CANCELLED `Interrupted`, notifiers know; what is left can be resumed."""
     (place.folder / "localflow.toml").write_text(NOTIFIER)
     workers = () if executor == "sequential" else ("-j", "2")
     terminal = open_terminal("run", place.write(STUCK), "--executor", executor, *workers)
@@ -138,7 +140,7 @@ def test_fault_C1_ctrl_c_stops_the_run_in_good_order(
     eventually(lambda: not own_processes())
     assert len(terminal.shown.splitlines()) <= 20
     assert "Traceback" not in terminal.shown
-    assert len(place.notes) == at_work  # nothing was dispatched any more
+    assert len(place.notes) == 1 + at_work  # nothing was dispatched any more
     [run] = place.read("runs")
     assert (run["state"]["type"], run["state"]["name"]) == ("CANCELLED", "Interrupted")
     assert f"resume: localflow resume {run['name']}\n" in terminal.shown
@@ -147,6 +149,14 @@ def test_fault_C1_ctrl_c_stops_the_run_in_good_order(
     assert set(states.values()) == {("CANCELLED", "Interrupted")}
     told = [json.loads(line) for line in (place.folder / "told").read_text().splitlines()]
     assert run["id"] in [event["run_id"] for event in told]
+
+    (place.folder / "go").touch()
+    resumed = place.localflow("resume", run["name"])
+
+    assert resumed.returncode == 0, resumed.stderr
+    assert set(place.states().values()) == {("COMPLETED", "Completed")}
+    assert place.counts["quick"] == 1
+    assert len(place.notes) == 1 + at_work + 12
 
 
 def test_fault_C1_what_had_failed_before_is_told_all_the_same(place: Place) -> None:
