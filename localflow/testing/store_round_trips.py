@@ -61,6 +61,8 @@ class RoundTripContract(StoreFixtures):
             host="here",
             pid=4321,
             tags=("nightly", "", "two\nlines"),
+            code="5e1f",
+            inputs="caf\u00e9",
         )
 
         store.append([flow_run])
@@ -72,7 +74,7 @@ class RoundTripContract(StoreFixtures):
         flow_run = make_flow_run()
         first = make_task_run(flow_run, 1, version="2", tags=("database", "slow"))
         second = make_task_run(flow_run, 2, upstreams=(first.id, "another-run-7"))
-        tenth = make_task_run(flow_run, 10, upstreams=("",), tags=("two\nlines",))
+        tenth = make_task_run(flow_run, 10, upstreams=("",), tags=("two\nlines",), inputs="3f")
         mapped = [make_task_run(flow_run, 11 + index, map_number=2, map_index=index) for index in range(3)]
 
         store.append([flow_run, *mapped, tenth])

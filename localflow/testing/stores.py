@@ -29,6 +29,7 @@ from localflow.testing.store_records import (
 )
 from localflow.testing.store_results import ResultContract
 from localflow.testing.store_round_trips import RoundTripContract
+from localflow.testing.store_runs import RunContract
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -36,7 +37,7 @@ if TYPE_CHECKING:
     from localflow.interfaces import StateStore
 
 
-class StateStoreContract(RoundTripContract, ResultContract, LogContract):
+class StateStoreContract(RoundTripContract, ResultContract, LogContract, RunContract):
     """What every state store must do; a plugin's test subclasses it and gives the fixture `make_store`."""
 
     # -- the list of flow runs --------------------------------------------------------------------------------------
