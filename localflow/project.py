@@ -156,6 +156,20 @@ class Project:
         finally:
             store.close()
 
+    def repair_store(self) -> list[str]:
+        """Have the files of the state store of the settings mended, and return what was done, a line for each thing.
+
+        Raises:
+            StoreError: that cannot be done, or the class of the store has no method `repair`.
+        """
+        table = self._table("stores", self.settings.store)
+        bound = self._checked(table)
+        repair = getattr(self._factory(table), "repair", None)
+        if repair is None:
+            raise StoreError(f"{self._from_plugin(table)} cannot be repaired by localflow; see its documentation")
+        done: list[str] = repair(**bound.arguments)
+        return done
+
     def make_notifications(self) -> Notifications:
         """Return the notifiers of the settings, each with what it wants to be told of."""
         return Notifications([self._subscription(table) for table in self._tables_in_use("notifiers")])

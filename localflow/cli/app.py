@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 INTERNAL_ERROR = 4
 INTERRUPTED = 130
 
-_VERBS = ("run", "resume", "runs", "show", "logs", "graph", "cancel", "clean", "plugins", "config")
+_VERBS = ("run", "resume", "runs", "show", "logs", "graph", "cancel", "clean", "plugins", "config", "doctor")
 
 
 class LazyGroup(VerbGroup):
