@@ -76,10 +76,10 @@ class DecoratedFunction(Generic[P, R]):
         self.qualname: str = getattr(plain, "__qualname__", function_name(plain))
         if isinstance(self.run_name, str):
             check_template(described, run_name, self.run_name, plain)
-        self._signature = _signature(plain)
-        if "wait_for" in self._signature.parameters:
+        self.signature = _signature(plain)
+        if "wait_for" in self.signature.parameters:
             raise ReservedArgumentError(self.kind, name, "wait_for")
-        self._least, self._most = _positional_range(self._signature)
+        self._least, self._most = _positional_range(self.signature)
 
     def with_options(self, **options: Any) -> Self:
         """Return a copy with these options changed; takes what the decorator takes."""
@@ -121,7 +121,7 @@ class DecoratedFunction(Generic[P, R]):
     def bind(self, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> dict[str, Any]:
         """Return the parameters of a call by name, defaults included; raises TypeError as the function would."""
         try:
-            bound = self._signature.bind(*args, **kwargs)
+            bound = self.signature.bind(*args, **kwargs)
         except TypeError as error:
             raise TypeError(f"{self.qualname}() {error}") from None
         bound.apply_defaults()

@@ -226,15 +226,15 @@ def test_a_crash_is_retried_only_if_that_is_wanted(on_crash: bool) -> None:
 def test_a_timeout_is_retried(runs: Harness) -> None:
     """TimedOut is FAILED, so it uses up a retry like any failure."""
 
-    @task(retries=1, timeout_seconds=0.3)
+    @task(retries=1, timeout_seconds=1)
     def slow_at_first() -> str:
         if calls_so_far("slow") == 1:
-            time.sleep(0.6)
+            time.sleep(1.5)
         return "quick"
 
     assert flow(name="main")(lambda: slow_at_first())().result() == "quick"
     message = runs.task_run("slow_at_first-0").changes[1].message
-    assert message == "Task run exceeded timeout of 0.3 second(s)"
+    assert message == "Task run exceeded timeout of 1.0 second(s)"
 
 
 # -- flows -----------------------------------------------------------------------------------------------------------

@@ -14,9 +14,9 @@ from localflow.project import Project
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
 
-    from localflow.flows import FinishedRun
     from localflow.interfaces import StateStore
     from localflow.records import FlowRun
+    from localflow.roots import FinishedRun
 
 NOT_COMPLETED = 1
 CANCELLED = 130

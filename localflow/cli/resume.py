@@ -12,9 +12,9 @@ from localflow.cli import output
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
-    from localflow.flows import FinishedRun
     from localflow.records import FlowRun
     from localflow.recovery import Plan, Step
+    from localflow.roots import FinishedRun
 
 _SHOWN_STEPS = 20
 
@@ -56,6 +56,7 @@ def resume(
     from localflow.loading import load_entry_point, load_flow
     from localflow.recovery import Again
     from localflow.references import find_flow_run
+    from localflow.roots import execute_again
 
     if as_json and not plan_only:
         raise UsageError("--json prints the plan; give it with --plan")
@@ -88,7 +89,7 @@ def resume(
         again = Again(from_task, patterns, strict)
 
         def execute(announce: Callable[[FlowRun], None]) -> FinishedRun | None:
-            return flow.execute_again(project, store, run, again, take_plan, announce, executor)
+            return execute_again(flow, project, store, run, again, take_plan, announce, executor)
 
         return see_through(store, execute, full_traceback)
 

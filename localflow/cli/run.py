@@ -14,9 +14,10 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
     from typing import Any
 
-    from localflow.flows import FinishedRun, Flow
+    from localflow.flows import Flow
     from localflow.project import Project
     from localflow.records import FlowRun
+    from localflow.roots import FinishedRun
 
 
 @click.command()

@@ -1,0 +1,212 @@
+"""A flow run at the top of its tree: it has an engine, a claim in the state store, and a channel to be cancelled by.
+
+It is begun anew, or taken up where an earlier process has left it.
+"""
+
+from __future__ import annotations
+
+import inspect
+import logging
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+from localflow.control import ControlChannel, control_path
+from localflow.engine import Engine
+from localflow.errors import NotResumableError, PluginError
+from localflow.flow_records import flow_record, flow_record_again
+from localflow.flow_runs import FlowCall
+from localflow.logs import recording
+from localflow.recovery import Again, claimed_run, codes_of_tasks, make_plan, stored_parameters
+from localflow.references import find_flow_run
+from localflow.states import Cancelled
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+
+    from localflow.flows import Flow
+    from localflow.interfaces import Claim, Executor, StateStore
+    from localflow.lanes import Lane
+    from localflow.live import ActiveFlow
+    from localflow.notifications import Notifications
+    from localflow.project import Project
+    from localflow.records import FlowRun
+    from localflow.recovery import Plan, Resumption
+    from localflow.states import State
+
+_log = logging.getLogger("localflow.flows")
+
+
+class FinishedRun(NamedTuple):
+    """A flow run that has ended, and how."""
+
+    flow_run: FlowRun
+    state: State
+    failed_notifications: int = 0
+    """How many notifications nobody got: their notifier failed, was too slow or had too many waiting."""
+
+
+@contextmanager
+def begun(
+    flow: Flow[..., Any],
+    project: Project,
+    store: StateStore,
+    parameters: dict[str, Any],
+    blocker: State | None,
+    on_start: Callable[[FlowRun], None] | None = None,
+    notifications: Notifications | None = None,
+    left: tuple[FlowRun, Resumption, str] | None = None,
+) -> Iterator[FlowCall]:
+    """Give what is needed to run the flow at the top of a tree, and release it afterwards."""
+    notifications = notifications or project.make_notifications()
+    engine = Engine(store, project.choose, notifications, project.limits_of())
+    channels: list[ControlChannel] = []
+    claim: Claim | None = None
+
+    def started(active: ActiveFlow) -> None:
+        if store.survives:
+            channels.append(_listen(project, active))
+        if on_start is not None:
+            on_start(active.record)
+
+    try:
+        if left is None:
+            lane = engine.lane(flow.executor or project.executor)
+            record, resumption, left_flow = flow_record(flow, parameters, lane.name), None, None
+            claim = store.claim(record.id)
+        else:
+            run, resumption, executor = left
+            lane = _lane_again(engine, flow.executor or executor, project.executor)
+            record, left_flow = flow_record_again(flow, run, parameters, lane.name), resumption.left(run.id)
+        with engine.shield.listening(), recording():
+            yield FlowCall(
+                engine, flow, record, lambda: flow.body(parameters), lane, 0, blocker, started, left_flow,
+                resumption,
+            )  # fmt: skip
+    finally:
+        for channel in channels:
+            channel.close()
+        engine.close()
+        notifications.close()
+        if claim is not None:
+            claim.release()
+
+
+def execute_again(
+    flow: Flow[..., Any],
+    project: Project,
+    store: StateStore,
+    run: FlowRun,
+    again: Again | None = None,
+    on_plan: Callable[[Plan], bool] | None = None,
+    on_start: Callable[[FlowRun], None] | None = None,
+    executor: str | None = None,
+) -> FinishedRun | None:
+    """Take up a flow run where it has ended, otherwise like `Flow.execute`.
+
+    Args:
+        flow: the flow.
+        project: where executors and notifiers come from.
+        store: where the flow run is recorded.
+        run: the flow run.
+        again: what is to run again although it completed.
+        on_plan: told what is going to happen; nothing happens if it returns False.
+        on_start: told of the flow run once it is recorded that it goes on.
+        executor: the name of an executor, in the place of the one that the flow run had.
+
+    Returns:
+        None if `on_plan` has returned False.
+
+    Raises:
+        RunClaimedError: another process is running it.
+        NotResumableError: it completed, it is part of another one, or its parameters were not kept.
+    """
+    notifications = project.make_notifications()
+    try:
+        with _taken_up(flow, project, store, run, again or Again(), notifications, on_plan, on_start, executor) as call:
+            if call is None:
+                return None
+            state = run_to_end(call)
+    finally:
+        failed = notifications.close()
+    return FinishedRun(call.record, state, failed)
+
+
+def run_to_end(call: FlowCall) -> State:
+    """Run a flow, an async one in an event loop of its own, and return its final state."""
+    if not call.flow.is_async:
+        return call.run()
+    import asyncio
+
+    return asyncio.run(call.run_async())
+
+
+@contextmanager
+def own_run(flow: Flow[..., Any], run_id: str, again: Again) -> Iterator[FlowCall]:
+    """Give what is needed to resume a flow run in the project of the working directory."""
+    with own_store() as (project, store):
+        run = find_flow_run(store, run_id).flow_run
+        notifications = project.make_notifications()
+        try:
+            with _taken_up(flow, project, store, run, again, notifications) as call:
+                assert call is not None  # nobody has asked for the plan
+                yield call
+        finally:
+            notifications.close()
+
+
+@contextmanager
+def _taken_up(
+    flow: Flow[..., Any],
+    project: Project,
+    store: StateStore,
+    run: FlowRun,
+    again: Again,
+    notifications: Notifications,
+    on_plan: Callable[[Plan], bool] | None = None,
+    on_start: Callable[[FlowRun], None] | None = None,
+    executor: str | None = None,
+) -> Iterator[FlowCall | None]:
+    """Give what is needed to resume a flow run; None if `on_plan` does not want it."""
+    with claimed_run(store, run, again, notifications.publish) as (run, resumption):
+        if run.flow != flow.name:
+            raise NotResumableError(f"flow run '{run.name}' is of flow '{run.flow}', not of '{flow.name}'")
+        codes = codes_of_tasks([inspect.unwrap(flow.fn)])
+        if on_plan is not None and not on_plan(make_plan(resumption, run, codes)):
+            yield None
+            return
+        left = (run, resumption, executor or run.executor)
+        parameters = stored_parameters(run)
+        with begun(flow, project, store, parameters, None, on_start, notifications, left) as call:
+            yield call
+
+
+@contextmanager
+def own_store() -> Iterator[tuple[Project, StateStore]]:
+    """Give the project of the working directory and its store, open for the block."""
+    from localflow.project import Project
+
+    project = Project.current()
+    with project.opened_store() as store:
+        yield project, store
+
+
+def _lane_again(engine: Engine, executor: str | Executor, default: str) -> Lane:
+    """Return the lane of the executor that a flow run had before; of the project's own if that is no more."""
+    try:
+        return engine.lane(executor)
+    except PluginError as error:
+        if executor == default or not isinstance(executor, str):
+            raise
+        _log.warning("%s; resuming on executor '%s'", str(error).split("\n")[0], default)
+        return engine.lane(default)
+
+
+def _listen(project: Project, active: ActiveFlow) -> ControlChannel:
+    """Let other processes cancel a flow run."""
+
+    def cancel() -> None:
+        active.engine.stop_flow(active, Cancelled("the flow run was cancelled from outside"))
+
+    channel = ControlChannel(control_path(project.state_directory, active.record.id), cancel)
+    channel.open()
+    return channel
