@@ -440,7 +440,7 @@ class ActiveFlow:
                     futures[item] = None
                     continue
                 if not item.done():
-                    raise ForeignFutureError(item.name, item.task_run_id, self.record.name)
+                    raise ForeignFutureError(item.name, item._run_id[0], self.record.id)
                 state = item.state
             if isinstance(state, State):
                 if state.run_id:
