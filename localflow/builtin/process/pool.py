@@ -53,7 +53,8 @@ if TYPE_CHECKING:
 
 _log = logging.getLogger("localflow.process")
 
-_MEMORY_SECONDS = 0.5  # from one look at the memory of workers to the next
+#: From one look at the memory of workers to the next; a call that is shorter is not killed, its worker is replaced.
+_MEMORY_SECONDS = 0.5
 
 
 class Pool:
@@ -316,8 +317,10 @@ class Pool:
             self._memory_look_at = now + _MEMORY_SECONDS
             for worker in busy:
                 number = next(iter(worker.in_hand))
+                if now - worker.news_at < _MEMORY_SECONDS or number in worker.sentences:
+                    continue
                 used = resident_bytes(worker.pid or 0)
-                if used is not None and used > worker.memory_allowed(limit) and number not in worker.sentences:
+                if used is not None and used > worker.memory_allowed(limit):
                     self._stop(worker, number, partial(outgrown_state, worker, used, limit))
         return [self._memory_look_at - now] if busy else []
 
