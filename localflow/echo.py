@@ -9,7 +9,7 @@ from contextlib import suppress
 from typing import TYPE_CHECKING
 
 from localflow.loggers import RUN_LOGGERS, level_of_user
-from localflow.printable import printable
+from localflow.printable import printable, printable_lines
 from localflow.streams import LEVELS, aside
 
 if TYPE_CHECKING:
@@ -33,16 +33,16 @@ def show(run: FlowRun | TaskRun, line: LogLine) -> None:
         elif line.source in RUN_LOGGERS:
             show_record(run, line)
         elif line.level >= logging.WARNING:
-            _write("stderr", line.message)
+            _write_last_resort(_record(run, line))
 
 
 def show_record(run: FlowRun | TaskRun, line: LogLine) -> None:
-    """Show on stderr a record of a run's logger with its time, level and run."""
+    """Show on stderr a record of a run's logger with its time, level and run; further lines of it are indented."""
     whole, fraction = divmod(line.timestamp, 1)
     clock = time.strftime("%H:%M:%S", time.localtime(whole))
     head = f"{clock}.{int(fraction * 1000):03} | {logging.getLevelName(line.level):<7} | {printable(run.name)} | "
     with aside(), suppress(Exception):
-        _write("stderr", head + line.message)
+        _write("stderr", head + "\n    ".join(printable_lines(line.message)))
 
 
 def _write(source: str, text: str) -> None:
@@ -50,6 +50,11 @@ def _write(source: str, text: str) -> None:
     if stream is not None:
         stream.write(f"{text}\n")
         stream.flush()
+
+
+def _write_last_resort(record: logging.LogRecord) -> None:
+    if logging.lastResort is not None:  # whoever has taken it away wants silence
+        _write("stderr", logging.lastResort.format(record))
 
 
 def _record(run: FlowRun | TaskRun, line: LogLine) -> logging.LogRecord:

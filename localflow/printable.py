@@ -12,6 +12,11 @@ def printable(text: str) -> str:
     )
 
 
+def printable_lines(text: str) -> list[str]:
+    """Return the lines of a text, each made safe; tabs become spaces."""
+    return [printable(line.expandtabs()) for line in text.split("\n")]
+
+
 def shortened(text: str, limit: int) -> str:
     """Return `text` with its middle left out if it is longer than `limit` characters."""
     if len(text) <= limit:

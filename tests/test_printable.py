@@ -6,7 +6,7 @@ import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from localflow.printable import printable, shortened
+from localflow.printable import printable, printable_lines, shortened
 
 
 @pytest.mark.parametrize(
@@ -46,3 +46,8 @@ def test_long_text_loses_its_middle() -> None:
     assert short.startswith("begin")
     assert short.endswith("end")
     assert "908 characters left out" in short
+
+
+def test_lines_are_kept_apart() -> None:
+    """Each line of a text is escaped by itself."""
+    assert printable_lines("a\tb\x1b\nc\r\n") == ["a       b\\x1b", "c\\r", ""]

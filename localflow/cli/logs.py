@@ -212,7 +212,7 @@ def _print(entries: Iterable[LogEntry], selection: _Selection) -> bool:
 
 
 def _line(entry: LogEntry, flow_run: FlowRun, today: tuple[int, ...]) -> str:
-    from localflow.printable import printable
+    from localflow.printable import printable, printable_lines
     from localflow.streams import LEVELS
 
     whole, fraction = divmod(entry.timestamp, 1)
@@ -220,9 +220,8 @@ def _line(entry: LogEntry, flow_run: FlowRun, today: tuple[int, ...]) -> str:
     clock = f"{time.strftime('%H:%M:%S' if at[:3] == today else '%Y-%m-%d %H:%M:%S', at)}.{int(fraction * 1000):03}"
     label = entry.source if entry.source in LEVELS else logging.getLevelName(entry.level)
     colour = next((colour for level, colour in _COLOURS if entry.level >= level and entry.source not in LEVELS), None)
-    first, *rest = (printable(line.expandtabs()) for line in entry.message.split("\n"))
-    head = f"{clock} | {click.style(f'{label:<7}', fg=colour)} | {printable(_name(entry, flow_run))} | {first}"
-    return "\n".join([head, *(f"    {line}" for line in rest)])
+    head = f"{clock} | {click.style(f'{label:<7}', fg=colour)} | {printable(_name(entry, flow_run))} | "
+    return head + "\n    ".join(printable_lines(entry.message))
 
 
 def _name(entry: LogEntry, flow_run: FlowRun) -> str:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import json
+import logging
 import os
 import shutil
 import sys
@@ -14,7 +15,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple, NoReturn, TextIO
 import click
 
 from localflow.errors import LocalflowError
-from localflow.printable import printable
+from localflow.printable import printable, printable_lines
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
@@ -50,10 +51,19 @@ class Cell(NamedTuple):
 
 
 def prepare_streams() -> None:
-    """Have what a stream's encoding cannot hold escaped instead of raising."""
+    """Have escaped what a stream's encoding cannot hold, and what a terminal would act on in warnings of loggers."""
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper) and stream.errors == "strict":
             stream.reconfigure(errors="backslashreplace")
+    if logging.lastResort is not None:
+        logging.lastResort.setFormatter(_WarningFormatter())
+
+
+class _WarningFormatter(logging.Formatter):
+    """For records that no handler of the flow's file takes: texts escaped, all lines but the first indented."""
+
+    def format(self, record: logging.LogRecord) -> str:
+        return "\n    ".join(printable_lines(super().format(record)))
 
 
 def print_data(text: str) -> None:
