@@ -58,6 +58,15 @@ class SqliteStateStore(StateStore):
         self._keys: dict[str, int] = {}  # of flow runs, by id
         self._claims = Claims(self._path.parent / "engines")
 
+    @classmethod
+    def repair(
+        cls, path: Path = Path(".localflow/localflow.db"), durability: Literal["process", "full"] = "process"
+    ) -> list[str]:
+        """Mend the file that a store with these options would open; return what was done."""
+        from localflow.builtin.storage.database_repair import repair_database
+
+        return repair_database(Path(path).absolute(), cls)
+
     @property
     def location(self) -> str:
         """The path of the file."""
@@ -173,27 +182,20 @@ class SqliteStateStore(StateStore):
         ):
             if added:
                 self._cursor.executemany(statement, added)
-        self._count(plain_changes, full_changes)
-        for key in moved:
-            self._cursor.execute(statements.SET_FINAL, (key,))
+        if plain_changes or full_changes:
+            self._note_ends({row[0] for row in plain_changes} | {row[0] for row in full_changes}, moved)
         reach("in-transaction")
         self._cursor.execute("COMMIT")
         reach("committed")
 
-    def _count(self, plain_changes: list[Row], full_changes: list[Row]) -> None:
-        """Note how many state changes each flow run has now."""
-        counts: dict[int, list[int]] = {}
-        for changes, place in (plain_changes, 9), (full_changes, 16):
-            for row in changes:
-                count = counts.get(row[0])
-                if count is None:
-                    counts[row[0]] = [1, row[place]]
-                else:
-                    count[0] += 1
-                    count[1] += row[place]
-        for key, (added, checksum) in counts.items():
-            if self._cursor.execute(statements.COUNT_CHANGES, (added, checksum, key)).rowcount != 1:
+    def _note_ends(self, changed: set[int], moved: set[int]) -> None:
+        """Note which flow runs have ended, and what is added to one that has."""
+        for key in changed:
+            noted = self._cursor.execute(statements.IS_FINAL, (key,)).fetchone()
+            if noted is None:
                 raise run_was_removed()
+            if key in moved or noted[0]:
+                self._cursor.execute(statements.SET_FINAL, (key,))
 
     def _find_key(self, flow_run: FlowRun) -> int:
         """Return the key of a flow run that an earlier store object, maybe another process's, has recorded."""

@@ -20,7 +20,7 @@ class DamagedRowError(Exception):
     """A row is not as it was written."""
 
 
-_NOT_EXECUTED = (None,) * 7  # worker, pid, started_at, ended_at, cpu_seconds, peak_rss_bytes, cause
+_NOTHING_MORE = (None,) * 8  # worker, pid, started_at, ended_at, cpu_seconds, peak_rss_bytes, cause, result_format
 
 _pack_plain = struct.Struct("<qqqdq").pack
 _pack_full = struct.Struct("<qqqdqddddd").pack
@@ -29,7 +29,7 @@ _pack_log = struct.Struct("<qqqqdq").pack
 
 
 def plain_change_checksum(row: Row) -> int:
-    """Return the checksum of a state change that has neither execution nor cause, of its nine columns."""
+    """Return the checksum of a state change that has neither execution, cause nor result, of its nine columns."""
     key, number, sequence, type, name, message, timestamp, previous, attempt = row
     try:
         packed = _pack_plain(key, number, sequence, timestamp + 0.0, attempt)
@@ -39,17 +39,19 @@ def plain_change_checksum(row: Row) -> int:
 
 
 def change_checksum(row: Row) -> int:
-    """Return the checksum of a state change, of its columns up to the cause; its result has another one."""
-    key, number, sequence, type, name, message, timestamp, previous, attempt, *more = row
-    worker, pid, started_at, ended_at, cpu_seconds, peak_rss_bytes, cause = more
+    """Return the checksum of a state change, of its columns up to the format of its result, which has its own."""
+    (
+        key, number, sequence, type, name, message, timestamp, previous, attempt,
+        worker, pid, started_at, ended_at, cpu_seconds, peak_rss_bytes, cause, format,
+    ) = row  # fmt: skip
     try:
         packed = _pack_full(
-            *(key, number, sequence, timestamp + 0.0, attempt),
-            *(pid, started_at + 0.0, ended_at + 0.0, cpu_seconds + 0.0, peak_rss_bytes),
-        )
+            key, number, sequence, timestamp + 0.0, attempt, pid, started_at + 0.0, ended_at + 0.0, cpu_seconds + 0.0,
+            peak_rss_bytes,
+        )  # fmt: skip
     except (TypeError, struct.error):
-        return plain_change_checksum(row[:9]) if row[9:] == _NOT_EXECUTED else odd_checksum(row)
-    return crc32(packed + f"{type}\0{name}\0{message}\0{previous}\0{worker}\0{cause}".encode())
+        return plain_change_checksum(row[:9]) if row[9:] == _NOTHING_MORE else odd_checksum(row)
+    return crc32(packed + f"{type}\0{name}\0{message}\0{previous}\0{worker}\0{cause}\0{format}".encode())
 
 
 def task_run_checksum(row: Row) -> int:
@@ -70,11 +72,6 @@ def log_checksum(row: Row) -> int:
     except (TypeError, struct.error):
         return odd_checksum(row)
     return crc32(packed + f"{source}\0{message}".encode())
-
-
-def payload_checksum(format: object, data: bytes) -> int:
-    """Return the checksum of a result or of arguments."""
-    return crc32(data, crc32(f"{format}".encode()))
 
 
 def odd_checksum(row: Iterable[Any]) -> int:

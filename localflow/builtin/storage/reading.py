@@ -33,14 +33,14 @@ class RecordedRun(NamedTuple):
     """A flow run in the store, and what else of it must be there."""
 
     key: int
-    changes: int
-    checksum: int
     is_final: int
+    changes: int | None
+    checksum: int | None
     flow_run: FlowRun
 
     def refuse_missing(self, changes: int, checksum: int) -> None:
         """Raise DamagedRowError unless there were as many state changes, with these checksums in sum."""
-        if (changes, checksum) != (self.changes, self.checksum):
+        if self.is_final and (changes, checksum) != (self.changes, self.checksum):
             raise DamagedRowError(
                 f"flow run {self.flow_run.id} has {changes} state changes where {self.changes} were recorded"
                 if changes != self.changes
@@ -65,11 +65,11 @@ def find_run(connection: sqlite3.Connection, flow_run_id: str) -> RecordedRun | 
 
 def recorded_run_of(row: Row) -> RecordedRun:
     """Return the flow run of a row."""
-    key, also_key, changes, checksum, is_final, *columns = row
+    key, also_key, is_final, changes, checksum, *columns = row
     flow_run = rows.flow_run_of(columns)
     if also_key != key:
         raise DamagedRowError(f"the progress of flow run {flow_run.id} is not there")
-    return RecordedRun(key, changes, checksum, is_final, flow_run)
+    return RecordedRun(key, is_final, changes, checksum, flow_run)
 
 
 def summaries(
@@ -104,7 +104,7 @@ def records(connection: sqlite3.Connection, run: RecordedRun) -> Iterator[Record
     count = checksum = 0
     for row in connection.execute(statements.READ_CHANGES, (run.key,)):
         count += 1
-        checksum += row[16]
+        checksum += row[17]
         yield rows.state_change_of(runs[row[1]], row)
     run.refuse_missing(count, checksum)
 

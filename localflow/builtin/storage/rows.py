@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import math
 from typing import TYPE_CHECKING, Any
+from zlib import crc32
 
 from localflow.builtin.storage.checksums import (
     DamagedRowError,
@@ -15,7 +16,6 @@ from localflow.builtin.storage.checksums import (
     change_checksum,
     log_checksum,
     odd_checksum,
-    payload_checksum,
     plain_change_checksum,
     refuse_damaged,
     task_run_checksum,
@@ -41,6 +41,7 @@ if TYPE_CHECKING:
 SMALL_RESULT_BYTES = 200  # up to this size a result lies in the row of its state change: one page less to write
 MAX_RESULT_BYTES = 999_999_000  # SQLite's limit for a row is 10**9; a larger result is not kept
 
+# `type._value_` is `type.value`, without the three calls that this takes.
 _TYPES = {type.value: type for type in StateType}
 _NOT_EXECUTED = (None,) * len(Execution._fields)
 
@@ -85,7 +86,7 @@ def task_run_of(flow_run: FlowRun, row: Row) -> TaskRun:
 def plain_change_row(key: int, change: StateChange, box: bool) -> Row:
     """Return the row of a state change without execution, cause, result and cache entry."""
     run, sequence, type, name, message, timestamp, previous, attempt, _, _, _, _ = change
-    row: Row = (key, run.number, sequence, type.value, name, message, timestamp, previous, attempt)
+    row: Row = (key, run.number, sequence, type._value_, name, message, timestamp, previous, attempt)
     if box:
         row = boxed(row)
     return *row, plain_change_checksum(row)
@@ -97,19 +98,18 @@ def full_change_row(key: int, change: StateChange, box: bool) -> Row:
     measured: Row = execution or _NOT_EXECUTED
     if execution is not None and _has_nan(execution):
         measured = boxed(execution)  # here, for SQLite would take NaN for NULL without a word
+    format, data = (None, None) if result is None or len(result.data) > MAX_RESULT_BYTES else result
     row: Row = (
-        *(key, run.number, sequence, type.value, name, message, timestamp, previous, attempt),
+        *(key, run.number, sequence, type._value_, name, message, timestamp, previous, attempt),
         *measured,
         None if cause is None else to_json(cause_entry(cause)),
+        format,
     )
-    format, data = (None, None) if result is None or len(result.data) > MAX_RESULT_BYTES else result
     if box:
-        row, (format,) = boxed(row), boxed((format,))
-    checksum = change_checksum(row)
+        row = boxed(row)
     if data is None:
-        return *row, checksum, None, None, None
-    small = data if len(data) <= SMALL_RESULT_BYTES else None
-    return *row, checksum, format, small, payload_checksum(format, data)
+        return *row, change_checksum(row), None, None
+    return *row, change_checksum(row), data if len(data) <= SMALL_RESULT_BYTES else None, crc32(data)
 
 
 def large_result_row(key: int, change: StateChange) -> Row | None:
@@ -131,18 +131,16 @@ def cache_row(key: int, change: StateChange, cache: CacheEntry, box: bool) -> Ro
 
 def state_change_of(run: FlowRun | TaskRun, row: Row) -> StateChange:
     """Return the state change of a row, without its result."""
-    if change_checksum(row[:16]) != row[16]:
+    if change_checksum(row[:17]) != row[17]:
         raise DamagedRowError(f"state change {row[2]!r} of run {run.id} is not as it was written")
     if bytes in map(type, row):
         row = tuple(map(_unboxed, row))
-    _, _, sequence, type_, name, message, timestamp, previous, attempt, *execution, cause, _, cache_key, expires_at = (
-        row
-    )
+    _, _, sequence, type_, name, message, timestamp, previous, attempt, *execution, cause, _, _, key, expires_at = row
     return StateChange(
         *(run, sequence, _TYPES[type_], name, message, timestamp, previous, attempt),
         None if execution[0] is None else Execution(*execution),
         None if cause is None else Cause(**from_json(cause)),
-        cache=None if cache_key is None else CacheEntry(cache_key, expires_at),
+        cache=None if key is None else CacheEntry(key, expires_at),
     )
 
 
@@ -171,7 +169,7 @@ def log_entry_of(run: FlowRun | TaskRun, row: Row) -> LogEntry:
 def result_of(row: Row) -> Payload:
     """Return the result of a row of its format, data and checksum."""
     format, data, checksum = row
-    if data is None or payload_checksum(format, data) != checksum:
+    if data is None or crc32(data) != checksum:
         raise DamagedRowError("a result is not as it was written")
     return Payload(_unboxed(format), data)
 

@@ -4,9 +4,9 @@ A flow run's id is stored once, in `flow_runs`; all other rows have its small in
 short and the rows of one run are neighbours. A result of more than a few bytes lies apart for the same reason, and a
 cache entry, which few state changes have, does so too.
 
-Every row has a checksum of its own. `progress` has for each flow run the number of its state changes and the sum of
-their checksums, so that a change which is missing is noticed, and whether the flow run has ended. The rows of a run in
-`removed_runs` are on their way out.
+Every row has a checksum of its own. `progress` says which flow runs have ended, and of those how many state changes
+there are and the sum of their checksums, so that one which is missing is noticed. The rows of a run in `removed_runs`
+are on their way out.
 """
 
 from __future__ import annotations
@@ -47,9 +47,9 @@ TABLES = (
     "CREATE INDEX flow_runs_by_root ON flow_runs (root_id)",
     """CREATE TABLE progress (
     flow_run INTEGER PRIMARY KEY,
-    changes INTEGER NOT NULL,
-    checksum INTEGER NOT NULL,
-    is_final INTEGER NOT NULL
+    is_final INTEGER NOT NULL,
+    changes INTEGER,
+    checksum INTEGER
 )""",
     "CREATE INDEX unfinished ON progress (flow_run) WHERE is_final = 0",
     """CREATE TABLE task_runs (
@@ -86,8 +86,8 @@ TABLES = (
     cpu_seconds REAL,
     peak_rss_bytes INTEGER,
     cause TEXT,
-    checksum INTEGER NOT NULL,
     result_format TEXT,
+    checksum INTEGER NOT NULL,
     result BLOB,
     result_checksum INTEGER,
     PRIMARY KEY (flow_run, number, sequence)

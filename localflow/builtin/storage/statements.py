@@ -14,7 +14,7 @@ ADD_FLOW_RUN = """
         arguments_format = excluded.arguments_format, arguments = excluded.arguments, checksum = excluded.checksum
     RETURNING key
 """
-ADD_PROGRESS = "INSERT INTO progress VALUES (?, 0, 0, 0) ON CONFLICT DO NOTHING"
+ADD_PROGRESS = "INSERT INTO progress VALUES (?, 0, NULL, NULL) ON CONFLICT DO NOTHING"
 ADD_TASK_RUN = "INSERT OR REPLACE INTO task_runs VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)"
 # Most state changes say nothing beyond these columns, and what is not bound takes no time.
 ADD_PLAIN_CHANGE = """
@@ -28,12 +28,18 @@ ADD_CACHE_ENTRY = """
 """
 ADD_LOG_ENTRY = "INSERT INTO log_entries VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?)"
 
-COUNT_CHANGES = "UPDATE progress SET changes = changes + ?, checksum = checksum + ? WHERE flow_run = ?"
+IS_FINAL = "SELECT is_final FROM progress WHERE flow_run = ?"
+#: Note whether a flow run has ended; once it has, what it consists of.
 SET_FINAL = """
-    UPDATE progress SET is_final = (
-        SELECT type IN ('COMPLETED', 'FAILED', 'CRASHED', 'CANCELLED') FROM state_changes
+    UPDATE progress SET is_final = newest.is_final, changes = count, checksum = sum
+    FROM (
+        SELECT type IN ('COMPLETED', 'FAILED', 'CRASHED', 'CANCELLED') AS is_final FROM state_changes
         WHERE flow_run = ?1 AND number = 0 ORDER BY sequence DESC LIMIT 1
-    ) WHERE flow_run = ?1
+    ) AS newest
+    LEFT JOIN (
+        SELECT count(*) AS count, sum(checksum) AS sum FROM state_changes WHERE flow_run = ?1
+    ) ON newest.is_final
+    WHERE flow_run = ?1
 """
 
 FIND_KEY = "SELECT key FROM flow_runs WHERE id = ?"
@@ -68,8 +74,8 @@ READ_TASK_RUN = _SELECT_TASK_RUNS + "WHERE flow_run = ? AND number = ?"
 
 _SELECT_CHANGES = """
     SELECT flow_run, number, sequence, type, name, message, timestamp, previous, attempt,
-           worker, pid, started_at, ended_at, cpu_seconds, peak_rss_bytes, cause, state_changes.checksum,
-           key, expires_at
+           worker, pid, started_at, ended_at, cpu_seconds, peak_rss_bytes, cause, result_format,
+           state_changes.checksum, key, expires_at
     FROM state_changes LEFT JOIN cache_entries USING (flow_run, number, sequence)
 """
 READ_CHANGES = _SELECT_CHANGES + "WHERE flow_run = ? ORDER BY number, sequence"
@@ -83,7 +89,7 @@ _SELECT_RESULTS = """
 READ_RESULT = (
     _SELECT_RESULTS
     + """
-    WHERE flow_run = (SELECT key FROM flow_runs WHERE id = ?) AND number = ? AND result_format IS NOT NULL
+    WHERE flow_run = (SELECT key FROM flow_runs WHERE id = ?) AND number = ? AND result_checksum IS NOT NULL
     ORDER BY sequence DESC LIMIT 1
 """
 )
@@ -96,7 +102,7 @@ FIND_CACHED = """
     JOIN task_runs USING (flow_run, number)
     JOIN flow_runs ON flow_runs.key = flow_run
     WHERE cache_entries.key = ? AND (expires_at IS NULL OR typeof(expires_at) <> 'blob' AND expires_at > ?)
-          AND type = 'COMPLETED' AND result_format IS NOT NULL
+          AND type = 'COMPLETED' AND result_checksum IS NOT NULL
     ORDER BY entry DESC LIMIT 1
 """
 READ_LOG_ENTRIES = """
