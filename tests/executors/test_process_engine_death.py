@@ -140,3 +140,25 @@ def test_ctrl_c_in_the_terminal_does_not_reach_workers(
 
     assert errors.count("KeyboardInterrupt") == 1
     eventually(lambda: all(is_gone(pid) for pid in numbers_in(log)), LIMIT)
+
+
+@pytest.mark.parametrize("failpoint", ["dispatched:3", "outcome-read:2"])
+def test_an_engine_that_dies_between_two_steps_leaves_nothing(
+    start_program: Callable[[str], subprocess.Popen[str]],
+    tmp_path: Path,
+    failpoint: str,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Killed just when calls were sent, or outcomes have come, it dies with its workers as it does elsewhere."""
+    log = tmp_path / "pids"
+    monkeypatch.setenv("LOCALFLOW_FAILPOINT", failpoint)
+
+    engine = start_program(f"""
+with CallRunner(ProcessExecutor(workers=2)) as runner:
+    for _ in range(5):
+        runner.run(runner.call(lambda: workloads.note({str(log)!r}, str(os.getpid()))))
+""")
+
+    assert engine.wait(20) == -signal.SIGKILL
+    eventually(lambda: all(is_gone(pid) for pid in numbers_in(log)), LIMIT)
+    assert numbers_in(log)
