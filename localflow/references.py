@@ -68,13 +68,14 @@ def find_flow_run(store: StateStore, reference: str) -> FlowRunSummary:
         RunNotFoundError: there is none, or the prefix is that of several.
     """
     runs = store.list_flow_runs()
+    for run in runs:
+        if run.flow_run.id == reference:
+            return run
+    next(store.read(reference), None)  # a damaged flow run is not in the list, but says so itself
     if not runs:
         raise RunNotFoundError(f"no flow run is recorded in {store.location}")
     if reference.startswith("@"):
         return _last(runs, reference)
-    for run in runs:
-        if run.flow_run.id == reference:
-            return run
     named = [run for run in runs if run.flow_run.name == reference]
     if named:
         return named[0]
