@@ -60,6 +60,10 @@ def load_entry_point(entry_point: str, flow_name: str) -> Flow[..., Any]:
             f"flow '{flow_name}' was defined in {file}, which is not there any more; put it into a file and name that: "
             "--flow FILE[:FLOW]"
         )
+    if file.endswith(".py") and not _is_file(file):
+        raise NotResumableError(
+            f"flow '{flow_name}' was in {file}, but there is no such file any more; say where it is: --flow FILE[:FLOW]"
+        )
     module = _import_module(file)
     found: Any = module
     for name in qualname.split("."):
