@@ -17,7 +17,7 @@ from localflow.builtin.storage import reading, rows, statements
 from localflow.builtin.storage.checksums import DamagedRowError
 from localflow.builtin.storage.claims import Claims
 from localflow.builtin.storage.database import begin, connect, open_database, open_writer, sqlite_failure
-from localflow.builtin.storage.failures import not_a_record, not_recorded, run_was_removed, was_removed
+from localflow.builtin.storage.failures import not_a_record, not_recorded, was_removed
 from localflow.builtin.storage.lifetime import Lifetime
 from localflow.errors import CorruptStoreError
 from localflow.failpoints import reach
@@ -182,20 +182,11 @@ class SqliteStateStore(StateStore):
         ):
             if added:
                 self._cursor.executemany(statement, added)
-        if plain_changes or full_changes:
-            self._note_ends({row[0] for row in plain_changes} | {row[0] for row in full_changes}, moved)
+        for key in moved:
+            self._cursor.execute(statements.SET_FINAL, (key,))
         reach("in-transaction")
         self._cursor.execute("COMMIT")
         reach("committed")
-
-    def _note_ends(self, changed: set[int], moved: set[int]) -> None:
-        """Note which flow runs have ended, and what is added to one that has."""
-        for key in changed:
-            noted = self._cursor.execute(statements.IS_FINAL, (key,)).fetchone()
-            if noted is None:
-                raise run_was_removed()
-            if key in moved or noted[0]:
-                self._cursor.execute(statements.SET_FINAL, (key,))
 
     def _find_key(self, flow_run: FlowRun) -> int:
         """Return the key of a flow run that an earlier store object, maybe another process's, has recorded."""

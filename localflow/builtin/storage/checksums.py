@@ -81,9 +81,3 @@ def odd_checksum(row: Iterable[Any]) -> int:
 
 def _plain(value: Any) -> Any:
     return float(value) + 0.0 if isinstance(value, (int, float)) else value
-
-
-def refuse_damaged(checksum: int, recorded: object, what: str) -> None:
-    """Raise DamagedRowError if a checksum is not the one that was recorded."""
-    if checksum != recorded:
-        raise DamagedRowError(f"{what} is not as it was written")

@@ -52,11 +52,6 @@ def not_recorded(flow_run_id: str) -> StoreError:
     return StoreError(f"flow run '{flow_run_id}' is not recorded in this state store; append its FlowRun first")
 
 
-def run_was_removed() -> StoreError:
-    """Return the StoreError for records of a flow run that another process has removed."""
-    return StoreError("a flow run was removed from the state store while it was in use; run it again")
-
-
 def not_an_id(flow_run_id: str) -> StoreError:
     """Return the StoreError for an id that may not become the name of a file."""
     return StoreError(f"{flow_run_id!r} is no flow run's id: at most 64 lower-case letters, digits and -")

@@ -17,7 +17,6 @@ from localflow.builtin.storage.checksums import (
     log_checksum,
     odd_checksum,
     plain_change_checksum,
-    refuse_damaged,
     task_run_checksum,
 )
 from localflow.builtin.storage.encoding import from_json, is_unicode, to_json
@@ -58,7 +57,8 @@ def flow_run_row(run: FlowRun) -> Row:
 def flow_run_of(row: Sequence[Any]) -> FlowRun:
     """Return the flow run of a row."""
     *columns, arguments, checksum = row  # the arguments are a BLOB of their own right
-    refuse_damaged(odd_checksum(row[:-1]), checksum, f"flow run {row[0]!r}")
+    if odd_checksum(row[:-1]) != checksum:
+        raise DamagedRowError(f"flow run {row[0]!r} is not as it was written")
     id, name, flow, created_at, root_id, parent_id, parameters, *end, format = map(_unboxed, columns)
     entry_point, executor, versions, host, pid, tags, code, inputs = end
     payload = None if format is None else Payload(format, arguments)
@@ -77,9 +77,12 @@ def task_run_row(key: int, run: TaskRun, box: bool) -> Row:
 
 def task_run_of(flow_run: FlowRun, row: Row) -> TaskRun:
     """Return the task run of a row."""
-    *columns, checksum = row
-    refuse_damaged(task_run_checksum(row[:-1]), checksum, f"task run {row[1]!r} of flow run {flow_run.id}")
-    _, number, name, task, ordinal, created_at, upstreams, tags, *end = map(_unboxed, columns)
+    columns = row[:-1]
+    if task_run_checksum(columns) != row[-1]:
+        raise DamagedRowError(f"task run {row[1]!r} of flow run {flow_run.id} is not as it was written")
+    if bytes in map(type, columns):
+        columns = tuple(map(_unboxed, columns))
+    _, number, name, task, ordinal, created_at, upstreams, tags, *end = columns
     return TaskRun(flow_run, number, name, task, ordinal, created_at, _split(upstreams), _split(tags), *end)
 
 
@@ -146,7 +149,8 @@ def state_change_of(run: FlowRun | TaskRun, row: Row) -> StateChange:
 
 def cached_result_of(task_run: TaskRun, timestamp: float, entry: Row, result: Payload) -> CachedResult:
     """Return a cached result, its task run, when that completed, and the row of its cache entry."""
-    refuse_damaged(odd_checksum(entry[:-1]), entry[-1], f"the cache entry of task run {task_run.id}")
+    if odd_checksum(entry[:-1]) != entry[-1]:
+        raise DamagedRowError(f"the cache entry of task run {task_run.id} is not as it was written")
     expires_at = _unboxed(entry[1])
     return CachedResult(task_run.id, task_run.name, task_run.flow_run.name, timestamp, expires_at, result)
 
@@ -162,7 +166,8 @@ def log_row(key: int, position: int, entry: LogEntry, box: bool) -> Row:
 
 def log_entry_of(run: FlowRun | TaskRun, row: Row) -> LogEntry:
     """Return the log entry of a row."""
-    refuse_damaged(log_checksum(row[:-1]), row[-1], f"log entry {row[1]!r} of flow run {run.flow_run.id}")
+    if log_checksum(row[:-1]) != row[-1]:
+        raise DamagedRowError(f"log entry {row[1]!r} of flow run {run.flow_run.id} is not as it was written")
     return LogEntry(run, *map(_unboxed, row[3:-1]))
 
 

@@ -4,9 +4,8 @@ A flow run's id is stored once, in `flow_runs`; all other rows have its small in
 short and the rows of one run are neighbours. A result of more than a few bytes lies apart for the same reason, and a
 cache entry, which few state changes have, does so too.
 
-Every row has a checksum of its own. `progress` says which flow runs have ended, and of those how many state changes
-there are and the sum of their checksums, so that one which is missing is noticed. The rows of a run in `removed_runs`
-are on their way out.
+Every row has a checksum of its own. `progress` says which flow runs have ended, and how many state changes there
+were by then, so that one which is missing is noticed. The rows of a run in `removed_runs` are on their way out.
 """
 
 from __future__ import annotations
@@ -48,8 +47,7 @@ TABLES = (
     """CREATE TABLE progress (
     flow_run INTEGER PRIMARY KEY,
     is_final INTEGER NOT NULL,
-    changes INTEGER,
-    checksum INTEGER
+    changes INTEGER
 )""",
     "CREATE INDEX unfinished ON progress (flow_run) WHERE is_final = 0",
     """CREATE TABLE task_runs (

@@ -14,7 +14,7 @@ ADD_FLOW_RUN = """
         arguments_format = excluded.arguments_format, arguments = excluded.arguments, checksum = excluded.checksum
     RETURNING key
 """
-ADD_PROGRESS = "INSERT INTO progress VALUES (?, 0, NULL, NULL) ON CONFLICT DO NOTHING"
+ADD_PROGRESS = "INSERT INTO progress VALUES (?, 0, NULL) ON CONFLICT DO NOTHING"
 ADD_TASK_RUN = "INSERT OR REPLACE INTO task_runs VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)"
 # Most state changes say nothing beyond these columns, and what is not bound takes no time.
 ADD_PLAIN_CHANGE = """
@@ -28,17 +28,15 @@ ADD_CACHE_ENTRY = """
 """
 ADD_LOG_ENTRY = "INSERT INTO log_entries VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?)"
 
-IS_FINAL = "SELECT is_final FROM progress WHERE flow_run = ?"
-#: Note whether a flow run has ended; once it has, what it consists of.
+#: Note whether a flow run has ended, and what it consists of once it has.
 SET_FINAL = """
-    UPDATE progress SET is_final = newest.is_final, changes = count, checksum = sum
+    UPDATE progress SET is_final = newest.is_final, changes = iif(
+        newest.is_final, (SELECT count(*) FROM state_changes WHERE flow_run = ?1), NULL
+    )
     FROM (
         SELECT type IN ('COMPLETED', 'FAILED', 'CRASHED', 'CANCELLED') AS is_final FROM state_changes
         WHERE flow_run = ?1 AND number = 0 ORDER BY sequence DESC LIMIT 1
     ) AS newest
-    LEFT JOIN (
-        SELECT count(*) AS count, sum(checksum) AS sum FROM state_changes WHERE flow_run = ?1
-    ) ON newest.is_final
     WHERE flow_run = ?1
 """
 
