@@ -10,7 +10,7 @@ from types import AsyncGeneratorType, CoroutineType, GeneratorType
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from localflow import arguments, logs
-from localflow.context import TaskContext, entered
+from localflow.context import TaskContext, entered, flow_depth
 from localflow.coroutines import Expired, drained, is_being_cancelled, run_to_its_end
 from localflow.interrupts import STOPS
 from localflow.payloads import Packed
@@ -149,7 +149,7 @@ class _Running:
         self._cpu_clock = cpu_clock
         self._lines: list[LogLine] = []
         log = log or call.log or self._lines.append
-        self.context = TaskContext(call.task_run, call.attempt, [], log, call.log_prints)
+        self.context = TaskContext(call.task_run, call.attempt, [], log, call.log_prints, flow_depth())
         self._started_at, self._began = time.time(), time.monotonic()
         self._cpu_before = cpu_clock() if cpu_clock else 0.0
 

@@ -38,9 +38,17 @@ class TaskContext(NamedTuple):
     """Takes what the body says."""
     log_prints: bool = False
     """Whether what it prints becomes log lines."""
+    depth: int = 1
+    """How many flows it is inside of, as far as this process knows."""
 
 
 _current: ContextVar[FlowContext | TaskContext | None] = ContextVar("localflow_run", default=None)
+
+
+def flow_depth() -> int:
+    """Return how many flows a task that begins here is inside of: one at least, and those of this process."""
+    context = _current.get()
+    return context.active.depth + 1 if isinstance(context, FlowContext) else 1
 
 
 def current_run() -> FlowContext | TaskContext | None:

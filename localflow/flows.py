@@ -220,9 +220,9 @@ class Flow(DecoratedFunction[P, R], Generic[P, R]):
     def _flow_in_task(
         self, engine: Engine, context: TaskContext, parameters: dict[str, Any], blocker: State | None
     ) -> FlowCall:
-        task_run = context.task_run
-        record = flow_record(self, parameters, "sequential", task_run.flow_run.root_id, task_run.id)
-        return FlowCall(engine, self, record, lambda: self.body(parameters), engine.lane("sequential"), 0, blocker)
+        task_run, lane = context.task_run, engine.lane("sequential")
+        record = flow_record(self, parameters, lane.name, task_run.flow_run.root_id, task_run.id)
+        return FlowCall(engine, self, record, lambda: self.body(parameters), lane, context.depth, blocker)
 
     def _settled(self, parameters: dict[str, Any], wait_for: object) -> tuple[dict[str, Any], State | None]:
         parameters, blocker = settled(parameters, wait_for)
