@@ -5,6 +5,7 @@ asyncio is imported only when there is a coroutine: it takes as long as everythi
 
 from __future__ import annotations
 
+import sys
 import threading
 from contextlib import suppress
 from contextvars import copy_context
@@ -74,9 +75,8 @@ def run_to_its_end(
 
 def is_being_cancelled(error: BaseException) -> bool:
     """Return whether `error` says that the asyncio task that runs here is being cancelled from outside."""
-    import asyncio
-
-    if not isinstance(error, asyncio.CancelledError):
+    asyncio = sys.modules.get("asyncio")
+    if asyncio is None or not isinstance(error, asyncio.CancelledError):  # nobody has a loop without having imported it
         return False
     task = asyncio.current_task()
     return task is not None and task.cancelling() > 0

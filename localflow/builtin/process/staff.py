@@ -18,6 +18,7 @@ import sys
 import time
 from typing import TYPE_CHECKING, Any, NamedTuple
 
+from localflow.builtin.process import shortage
 from localflow.builtin.process.deaths import execution_until_now, lost_state
 from localflow.builtin.process.memory import KernelKills, kill_counter
 from localflow.builtin.process.spawn import Supervisor
@@ -83,6 +84,7 @@ class Staff:
         self._choked: set[Worker] = set()
         self._failures = 0
         self._failed_at = self._next_start_at = 0.0
+        self._warned_of = ""
         self._hopeless: tuple[str, str] | None = None
         self._dismissed_at = 0.0
         self._dismissed_at_work = False
@@ -112,7 +114,7 @@ class Staff:
             try:
                 self._start_worker()
             except OSError as error:
-                self._start_failed(f"{type(error).__name__}: {error}", "", now)
+                self._start_failed(shortage.in_words(error), "", now)
                 return
 
     def _start_supervisor(self) -> Supervisor:
@@ -148,7 +150,9 @@ class Staff:
         self._failed_at = now
         self._next_start_at = now + _PAUSES[min(self._failures, len(_PAUSES)) - 1]
         if self._failures < _MOST_FAILURES:
-            _log.warning("a worker could not start, which is tried again: %s", text)
+            if text != self._warned_of:  # which may go on for as long as the run
+                self._warned_of = text
+                _log.warning("a worker could not start, which is tried again: %s", text)
             return
         self._hopeless = (text, traceback_text)
         if any(worker.ready for worker in self._workers.values()):

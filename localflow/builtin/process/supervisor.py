@@ -30,7 +30,7 @@ import types
 from collections import deque
 from typing import Any, NamedTuple, NoReturn
 
-from localflow.builtin.process import worker
+from localflow.builtin.process import shortage, worker
 from localflow.builtin.process.families import Family
 from localflow.builtin.process.transport import (
     DIED,
@@ -178,7 +178,7 @@ class _Supervisor:
             if not pid:
                 self._become_worker(files, supervisor)
         except OSError as error:
-            self._send(UNSPAWNED, number, f"{type(error).__name__}: {error}")
+            self._send(UNSPAWNED, number, shortage.in_words(error))
         else:
             self._pids[number] = pid
             self._send(SPAWNED, number, pid)
