@@ -30,7 +30,7 @@ from localflow.builtin.storage.entries import flow_run_of
 from localflow.builtin.storage.failures import not_an_id, os_failure
 from localflow.builtin.storage.lifetime import Lifetime
 from localflow.builtin.storage.marker import open_directory
-from localflow.builtin.storage.removal import RemovedRuns
+from localflow.builtin.storage.removed_runs import RemovedRuns
 from localflow.builtin.storage.result_cache import ResultCache
 from localflow.builtin.storage.run_directory import RunDirectory
 from localflow.builtin.storage.unfinished import UnfinishedTrees
@@ -75,6 +75,15 @@ class JsonStateStore(StateStore):
         open_directory(self._path, migrate=self._list_unfinished)
         self._cache.tidy()
         self._removed.finish()
+
+    @classmethod
+    def repair(
+        cls, path: Path = Path(".localflow/runs"), durability: Literal["process", "full"] = "process"
+    ) -> list[str]:
+        """Mend the files that a store with these options would open; return what was done."""
+        from localflow.builtin.storage.journal_repair import repair_journals
+
+        return repair_journals(Path(path).absolute())
 
     @property
     def location(self) -> str:
