@@ -14,11 +14,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
 from localflow.builtin.storage import reading, rows, statements
+from localflow.builtin.storage.audit import wrongs
 from localflow.builtin.storage.checksums import DamagedRowError
 from localflow.builtin.storage.claims import Claims
 from localflow.builtin.storage.database import begin, connect, open_database, open_writer, sqlite_failure
 from localflow.builtin.storage.failures import not_a_record, not_recorded, was_removed
 from localflow.builtin.storage.lifetime import Lifetime
+from localflow.builtin.storage.removal import remove_runs
 from localflow.errors import CorruptStoreError
 from localflow.failpoints import reach
 from localflow.interfaces import FlowRun, LogEntry, StateChange, StateStore, TaskRun
@@ -121,6 +123,21 @@ class SqliteStateStore(StateStore):
         """Take hold of a flow run by a lock on a file in `engines`, beside the database."""
         self._lifetime.check()
         return self._claims.take(flow_run_id)
+
+    def remove(self, root_ids: Sequence[str], *, results_only: bool = False) -> None:
+        """Remove flow runs at the top of a tree with all below them, in transactions of bounded size."""
+        with self._failures():
+            self._lifetime.check()
+            self._refuse_removed()
+            remove_runs(self._path, root_ids, results_only=results_only)
+        with self._write_lock:
+            self._keys.clear()
+
+    def check(self) -> list[str]:
+        """Read everything; return a line for each thing that is wrong."""
+        self._lifetime.check()
+        with self._snapshot() as connection:
+            return list(wrongs(connection))
 
     def close(self) -> None:
         """Release the file; the last process to do so folds the write-ahead log into it."""

@@ -1,60 +1,119 @@
-"""The removal of flow runs from the JSON store: moved aside first, so that a crash leaves each whole or removed.
+"""Flow runs out of the SQLite store, a bounded piece at a time, so that engines at work never wait for long.
 
-What a crash has left aside is removed by the next one to open the store.
+First the flow runs themselves go, in one transaction, and with them all that readers see; what is noted in
+`removed_runs` then goes by and by. A process that dies in the middle leaves that note, and the next removal goes on.
 """
 
 from __future__ import annotations
 
-import os
-import shutil
-from contextlib import suppress
+import sqlite3
+from contextlib import closing, suppress
 from typing import TYPE_CHECKING
 
-from localflow.builtin.storage.directory import make_private_directory, refuse_foreign, sync_directory
-from localflow.builtin.storage.failures import os_failure
-from localflow.builtin.storage.result_cache import keys_in
+from localflow.builtin.storage.database import begin, connect
 from localflow.failpoints import reach
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator, Sequence
     from pathlib import Path
 
-    from localflow.builtin.storage.result_cache import ResultCache
-    from localflow.builtin.storage.unfinished import UnfinishedTrees
+_PIECE = 2_000  # rows of one table that go in one transaction
+_VACUUM_BYTES = 256 << 20  # a file from before pages could be given back one by one is written anew up to this size
+
+_HIDE = (
+    "INSERT INTO removed_runs SELECT key FROM flow_runs WHERE root_id = ?",
+    "DELETE FROM progress WHERE flow_run IN (SELECT key FROM flow_runs WHERE root_id = ?)",
+    "DELETE FROM flow_runs WHERE root_id = ?",
+)
+#: Where the rows of a flow run go: the last of a piece, and the piece up to it.
+_PIECES = (
+    (
+        "SELECT number FROM task_runs WHERE flow_run = ? ORDER BY number LIMIT 1 OFFSET ?",
+        "DELETE FROM task_runs WHERE flow_run = ? AND number <= ?",
+    ),
+    (
+        "SELECT number FROM state_changes WHERE flow_run = ? ORDER BY number LIMIT 1 OFFSET ?",
+        "DELETE FROM state_changes WHERE flow_run = ? AND number <= ?",
+    ),
+    (
+        "SELECT number FROM cache_entries WHERE flow_run = ? ORDER BY number LIMIT 1 OFFSET ?",
+        "DELETE FROM cache_entries WHERE flow_run = ? AND number <= ?",
+    ),
+    (
+        "SELECT number FROM large_results WHERE flow_run = ? ORDER BY number LIMIT 1 OFFSET ?",
+        "DELETE FROM large_results WHERE flow_run = ? AND number <= ?",
+    ),
+    (
+        "SELECT position FROM log_entries WHERE flow_run = ? ORDER BY position LIMIT 1 OFFSET ?",
+        "DELETE FROM log_entries WHERE flow_run = ? AND position <= ?",
+    ),
+)
+_RESULT_PIECES = (
+    _PIECES[3],
+    (
+        "SELECT number FROM state_changes WHERE flow_run = ? AND result_checksum IS NOT NULL "
+        "ORDER BY number LIMIT 1 OFFSET ?",
+        "UPDATE state_changes SET result = NULL, result_checksum = NULL "
+        "WHERE flow_run = ? AND number <= ? AND result_checksum IS NOT NULL",
+    ),
+)
+_LAST = 2**63 - 1
 
 
-class RemovedRuns:
-    """The directories of flow runs whose removal has begun."""
+def remove_runs(path: Path, root_ids: Sequence[str], *, results_only: bool) -> None:
+    """Remove flow runs at the top of a tree with all below them, or their results; give the space back.
 
-    def __init__(self, directory: Path, cache: ResultCache, unfinished: UnfinishedTrees, *, power_safe: bool) -> None:
-        """Keep them in `directory`, which is made when it is needed and is where no flow run is looked for."""
-        self._directory = directory
-        self._cache = cache
-        self._unfinished = unfinished
-        self._power_safe = power_safe
+    Raises:
+        sqlite3.Error: what SQLite said; what was removed until then is gone.
+    """
+    with closing(connect(path, 5.0)) as connection:
+        cursor = connection.cursor()
+        if results_only:
+            for root_id in root_ids:
+                for key in _keys(connection, "SELECT key FROM flow_runs WHERE root_id = ?", (root_id,)):
+                    _remove_rows(path, cursor, key, _RESULT_PIECES)
+        else:
+            _hide(path, cursor, root_ids)
+        for key in _keys(connection, "SELECT flow_run FROM removed_runs", ()):
+            _remove_rows(path, cursor, key, _PIECES)
+            begin(path, cursor)
+            cursor.execute("DELETE FROM removed_runs WHERE flow_run = ?", (key,))
+            cursor.execute("COMMIT")
+        give_space_back(path, connection)
 
-    def add(self, path: Path) -> None:
-        """Remove the directory of a flow run."""
-        aside = self._directory / f"{path.name}.{os.urandom(8).hex()}"
-        try:
-            make_private_directory(self._directory)
-            refuse_foreign(self._directory, self._directory.lstat())
-            path.rename(aside)
-            if self._power_safe:
-                sync_directory(self._directory)
-                sync_directory(path.parent)
+
+def give_space_back(path: Path, connection: sqlite3.Connection) -> None:
+    """Make the file as small as its content, as far as others leave it to us: they need not wait for it."""
+    with suppress(sqlite3.OperationalError):
+        (mode,) = connection.execute("PRAGMA auto_vacuum").fetchone()
+        if mode == 0 and path.stat().st_size <= _VACUUM_BYTES:
+            connection.execute("PRAGMA auto_vacuum = INCREMENTAL")
+            connection.execute("VACUUM")
+        while mode and connection.execute("PRAGMA freelist_count").fetchone()[0]:
+            connection.executescript("PRAGMA incremental_vacuum(1000)")  # 2 MB, and then others may write
+        connection.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchall()
+
+
+def _hide(path: Path, cursor: sqlite3.Cursor, root_ids: Sequence[str]) -> None:
+    for start in range(0, len(root_ids), _PIECE):
+        begin(path, cursor)
+        for root_id in root_ids[start : start + _PIECE]:
+            for statement in _HIDE:
+                cursor.execute(statement, (root_id,))
+        reach("in-remove")
+        cursor.execute("COMMIT")
+
+
+def _remove_rows(path: Path, cursor: sqlite3.Cursor, key: int, pieces: Sequence[tuple[str, str]]) -> None:
+    for find_last, remove in pieces:
+        last = 0
+        while last != _LAST:
+            begin(path, cursor)
+            (last,) = cursor.execute(find_last, (key, _PIECE)).fetchone() or (_LAST,)
+            cursor.execute(remove, (key, last))
             reach("in-remove")
-            self._remove(aside)
-        except OSError as error:
-            raise os_failure(path, error) from error
+            cursor.execute("COMMIT")
 
-    def finish(self) -> None:
-        """Remove what was left aside by processes that died; where that fails, the next one will."""
-        with suppress(OSError):
-            for aside in [*self._directory.iterdir()]:
-                self._remove(aside)
 
-    def _remove(self, aside: Path) -> None:
-        root_id = aside.name.partition(".")[0]
-        self._unfinished.discard(root_id)
-        self._cache.forget(keys_in(aside / "journal.jsonl"), root_id)
-        shutil.rmtree(aside, ignore_errors=True)
+def _keys(connection: sqlite3.Connection, statement: str, values: Sequence[object]) -> Iterator[int]:
+    yield from [key for (key,) in connection.execute(statement, values).fetchall()]
