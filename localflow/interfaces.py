@@ -212,6 +212,7 @@ class StateStore(ABC):
         that a reader can ask for what is new. Yields nothing for an unknown id.
         """
 
+    @abstractmethod
     def claim(self, flow_run_id: str) -> Claim | None:
         """Take hold of a flow run, recorded or not, for this process alone; None if another claim on it is alive.
 
@@ -220,7 +221,6 @@ class StateStore(ABC):
         `kill -9`, also where children of that process live on: a lock of the operating system, or of the connection to
         a database, never a file whose mere existence means something.
         """
-        raise NotImplementedError
 
     def remove(self, root_ids: Sequence[str], *, results_only: bool = False) -> None:
         """Remove flow runs that are at the top of a tree, with all below them, and give the space back.
