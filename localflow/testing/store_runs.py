@@ -393,7 +393,7 @@ def _holder_of_a_claim(make_store: Callable[[], StateStore], flow_run_id: str) -
         try:
             os.close(go)
             claim = make_store().claim(flow_run_id)
-            if _fork() != 0:
+            if _fork() == 0:  # who says so has let go of the claim by then: in the moment of a fork both have it
                 os.write(there, b"1" if claim is not None else b"0")
             os.read(stay, 1)  # until the test is over
         finally:
