@@ -175,7 +175,7 @@ class Flow(DecoratedFunction[P, R], Generic[P, R]):
         notifications = project.make_notifications()
         with begun(self, project, store, bound, None, on_start, notifications) as call:
             state = run_to_end(call)
-        return FinishedRun(call.record, state, notifications.close())
+        return FinishedRun(call.record, state, notifications.close(), call.active.incomplete())
 
     def _subflow(
         self, context: FlowContext, called: SubflowCall, parameters: dict[str, Any], blocker: State | None

@@ -259,6 +259,10 @@ class ActiveFlow:
         self._subflow_ordinals.clear()
         self._map_numbers = itertools.count(1)
 
+    def incomplete(self) -> list[str]:
+        """Return the names of the task runs of this attempt that did not complete."""
+        return [future.name for future in self.futures if not future.state.is_completed()]
+
     def next_map_number(self) -> int:
         """Return the number for another `map` call."""
         return next(self._map_numbers)

@@ -21,7 +21,7 @@ from localflow.references import find_flow_run
 from localflow.states import Cancelled
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Callable, Iterator, Sequence
 
     from localflow.flows import Flow
     from localflow.interfaces import Claim, Executor, StateStore
@@ -43,6 +43,8 @@ class FinishedRun(NamedTuple):
     state: State
     failed_notifications: int = 0
     """How many notifications nobody got: their notifier failed, was too slow or had too many waiting."""
+    incomplete: Sequence[str] = ()
+    """The names of its own task runs that did not complete, whatever it made of that."""
 
 
 @contextmanager
@@ -128,7 +130,7 @@ def execute_again(
             state = run_to_end(call)
     finally:
         failed = notifications.close()
-    return FinishedRun(call.record, state, failed)
+    return FinishedRun(call.record, state, failed, call.active.incomplete())
 
 
 def run_to_end(call: FlowCall) -> State:

@@ -76,13 +76,17 @@ def see_through(
         raise
     if finished is None:
         return 0
-    flow_run, state, failed_notifications = finished
+    flow_run, state, failed_notifications, incomplete = finished
     took = output.duration(begun_at, time.monotonic())
     output.say_line(f"flow run {flow_run.name!r} is {state.name} after {took}")
     if failed_notifications:
         output.say_warning(f"notifications: {failed_notifications} failed")
     output.print_last_data(repr(state))
     if state.is_completed():
+        if incomplete:  # the flow has seen to it, or forgotten it
+            runs = "task run" if len(incomplete) == 1 else "task runs"
+            output.say_line(f"{len(incomplete):,} {runs} did not complete: {output.listed(incomplete)}")
+            output.say_line(f"see: localflow show {shlex.quote(flow_run.name)}")
         return 0
     from localflow.cli.failures import tell_failures
 

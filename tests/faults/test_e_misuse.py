@@ -254,3 +254,22 @@ def main():
     assert "message='1/2 states failed.'" in done.stdout
     assert "task run 'bad-0' is Failed" in done.stderr
     assert "ValueError: unseen" in done.stderr
+
+
+def test_fault_E6_a_failure_that_the_flow_completes_with_is_told(place: Place) -> None:
+    """A flow that returns a value has COMPLETED; what failed in it is listed all the same, awaited or not."""
+    place.write("""
+@task
+def bad():
+    raise ValueError("unseen")
+
+@flow
+def main():
+    bad.submit()
+    return 5
+""")
+
+    done = place.localflow("run", "flows.py")
+
+    assert done.returncode == 0
+    assert "\n1 task run did not complete: bad-0\nsee: localflow show " in done.stderr
