@@ -17,25 +17,25 @@ if TYPE_CHECKING:
 #: 1: a run is recorded once. 2: a run that is recorded again replaces the one before; `unfinished/`.
 FORMAT_VERSION = 2
 
-_MARKER = "store.json"
+MARKER = "store.json"
 _FORMAT = "localflow state store"
 
 
 def open_directory(path: Path, migrate: Callable[[], None]) -> None:
     """Make the directory a store, or see that it is one that can be written; one of format 1 is first migrated."""
     make_state_directory(path)
-    marker = path / _MARKER
+    marker = path / MARKER
     try:
         if not marker.exists():
             with sole_maker(path):
                 if not marker.exists():
                     _refuse_strangers(path)
-                    _write(marker)
+                    write_marker(marker)
         if _version(marker) < FORMAT_VERSION:
             with sole_maker(path):
                 if _version(marker) < FORMAT_VERSION:
                     migrate()
-                    _write(marker)
+                    write_marker(marker)
         with marker.open("r+b"):  # a file system may be read-only whatever the modes of its files say
             pass
     except OSError as error:
@@ -45,17 +45,28 @@ def open_directory(path: Path, migrate: Callable[[], None]) -> None:
 
 
 def _refuse_strangers(path: Path) -> None:
-    strangers = sorted({place.name for place in path.iterdir()} - {".gitignore", f"{_MARKER}.part"})
+    strangers = sorted({place.name for place in path.iterdir()} - {".gitignore", f"{MARKER}.part"})
     if strangers:
         raise StoreError(
-            f"{path} is no state store: it holds '{strangers[0]}' but no {_MARKER}; "
+            f"{path} is no state store: it holds '{strangers[0]}' but no {MARKER}; "
             "name a directory that is new or empty"
         )
 
 
-def _write(marker: Path) -> None:
+def write_marker(marker: Path) -> None:
+    """Say that the directory is a store of the newest format."""
     content = to_json({"format": _FORMAT, "version": FORMAT_VERSION}) + "\n"
     write_private_file(marker, content.encode(), sync=True)
+
+
+def is_damaged(marker: Path) -> bool:
+    """Return whether it is there and is not as it was written; raises StoreError as opening does."""
+    try:
+        if marker.exists():
+            _version(marker)
+    except CorruptStoreError:
+        return True
+    return False
 
 
 def _version(marker: Path) -> int:
