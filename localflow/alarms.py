@@ -30,18 +30,27 @@ class Alarms:
         self._thread: threading.Thread | None = None
         self._closed = False
 
-    def set(self, seconds: float, action: Callable[[], object]) -> None:
-        """Call `action` in so many seconds, in the thread of the alarms; it should be quick."""
+    def set(self, seconds: float, action: Callable[[], object]) -> bool:
+        """Call `action` in so many seconds, in the thread of the alarms; it should be quick.
+
+        Return False if that will not be, because no thread can be started.
+        """
         with self._changed:
             if self._closed:
-                return
+                return True
             heapq.heappush(self._due, (time.monotonic() + seconds, next(self._order), action))
             if self._thread is None:
                 thread = threading.Thread(target=self._work, name="localflow-alarms", daemon=True)
-                thread.start()
+                try:
+                    thread.start()
+                except RuntimeError as error:
+                    _log.warning("nothing can be done later, such as flow timeouts, for now: %s", error)
+                    self._due.clear()
+                    return False
                 self._thread = thread
             elif self._due[0][2] is action:  # earlier than what the thread sleeps for
                 self._changed.notify()
+        return True
 
     def close(self) -> None:
         """Forget what is not due yet, and end the thread."""

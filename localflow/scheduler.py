@@ -231,7 +231,11 @@ class Scheduler:
         delay = run.task.retry.delay(run.attempt - run.first_attempt + 1)
         run.attempt += 1
         if delay > 0:
-            self.actions.append(lambda: self._alarms.set(delay, lambda: self._tell(lambda: self._retry(run))))
+
+            def retry() -> None:
+                self._tell(lambda: self._retry(run))
+
+            self.actions.append(lambda: self._alarms.set(delay, retry) or retry())  # too soon rather than never
         else:
             self._retry(run)
 

@@ -161,6 +161,7 @@ def innocent(number):
 
 @task
 def pause():
+    print("what is said is stored by a thread of its own")
     time.sleep(0.1)
 
 def figures():
@@ -183,7 +184,7 @@ def main():
     done = place.localflow("run", "flows.py", timeout=100)
 
     assert done.returncode == 0, done.stderr
-    fds, threads, processes, rss, *after = map(int, done.stdout.split("\n")[0].split())
+    fds, threads, processes, rss, *after = map(int, done.stdout.splitlines()[-2].split())
     print(f"before {fds, threads, processes, rss}, after {after}")
     assert after[:3] == [fds, threads, processes]
     assert after[3] < 1.05 * rss

@@ -237,3 +237,31 @@ def main():
         assert (task_run["state"]["type"], task_run["state"]["name"]) == ("CRASHED", "WorkerLost")
         assert task_run["state"]["message"] == "cannot start a thread for the task: can't start new thread"
     assert place.notes == []
+
+
+@needs_limits
+def test_fault_A12_without_a_thread_for_its_delay_a_retry_comes_at_once(place: Place) -> None:
+    """What cannot wait for its time in a thread of its own is done too soon, with a warning, rather than never."""
+    place.write(f"""{FEW_THREADS}
+@task(retries=1, retry_delay_seconds=0.5)
+def fails_once():
+    note("ran")
+    if len(open("oracle").readlines()) == 1:
+        raise ValueError("not yet")
+
+@task
+def work():
+    pass
+
+@flow(executor=ThreadExecutor(workers=1))
+def main():
+    work().wait()
+    allow_threads(0)
+    return fails_once()
+""")
+
+    done = place.localflow("run", "flows.py", timeout=20)
+
+    assert done.returncode == 0, done.stderr
+    assert place.notes == ["ran", "ran"]
+    assert "nothing can be done later, such as flow timeouts, for now: can't start new thread" in done.stderr
