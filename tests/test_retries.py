@@ -226,10 +226,10 @@ def test_a_crash_is_retried_only_if_that_is_wanted(on_crash: bool) -> None:
 def test_a_timeout_is_retried(runs: Harness) -> None:
     """TimedOut is FAILED, so it uses up a retry like any failure."""
 
-    @task(retries=1, timeout_seconds=1)
+    @task(retries=1, timeout_seconds=2)  # a new worker imports this module first
     def slow_at_first() -> str:
         if calls_so_far("slow") == 1:
-            time.sleep(1.5)
+            time.sleep(3)
         return "quick"
 
     assert flow(name="main")(lambda: slow_at_first())().result() == "quick"
