@@ -234,7 +234,7 @@ def test_a_timeout_is_retried(runs: Harness) -> None:
 
     assert flow(name="main")(lambda: slow_at_first())().result() == "quick"
     message = runs.task_run("slow_at_first-0").changes[1].message
-    assert message == "Task run exceeded timeout of 1.0 second(s)"
+    assert message == "Task run exceeded timeout of 2.0 second(s)"
 
 
 # -- flows -----------------------------------------------------------------------------------------------------------
