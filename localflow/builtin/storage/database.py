@@ -14,6 +14,7 @@ from localflow.builtin.storage.directory import (
     create_private_file,
     make_state_directory,
     refuse_foreign,
+    refuse_lockless,
     sole_maker,
     sync_directory,
 )
@@ -34,6 +35,7 @@ def open_database(path: Path) -> sqlite3.Connection:
     """Return a connection to read the database at `path`, which is made if it is missing, and looked at."""
     make_state_directory(path.parent)
     try:
+        refuse_lockless(path.parent)
         if not os.path.lexists(path):
             with sole_maker(path.parent):
                 if not os.path.lexists(path):
@@ -43,9 +45,15 @@ def open_database(path: Path) -> sqlite3.Connection:
         raise os_failure(path, error) from error
     connection = connect(path)
     try:
-        _verify(path, connection)
+        version = _verify(path, connection)
+        if version < FORMAT_VERSION:
+            from localflow.builtin.storage.migration import migrate  # hardly anybody ever needs it
+
+            migrate(path, version)
     except BaseException as error:
         connection.close()
+        if isinstance(error, OSError):
+            raise os_failure(path, error) from error
         if isinstance(error, sqlite3.Error):
             raise sqlite_failure(path, error) from error
         if isinstance(error, UnicodeDecodeError):  # SQLite quotes what it found, and that is no text
@@ -139,6 +147,9 @@ def sqlite_failure(path: Path, error: sqlite3.Error) -> StoreError:
 
 def _create(path: Path) -> None:
     """Make the database aside and put it in its place: nobody ever meets a half-made one."""
+    log = path.with_name(path.name + "-wal")
+    if log.exists():  # SQLite would write what is in it into the new database
+        raise CorruptStoreError(path, f"the file is gone, but {log.name} with its newest records is there")
     draft = path.with_name(path.name + ".new")
     for leftover in ("", "-journal", "-wal", "-shm"):  # of a process that died in the middle of this
         draft.with_name(draft.name + leftover).unlink(missing_ok=True)
@@ -168,8 +179,8 @@ def _inspect(path: Path) -> None:
         raise CorruptStoreError(path, f"the file has {status.st_size} bytes, which is too few for any state store")
 
 
-def _verify(path: Path, connection: sqlite3.Connection) -> None:
-    """Refuse a database that is not ours, not of this version, or damaged, and leave it as it is."""
+def _verify(path: Path, connection: sqlite3.Connection) -> int:
+    """Refuse a database that is not ours, of a later version, or damaged, and leave it as it is; return its version."""
     (application_id,) = connection.execute("PRAGMA application_id").fetchone()
     if application_id != APPLICATION_ID:
         raise StoreError(
@@ -177,7 +188,7 @@ def _verify(path: Path, connection: sqlite3.Connection) -> None:
             "name another path"
         )
     (version,) = connection.execute("PRAGMA user_version").fetchone()
-    if version != FORMAT_VERSION:
+    if not 1 <= version <= FORMAT_VERSION:
         raise StoreVersionError(path, version, FORMAT_VERSION)
     if path.stat().st_size <= CHECKED_BYTES:
         (verdict,) = connection.execute("PRAGMA quick_check(1)").fetchone()
@@ -189,6 +200,8 @@ def _verify(path: Path, connection: sqlite3.Connection) -> None:
             f"state store {path} is on a file system without shared memory, which SQLite needs to let several "
             "processes write; name a path on a local disk"
         )
+    found: int = version
+    return found
 
 
 def holder(path: Path) -> str:

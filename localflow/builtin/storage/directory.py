@@ -119,6 +119,26 @@ def sole_maker(directory: Path) -> Iterator[None]:
         os.close(descriptor)
 
 
+def refuse_lockless(directory: Path) -> None:
+    """Raise StoreError where files cannot be locked, as on some network file systems."""
+    try:
+        import fcntl
+    except ImportError:
+        return
+    descriptor = os.open(directory, os.O_RDONLY)
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_SH | fcntl.LOCK_NB)
+    except BlockingIOError:  # somebody makes a store in there, under a lock
+        return
+    except OSError as error:
+        raise StoreError(
+            f"{directory} is on a file system where files cannot be locked ({error.strerror}), which keeps several "
+            "processes apart; name a path on a local disk"
+        ) from error
+    finally:
+        os.close(descriptor)
+
+
 def _hide_from_git(directory: Path) -> None:
     with suppress(FileExistsError):  # another process was quicker
         descriptor = create_private_file(directory / ".gitignore")
