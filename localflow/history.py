@@ -200,7 +200,7 @@ class FlowRunHistory(RunHistory):
                 by_number[record.run.number].changes.append(record)
         del by_number[0]
         history.task_runs = list(by_number.values())
-        family = [summary for summary in store.list_flow_runs() if summary.flow_run.root_id == run.root_id]
+        family = store.list_flow_runs(root_id=run.root_id)
         parents = {run.id, *(task_run.run.id for task_run in history.task_runs)}
         history.subflow_runs = [summary for summary in reversed(family) if summary.flow_run.parent_id in parents]
         return history
