@@ -5,6 +5,8 @@ Whether an engine lives is asked of the operating system, by the claim that it h
 
 from __future__ import annotations
 
+import os
+import time
 from collections import defaultdict
 from contextlib import contextmanager
 from datetime import UTC, datetime
@@ -33,10 +35,11 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
     from types import FunctionType
 
-    from localflow.interfaces import StateStore
+    from localflow.interfaces import Claim, StateStore
     from localflow.payloads import Payload
     from localflow.records import FlowRunSummary
 
+_SETTLING_SECONDS = 2.0
 _SMALL_RESULT = 4096  # bytes that are kept rather than read again
 
 
@@ -266,9 +269,7 @@ def claimed_run(
     """
     if run.parent_id is not None:
         raise NotResumableError(f"flow run '{run.name}' is part of another one; resume that: its id is {run.root_id}")
-    claim = store.claim(run.id)
-    if claim is None:
-        raise RunClaimedError(run.name, *_holder(store, run))
+    claim = _claim(store, run)
     try:
         reach("claimed-run")
         (summary,) = [each for each in store.list_flow_runs(root_id=run.id) if each.flow_run.id == run.id]
@@ -283,6 +284,31 @@ def claimed_run(
         yield summary.flow_run, Resumption(store, summary.flow_run, again)
     finally:
         claim.release()
+
+
+def _claim(store: StateStore, run: FlowRun) -> Claim:
+    """Return the claim on a flow run.
+
+    Who only marks a lost run holds the claim for moments, and who has just taken it is about to record that: so if the
+    process that is recorded is dead, look again.
+    """
+    deadline = time.monotonic() + _SETTLING_SECONDS
+    while (claim := store.claim(run.id)) is None:
+        pid, since = _holder(store, run)
+        if _is_alive(pid) or time.monotonic() > deadline:
+            raise RunClaimedError(run.name, pid, since)
+        time.sleep(0.02)
+    return claim
+
+
+def _is_alive(pid: int) -> bool:
+    try:
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return False
+    except OSError:  # somebody else's
+        return True
+    return pid > 0
 
 
 def _holder(store: StateStore, run: FlowRun) -> tuple[int, str]:

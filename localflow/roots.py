@@ -91,6 +91,10 @@ def begun(
         notifications.close()
         if claim is not None:
             claim.release()
+        if project.settings.retention:
+            from localflow.housekeeping import apply_retention
+
+            apply_retention(project, store)
 
 
 def execute_again(

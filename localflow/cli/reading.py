@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from typing import TYPE_CHECKING
 
+from localflow.control import control_path, is_listening
 from localflow.housekeeping import store_path
 from localflow.project import Project
 from localflow.record_buffer import RecordBuffer
@@ -47,9 +48,12 @@ def recorded(project: Project | None = None) -> Iterator[StateStore]:
 
 
 def note_lost(project: Project, store: StateStore) -> None:
-    """Mark the flow runs whose engine is gone, and tell the notifiers."""
+    """Mark the flow runs whose engine is gone, remove what those have left, and tell the notifiers."""
     lost = mark_lost(store)
     if lost:
+        for flow_run in {change.run.flow_run.id: change.run.flow_run for change in lost}.values():
+            with suppress(OSError):  # it is not ours to remove
+                is_listening(control_path(project.state_directory, flow_run.id))
         notifications = project.make_notifications()
         notifications.publish(lost)
         notifications.close()
