@@ -28,7 +28,7 @@ _log = logging.getLogger("localflow.stores")
 BUSY_SECONDS = 5.0  # how long SQLite itself waits for others, until we say so and go on
 PATIENCE_SECONDS = 60.0  # how long we wait in all
 SMALLEST_BYTES = 512
-CHECKED_BYTES = 4 << 20  # a file up to this size is checked as a whole at each opening: 10 milliseconds
+CHECKED_BYTES = 1 << 20  # a file up to this size is checked as a whole at each opening: 10 milliseconds
 
 
 def open_database(path: Path) -> sqlite3.Connection:
@@ -191,7 +191,7 @@ def _verify(path: Path, connection: sqlite3.Connection) -> int:
     if not 1 <= version <= FORMAT_VERSION:
         raise StoreVersionError(path, version, FORMAT_VERSION)
     if path.stat().st_size <= CHECKED_BYTES:
-        (verdict,) = connection.execute("PRAGMA quick_check(1)").fetchone()
+        (verdict,) = connection.execute("PRAGMA integrity_check(1)").fetchone()
         if verdict != "ok":
             raise CorruptStoreError(path, verdict)
     (mode,) = connection.execute("PRAGMA journal_mode = WAL").fetchone()

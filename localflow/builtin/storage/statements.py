@@ -43,17 +43,21 @@ SET_FINAL = """
 FIND_KEY = "SELECT key FROM flow_runs WHERE id = ?"
 FIND_LOG_END = "SELECT coalesce(max(position), 0) FROM log_entries WHERE flow_run = ?"
 
-_SELECT_FLOW_RUNS = """
+_FLOW_RUN_COLUMNS = """
     SELECT key, progress.*, id, name, flow, created_at, root_id, parent_id, parameters, entry_point, executor, versions,
-           host, pid, tags, code, inputs, arguments_format, arguments, flow_runs.checksum
-    FROM flow_runs LEFT JOIN progress ON progress.flow_run = key
+           host, pid, tags, code, inputs, arguments_format, arguments, checksum
 """
+_SELECT_FLOW_RUNS = _FLOW_RUN_COLUMNS + "FROM flow_runs LEFT JOIN progress ON progress.flow_run = key "
+# SQLite would rather look at all flow runs, in their order.
+_SELECT_UNFINISHED = (
+    _FLOW_RUN_COLUMNS + "FROM progress INDEXED BY unfinished CROSS JOIN flow_runs ON progress.flow_run = key "
+)
 _NEWEST_FIRST = " ORDER BY key DESC LIMIT :limit"
 #: By whether a tree is asked for, and whether only unfinished runs are.
 LIST_FLOW_RUNS = {
     (False, False): _SELECT_FLOW_RUNS + _NEWEST_FIRST,
     (True, False): _SELECT_FLOW_RUNS + "WHERE root_id = :root_id" + _NEWEST_FIRST,
-    (False, True): _SELECT_FLOW_RUNS + "WHERE is_final = 0" + _NEWEST_FIRST,
+    (False, True): _SELECT_UNFINISHED + "WHERE is_final = 0" + _NEWEST_FIRST,
     (True, True): _SELECT_FLOW_RUNS + "WHERE root_id = :root_id AND is_final = 0" + _NEWEST_FIRST,
 }
 READ_FLOW_RUN = _SELECT_FLOW_RUNS + "WHERE id = ?"
