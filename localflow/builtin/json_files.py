@@ -72,7 +72,7 @@ class JsonStateStore(StateStore):
         self._unfinished = UnfinishedTrees(self._path / _UNFINISHED, power_safe=self._power_safe)
         self._cache = ResultCache(self._path / _CACHE, power_safe=self._power_safe)
         self._removed = RemovedRuns(self._path / _REMOVED, self._cache, self._unfinished, power_safe=self._power_safe)
-        open_directory(self._path, migrate=self._list_unfinished)
+        open_directory(self._path, migrate=self._list_unfinished, power_safe=self._power_safe)
         self._cache.tidy()
         self._removed.finish()
 
@@ -122,6 +122,10 @@ class JsonStateStore(StateStore):
             else:
                 listed = self._unfinished.root_ids() if unfinished else self._names()
                 summaries = self._summaries(listed)
+                if not unfinished:  # a power loss may have taken a file that says so
+                    missing = {summary.flow_run.root_id for summary in summaries if _is_unfinished(summary)}
+                    for each in missing.difference(self._unfinished.root_ids()):
+                        self._unfinished.add(each)
         if unfinished:
             summaries = [summary for summary in summaries if _is_unfinished(summary)]
             if root_id is None:

@@ -193,6 +193,17 @@ def test_writer_that_dies_at_the_beginning_is_forgiven(store: JsonStateStore, pa
     assert [place.name for place in (path / "unfinished").iterdir()] == listed
 
 
+def test_lost_entry_of_the_list_is_made_again(store: JsonStateStore, path: Path) -> None:
+    """What a power loss has taken from the list of unfinished flow runs is put back by whoever lists all."""
+    run = make_flow_run()
+    store.append([run])
+    (path / "unfinished" / run.id).unlink()
+
+    with closing(JsonStateStore(path)) as another:
+        assert len(another.list_flow_runs()) == 1
+        assert [summary.flow_run for summary in another.list_flow_runs(unfinished=True)] == [run]
+
+
 # -- what a writer that died has left ---------------------------------------------------------------------------------
 
 

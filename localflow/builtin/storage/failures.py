@@ -19,6 +19,11 @@ def os_failure(path: Path, error: OSError) -> StoreError:
     """Return the StoreError for what the operating system said about `path`."""
     if error.errno in _NO_SPACE:
         return no_space(path)
+    if error.errno == errno.EFBIG:
+        return StoreError(
+            f"state store {path} is full: the limit on the size of files (ulimit -f) is reached; "
+            "raise it, everything recorded so far is safe"
+        )
     cause = error.strerror or str(error)
     if error.errno in _NO_PERMISSION:
         return no_permission(path, cause)
