@@ -65,6 +65,7 @@ class _Repair:
 
     def run(self) -> list[str]:
         refuse_if_claimed(self._path.parent / "engines")
+        shutil.rmtree(self._bench, ignore_errors=True)  # of a repair that died
         if self._finished.exists() and not self._opens():
             self._put_in_place()
             return [f"finished an earlier repair of {self._path}"]
@@ -78,7 +79,6 @@ class _Repair:
             if source.exists():
                 copy_private(source, aside.with_name(aside.name + part))
         reach("in-repair")
-        shutil.rmtree(self._bench, ignore_errors=True)
         make_private_directory(self._bench)
         try:
             account = self._rebuild(aside)
