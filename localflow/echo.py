@@ -6,6 +6,8 @@ import logging
 import sys
 import time
 from contextlib import suppress
+from itertools import groupby
+from operator import attrgetter
 from typing import TYPE_CHECKING
 
 from localflow.loggers import RUN_LOGGERS, level_of_user
@@ -13,19 +15,29 @@ from localflow.printable import printable, printable_lines
 from localflow.streams import LEVELS, aside
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from localflow.records import FlowRun, LogLine, TaskRun
 
 
+def show_all(run: FlowRun | TaskRun, lines: Sequence[LogLine]) -> None:
+    """Show what a run in another process has said, as it would be shown if the run were in this one."""
+    for source, group in groupby(lines, key=attrgetter("source")):
+        if source in LEVELS:  # of which there may be very many
+            with aside(), suppress(Exception):  # a terminal that is gone: no harm to the run
+                _write(source, "\n".join([line.message for line in group]))
+        else:
+            for line in group:
+                show(run, line)
+
+
 def show(run: FlowRun | TaskRun, line: LogLine) -> None:
-    """Show what a run in another process has said, as it would be shown if the run were in this one.
+    """Show what a run in another process has logged.
 
     A record goes to the handlers the user has configured here. Where there are none, those of runs' loggers are shown
     as `show_record` does, others from WARNING on as Python does it.
     """
-    with aside(), suppress(Exception):  # a terminal that is gone, a handler that fails: no harm to the run
-        if line.source in LEVELS:
-            _write(line.source, line.message)
-            return
+    with aside(), suppress(Exception):  # a handler that fails: no harm to the run
         logger = logging.getLogger(line.source)
         if logger.hasHandlers():
             if line.level >= level_of_user(logger) and not logger.disabled:
@@ -48,7 +60,10 @@ def show_record(run: FlowRun | TaskRun, line: LogLine) -> None:
 def _write(source: str, text: str) -> None:
     stream = getattr(sys, source)
     if stream is not None:
-        stream.write(f"{text}\n")
+        try:
+            stream.write(f"{text}\n")
+        except UnicodeEncodeError:  # a locale that lacks a sign, a lone surrogate
+            stream.write(f"{text.encode(stream.encoding, 'backslashreplace').decode(stream.encoding)}\n")
         stream.flush()
 
 

@@ -7,7 +7,7 @@ import threading
 import time
 from typing import TYPE_CHECKING
 
-from localflow.echo import show
+from localflow.echo import show_all
 from localflow.loggers import OWN
 from localflow.records import LogEntry
 
@@ -60,8 +60,7 @@ class LogBook:
         if first:
             self._on_waiting()
         if echo:
-            for line in lines:
-                show(run, line)
+            show_all(run, lines)
 
     def end(self, run: FlowRun | TaskRun, attempt: int) -> None:
         """Note what was dropped of an attempt that has ended, and forget its count."""
@@ -71,7 +70,7 @@ class LogBook:
             count = self._counts.pop((run.flow_run.id, run.number, attempt), None)
             if count is None or not count.dropped_lines:
                 return
-            message = f"... {count.dropped_lines} lines dropped ({count.dropped_bytes} bytes)"
+            message = f"... truncated {count.dropped_bytes} bytes ({count.dropped_lines} lines)"
             first = self._keep([LogEntry(run, attempt, time.time(), logging.WARNING, OWN, message)])
         if first:
             self._on_waiting()

@@ -66,7 +66,7 @@ def test_each_attempt_has_a_limit_of_its_own() -> None:
     assert [(e.attempt, e.level, e.source, e.message) for e in book.take()] == [
         (1, 20, "stdout", "12345"),
         (2, 20, "stdout", "fits"),
-        (1, logging.WARNING, "localflow", "... 3 lines dropped (9 bytes)"),
+        (1, logging.WARNING, "localflow", "... truncated 9 bytes (3 lines)"),
     ]
 
 
@@ -78,7 +78,7 @@ def test_an_attempt_that_has_ended_is_forgotten() -> None:
     book.end(TASK_RUN, 1)
     book.add(TASK_RUN, 1, lines("late"), echo=False)
 
-    assert [entry.message for entry in book.take()] == ["123456789", "... 1 lines dropped (2 bytes)", "late"]
+    assert [entry.message for entry in book.take()] == ["123456789", "... truncated 2 bytes (1 lines)", "late"]
 
 
 def test_threads_lose_nothing() -> None:

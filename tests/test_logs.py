@@ -706,7 +706,7 @@ main()
     kept = done.entries[:-1]
     assert sum(len(entry.message) + 1 for entry in kept) == len(kept) * 50_000 <= 10 * 1024 * 1024
     assert len(kept) == 209
-    assert done.entries[-1].message == "... 32 lines dropped (1550008 bytes)"
+    assert done.entries[-1].message == "... truncated 1550008 bytes (32 lines)"
     assert done.stdout.count("\n") == 241
 
 

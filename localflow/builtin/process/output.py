@@ -94,7 +94,7 @@ class WorkerOutput:
             file.close_gap()
         lines, self._lines = self._lines, []
         if self._dropped:
-            lines.append(LogLine(now, logging.WARNING, "localflow", f"... {self._dropped} bytes of output dropped"))
+            lines.append(LogLine(now, logging.WARNING, "localflow", f"... truncated {self._dropped} bytes"))
         self._room, self._dropped = TEXT_LIMIT, 0
         return lines
 
