@@ -9,9 +9,11 @@ import pytest
 if TYPE_CHECKING:
     from tests.faults.conftest import Place
 
+EXECUTORS = ["ProcessExecutor(workers=1)", "ThreadExecutor(workers=1)", "SequentialExecutor()"]
 
-@pytest.mark.parametrize("statement", ["sys.exit(0)", "raise SystemExit"])
-def test_fault_A4_an_exit_is_the_failure_of_its_task(place: Place, statement: str) -> None:
+
+@pytest.mark.parametrize("executor", EXECUTORS)
+def test_fault_A4_an_exit_is_the_failure_of_its_task(place: Place, executor: str) -> None:
     """`sys.exit(0)` in a task fails that task, ends neither its worker nor the flow's body, and is no success."""
     place.write(f"""
 from localflow.errors import TaskFailedError
@@ -22,9 +24,9 @@ def pid():
 
 @task
 def leave():
-    {statement}
+    sys.exit(0)
 
-@flow(executor=ProcessExecutor(workers=1))
+@flow(executor={executor})
 def main():
     before = pid().result()
     future = leave()
@@ -39,20 +41,18 @@ def main():
     done = place.localflow("run", "flows.py")
 
     leave = next(each for each in place.task_runs() if each["task"] == "leave")
-    words = "task called sys.exit(0)" if "0" in statement else "task called sys.exit()"
     assert done.returncode == 1
     assert leave["state"]["type"] == "FAILED"
-    assert leave["state"]["message"] == f"Task run encountered an exception: SystemExit: {words}"
+    assert leave["state"]["message"] == "Task run encountered an exception: SystemExit: task called sys.exit(0)"
     assert leave["cause"]["exception_type"] == "SystemExit"
     assert place.notes == ["raised TaskFailedError", "same worker True"]
 
 
-RAISED = ("KeyboardInterrupt", "GeneratorExit", "Own")
-
-
-def test_fault_A5_what_is_no_exception_fails_its_task_only(place: Place) -> None:
-    """KeyboardInterrupt, GeneratorExit and a class of the user's fail their tasks; what follows runs, in the worker."""
-    place.write("""
+@pytest.mark.parametrize("executor", EXECUTORS)
+def test_fault_A5_what_is_no_exception_fails_its_task_only(place: Place, executor: str) -> None:
+    """GeneratorExit, a class of the user's and, in a worker process, KeyboardInterrupt are failures like any other."""
+    raised = ["GeneratorExit", "Own", *(["KeyboardInterrupt"] if "Process" in executor else [])]
+    place.write(f"""
 class Own(BaseException):
     pass
 
@@ -62,24 +62,23 @@ def fail(error):
 
 @task
 def follow(number):
-    note("followed", number, os.getpid())
+    note(number, os.getpid())
 
-@flow(executor=ProcessExecutor(workers=1))
+@flow(executor={executor})
 def main():
-    for number, error in enumerate((KeyboardInterrupt, GeneratorExit, Own)):
-        fail(error)
-        follow(number)
+    for number, error in enumerate([{", ".join(raised)}]):
+        fail(error).wait()
+        follow(number).wait()
 """)
 
     done = place.localflow("run", "flows.py")
 
-    task_runs = place.task_runs()
-    failed = [each for each in task_runs if each["task"] == "fail"]
+    failed = [each for each in place.task_runs() if each["task"] == "fail"]
     assert done.returncode == 1
-    assert [each["state"]["type"] for each in failed] == ["FAILED"] * 3
-    assert [each["cause"]["exception_type"] for each in failed] == [*RAISED]
+    assert [each["state"]["type"] for each in failed] == ["FAILED"] * len(raised)
+    assert [each["cause"]["exception_type"] for each in failed] == raised
     assert [each["state"]["message"] for each in failed] == [
-        f"Task run encountered an exception: {name}" for name in RAISED
+        f"Task run encountered an exception: {name}" for name in raised
     ]
-    assert [note.split()[1] for note in place.notes] == ["0", "1", "2"]
-    assert len({note.split()[2] for note in place.notes}) == 1
+    assert [note.split()[0] for note in place.notes] == [str(number) for number in range(len(raised))]
+    assert len({note.split()[1] for note in place.notes}) == 1

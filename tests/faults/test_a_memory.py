@@ -10,6 +10,8 @@ from typing import TYPE_CHECKING
 
 import pytest
 
+from tests.faults.conftest import eventually
+
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
@@ -84,19 +86,19 @@ def main():
 @pytest.fixture
 def container() -> Iterator[Path]:
     """A control group of 200 MiB; its folder takes pids in `cgroup.procs`."""
-    name = f"localflow-test-{uuid.uuid4().hex}"
+    is_version_1 = (V1 / "memory.limit_in_bytes").exists()
+    folder = (V1 if is_version_1 else V2) / f"localflow-test-{uuid.uuid4().hex}"
     try:
-        if (V1 / "memory.limit_in_bytes").exists():
-            folder = V1 / name
-            folder.mkdir()
-            (folder / "memory.limit_in_bytes").write_text(str(LIMIT))
-        else:
-            folder = V2 / name
-            folder.mkdir()
-            (folder / "memory.max").write_text(str(LIMIT))
+        folder.mkdir()
     except OSError as error:
         pytest.skip(f"no control group can be made here, which takes root: {error}")
+    try:
+        (folder / ("memory.limit_in_bytes" if is_version_1 else "memory.max")).write_text(str(LIMIT))
+    except OSError as error:
+        folder.rmdir()
+        pytest.skip(f"memory cannot be limited here: {error}")
     yield folder
+    eventually(lambda: not (folder / "cgroup.procs").read_text())  # what has ended leaves a little later
     folder.rmdir()
 
 
