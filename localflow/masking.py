@@ -17,7 +17,18 @@ MASK = "***"
 #: The start of a value that stands for an environment variable, as in `url = "env:OPS_WEBHOOK_URL"`.
 ENV_PREFIX = "env:"
 
-_SECRET_ENDINGS = ("token", "password", "secret", "key")
+# `Authorization` and `Cookie` are headers of the webhook.
+_SECRET_ENDINGS = (
+    "token",
+    "password",
+    "passwd",
+    "passphrase",
+    "secret",
+    "key",
+    "credential",
+    "authorization",
+    "cookie",
+)
 _URL = re.compile(r"(?P<scheme>[A-Za-z][A-Za-z0-9+.-]*://)(?P<rest>\S+)")
 _BARE_KEY = re.compile(r"[A-Za-z0-9_-]+")
 _SHOWN_LENGTH = 80

@@ -31,8 +31,10 @@ _STDLIB = os.__file__.rpartition(os.sep)[0] + os.sep
 _INSTALLED = re.compile(r".*[\\/](?:site|dist)-packages[\\/]", re.DOTALL)
 _FROZEN = "<frozen "
 
-_SECRET_FIELD = re.compile(
-    r"(\b\w*(?:token|password|secret|key)s?['\"]?\s*[=:]\s*)('(?:[^'\\]|\\.)*'|\"(?:[^\"\\]|\\.)*\"|[^,)}\]\s]+)", re.I
+_SECRET_FIELD = re.compile(  # by the names of masking.py
+    r"(\b\w*(?:token|password|passwd|passphrase|secret|key|credential|authorization|cookie)s?['\"]?\s*[=:]\s*)"
+    r"('(?:[^'\\]|\\.)*'|\"(?:[^\"\\]|\\.)*\"|[^,)}\]\s]+)",
+    re.I,
 )
 
 

@@ -14,17 +14,34 @@ from localflow.masking import dotted, found, literal, masked, quoted, secrets, w
 
 @pytest.mark.parametrize(
     "key",
-    ["token", "password", "secret", "key", "api_key", "apiKey", "API-TOKEN", "db.password", "keys", "clientSecret"],
+    [
+        "token",
+        "password",
+        "secret",
+        "key",
+        "api_key",
+        "apiKey",
+        "API-TOKEN",
+        "db.password",
+        "keys",
+        "clientSecret",
+        "Authorization",
+        "Proxy-Authorization",
+        "Cookie",
+        "aws_credentials",
+        "DB_PASSWD",
+        "passphrase",
+    ],
 )
 def test_values_of_secret_keys_are_masked(key: str) -> None:
-    """A key named, or ending in, token, password, secret or key hides whatever it holds."""
+    """A key named, or ending in, token, password, secret, key and the like hides whatever it holds."""
     assert masked("hush", key) == "***"
     assert masked(12345, key) == "***"
     assert masked({"a": ["hush"]}, key) == "***"
     assert found("hush", key) == "*** (string)"
 
 
-@pytest.mark.parametrize("key", ["", "path", "keyboard", "tokenizer", "user", "on"])
+@pytest.mark.parametrize("key", ["", "path", "keyboard", "tokenizer", "user", "on", "author"])
 def test_values_of_other_keys_are_shown(key: str) -> None:
     """Only the end of a key counts."""
     assert masked("open", key) == "open"
