@@ -5,7 +5,6 @@ Whether an engine lives is asked of the operating system, by the claim that it h
 
 from __future__ import annotations
 
-import os
 import time
 from collections import defaultdict
 from contextlib import contextmanager
@@ -30,6 +29,7 @@ from localflow.states import (
     engine_lost_message,
     type_and_text,
 )
+from localflow.strays import birth_of
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
@@ -295,20 +295,10 @@ def _claim(store: StateStore, run: FlowRun) -> Claim:
     deadline = time.monotonic() + _SETTLING_SECONDS
     while (claim := store.claim(run.id)) is None:
         pid, since = _holder(store, run)
-        if _is_alive(pid) or time.monotonic() > deadline:
+        if birth_of(pid) or time.monotonic() > deadline:
             raise RunClaimedError(run.name, pid, since)
         time.sleep(0.02)
     return claim
-
-
-def _is_alive(pid: int) -> bool:
-    try:
-        os.kill(pid, 0)
-    except ProcessLookupError:
-        return False
-    except OSError:  # somebody else's
-        return True
-    return pid > 0
 
 
 def _holder(store: StateStore, run: FlowRun) -> tuple[int, str]:

@@ -235,7 +235,11 @@ class Scheduler:
             def retry() -> None:
                 self._tell(lambda: self._retry(run))
 
-            self.actions.append(lambda: self._alarms.set(delay, retry) or retry())  # too soon rather than never
+            def retry_later() -> None:
+                if not self._alarms.set(delay, retry):
+                    retry()  # too soon rather than never
+
+            self.actions.append(retry_later)
         else:
             self._retry(run)
 

@@ -37,7 +37,7 @@ class Stray(NamedTuple):
 def engine_mark() -> str:
     """Return the mark of this process, for the environment of its workers."""
     pid = os.getpid()
-    return f"{pid}:{_birth(pid)}"
+    return f"{pid}:{birth_of(pid)}"
 
 
 def find_strays() -> list[Stray]:
@@ -76,7 +76,7 @@ def _look_at(process: psutil.Process) -> Stray | None:
     if process.pid == os.getpid() or process.uids().effective != os.geteuid() or _is_elsewhere(process.pid):
         return None
     pid, _, birth = process.environ().get(VARIABLE, "").partition(":")
-    if not pid.isdecimal() or not birth or _birth(int(pid)) == birth or _has_ended(process):
+    if not pid.isdecimal() or not birth or birth_of(int(pid)) == birth or _has_ended(process):
         return None
     is_worker = any(_OWN_CODE in word for word in process.cmdline())
     return Stray(process.pid, process.create_time(), int(pid), is_worker, process.name())
@@ -95,7 +95,7 @@ def _is_elsewhere(pid: int) -> bool:
     return os.readlink(f"/proc/{pid}/ns/pid") != os.readlink("/proc/self/ns/pid")  # noqa: PTH115 - not a path
 
 
-def _birth(pid: int) -> str:
+def birth_of(pid: int) -> str:
     """Return what tells the process with this pid from all that had it before; empty if none lives."""
     try:
         if sys.platform == "linux":  # ticks since the boot, which no change of the clock touches

@@ -290,15 +290,16 @@ def test_a_part_of_a_run_is_not_cancelled_alone(
 def test_a_run_whose_engine_was_killed_cannot_be_cancelled(
     cli: Cli, start: Callable[..., subprocess.Popen[str]]
 ) -> None:
-    """Exit code 1, and the reason."""
+    """Exit code 2: it has ended, which is marked by this command if no other has done so."""
     running = start(executor="sequential")
     running.kill()
     running.wait()
 
     done = cli("cancel", "@last")
 
-    assert done.returncode == 1
-    assert f"its engine, process {running.pid}, is gone" in done.stderr
+    assert done.returncode == 2
+    assert f"its engine, in process {running.pid}, is gone" in done.stderr
+    assert "is EngineLost already, there is nothing to cancel" in done.stderr
 
 
 def test_waiting_for_the_end_has_a_limit(cli: Cli, start: Callable[..., subprocess.Popen[str]]) -> None:
