@@ -39,6 +39,24 @@ class _LoopWaiter:
             self._loop.call_soon_threadsafe(self._tell)
 
 
+class _Wakeup:
+    """Something to wait for, once. Unlike an Event it stays whole wherever in the wait Ctrl-C arrives."""
+
+    __slots__ = ("_closed",)
+
+    def __init__(self) -> None:
+        self._closed = threading.Lock()
+        self._closed.acquire()
+
+    def set(self) -> None:
+        """Let the one who waits go on; called once."""
+        self._closed.release()
+
+    def wait(self, timeout: float | None) -> None:
+        """Wait until it is set, or for so many seconds."""
+        self._closed.acquire(timeout=-1 if timeout is None else min(max(timeout, 0), threading.TIMEOUT_MAX))
+
+
 class TaskFuture(Handle[R_co]):
     """The handle of one task run: wait for it, ask for its state or its data, pass it to other calls."""
 
@@ -86,7 +104,7 @@ class TaskFuture(Handle[R_co]):
     def wait(self, timeout: float | None = None) -> State | None:
         """Wait until the run is done and return its state, or None if `timeout` seconds pass first."""
         if not self._done:
-            waiter = threading.Event()
+            waiter = _Wakeup()
             if self._watch(waiter):
                 try:
                     waiter.wait(timeout)

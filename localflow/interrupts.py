@@ -8,9 +8,10 @@ from __future__ import annotations
 
 import signal
 import threading
+import time
 from collections import deque
 from contextlib import contextmanager
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NoReturn
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -39,6 +40,11 @@ class FlowStop(BaseException):
 #: What stops a flow instead of failing it.
 STOPS = (KeyboardInterrupt, Terminated, FlowStop)
 
+# Whoever stops a program may well send two signals at once: a terminal to all of the process group and its parent once
+# more, a service manager SIGTERM and SIGHUP. That is one wish and not two, and a second exception in the middle of the
+# first one's way out would tear what a single one leaves whole. Nobody presses Ctrl-C twice as fast as this.
+_ECHO_SECONDS = 0.1
+
 
 class Shield:
     """Holds stops back while the thread that signals reach does what must not be torn.
@@ -54,6 +60,7 @@ class Shield:
         self._planned: deque[FlowStop] = deque()
         self._hears_stops = False
         self._taken: list[signal.Signals] = []
+        self._raised_at = -_ECHO_SECONDS
 
     @property
     def hears(self) -> bool:
@@ -79,7 +86,7 @@ class Shield:
             self._depth -= 1
             if self._held is not None and not self._depth:
                 held, self._held = self._held, None
-                raise held
+                self._raise(held)
 
     @contextmanager
     def listening(self) -> Iterator[None]:
@@ -114,6 +121,8 @@ class Shield:
 
     def _handle(self, signum: int, frame: FrameType | None) -> None:
         stop: BaseException | None
+        if time.monotonic() - self._raised_at < _ECHO_SECONDS:
+            return
         if signum == _WAKE:
             if not self._planned:
                 return
@@ -124,7 +133,12 @@ class Shield:
             if not isinstance(self._held, (KeyboardInterrupt, Terminated)):  # the user's own stop wins
                 self._held = stop
         else:
-            raise stop
+            self._raise(stop)
+
+    def _raise(self, stop: BaseException) -> NoReturn:
+        if not isinstance(stop, FlowStop):
+            self._raised_at = time.monotonic()
+        raise stop
 
 
 SHIELD = Shield()

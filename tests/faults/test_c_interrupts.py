@@ -197,7 +197,7 @@ def test_fault_C2_ctrl_c_twice_kills_at_once(
     place: Place, open_terminal: Callable[..., Terminal], executor: str
 ) -> None:
     """Whoever presses it again waits for nobody: what ignores SIGTERM is killed, and the store is whole."""
-    pause = random.Random().uniform(0, 1.5)
+    pause = random.uniform(0.2, 2)  # two in a tenth of a second count as one
     terminal = open_terminal(
         "run",
         place.write(STUCK),
@@ -236,7 +236,7 @@ def step(number):
 
 @flow(executor="process")
 def main():
-    step(0)
+    step(0).wait()
     step(1)
 """)
     program = place.start(
@@ -327,3 +327,28 @@ def main():
         else:  # it had not begun, or was over
             assert done.returncode in (0, -signal.SIGTERM), told
         assert "Traceback" not in done.stderr, told
+
+
+def test_fault_C2_two_signals_at_once_are_one_wish(place: Place) -> None:
+    """A second signal on the heels of the first neither kills nor tears what the first one stops in good order."""
+    place.write("""
+@task
+def work(number):
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(note("in good order")))
+    note("begin", number)
+    time.sleep(60)
+
+@flow(executor="process")
+def main():
+    work.submit(0).wait()
+""")
+    program = place.start("-m", "localflow", "run", "flows.py", "-j", "1")
+    eventually(begun(place, 1))
+
+    for signum in (signal.SIGTERM, signal.SIGHUP, signal.SIGTERM):
+        program.kill(signum)
+    done = program.wait()
+
+    assert done.returncode in (143, 129)
+    assert "in good order" in place.notes
+    assert place.states() == {"work-0": ("CANCELLED", "Interrupted")}
