@@ -244,6 +244,10 @@ class JsonStateStore(StateStore):
                     self._told.add(str(error))
                     logger.warning("flow run %s is left out: %s", name, error)
                 continue
+            except StoreError:
+                if self._directory(name).exists():
+                    raise
+                continue  # removed by another process meanwhile
             for summary in found:
                 summaries.append(summary)
                 self._root_ids[summary.flow_run.id] = name

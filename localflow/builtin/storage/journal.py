@@ -121,6 +121,16 @@ def _lines_in(file: BinaryIO, path: Path, after: Place) -> Iterator[Line]:
         offset += len(content)
 
 
+def inode_of(path: Path) -> int | None:
+    """Return what tells a file from another one in its place, None where there is none."""
+    try:
+        return path.stat().st_ino
+    except FileNotFoundError:
+        return None
+    except OSError as error:
+        raise os_failure(path, error) from error
+
+
 @contextmanager
 def telling(problems: list[str]) -> Iterator[None]:
     """Add a line to `problems` instead of raising CorruptStoreError."""
@@ -137,7 +147,7 @@ class Follower:
         """Call `forget` before the first line of another file."""
         self._path = path
         self._forget = forget
-        self._inode: int | None = None
+        self.inode: int | None = None
         self._last = _START  # the line that was read last
 
     def new_lines(self) -> Iterator[Line]:
@@ -146,9 +156,9 @@ class Follower:
             return
         with _reading(self._path) as file:
             status = os.fstat(file.fileno())
-            if status.st_ino != self._inode or status.st_size < self._last.offset + self._last.length:
+            if status.st_ino != self.inode or status.st_size < self._last.offset + self._last.length:
                 self._forget()
-                self._inode, self._last = status.st_ino, _START
+                self.inode, self._last = status.st_ino, _START
             for line in _lines_in(file, self._path, self._last):
                 line.check()
                 yield line
@@ -159,11 +169,11 @@ class Follower:
             status = self._path.stat()
         except FileNotFoundError:  # its writer has made the directory and not come further, or it was removed
             self._forget()
-            self._inode = None
+            self.inode = None
             return True
         except OSError as error:
             raise os_failure(self._path, error) from error
-        return status.st_ino == self._inode and status.st_size == self._last.offset + self._last.length
+        return status.st_ino == self.inode and status.st_size == self._last.offset + self._last.length
 
 
 def read_line(path: Path, place: Place) -> Line:

@@ -168,15 +168,17 @@ class RunDirectory:
         if not self.exists():
             return []
         found: list[str] = []
+        results: list[str] = []
         reader = EntryReader(self._files.load)
         for line in whole_lines(self._journal_path):
             with telling(found), line.making_sense():
                 for entry in line.entries():
-                    reader.record(entry)
+                    if not found:  # else it may be about a run in the damaged line
+                        reader.record(entry)
                     if "result" in entry:
-                        with telling(found):
+                        with telling(results):
                             self._files.load(entry["result"])
-        return found + self._log.problems(reader)
+        return [*found, *results, *self._log.problems(None if found else reader)]
 
     def close(self) -> None:
         """Release the files that are open; the next append opens them again."""

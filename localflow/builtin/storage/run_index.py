@@ -5,8 +5,9 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, TypeAlias
 
 from localflow.builtin.storage.entries import EntryReader
-from localflow.builtin.storage.journal import Follower, read_line
+from localflow.builtin.storage.journal import Follower, inode_of, read_line
 from localflow.builtin.storage.summary import summarise
+from localflow.errors import StoreError
 from localflow.interfaces import FlowRun, StateChange
 
 if TYPE_CHECKING:
@@ -38,14 +39,19 @@ class RunIndex:
 
     def load_result(self, flow_run_id: str, number: int) -> Payload | None:
         """Return the newest result of a run."""
-        self._learn()
-        found = self._results.get((flow_run_id, number))
-        if found is None:
-            return None
-        place, sequence = found
-        line, results = self.results_at(place)
-        with line.making_sense():
-            return self._load(results[flow_run_id, number, sequence]["result"])
+        while True:
+            self._learn()
+            found = self._results.get((flow_run_id, number))
+            if found is None:
+                return None
+            place, sequence = found
+            try:
+                line, results = self.results_at(place)
+                with line.making_sense():
+                    return self._load(results[flow_run_id, number, sequence]["result"])
+            except StoreError:
+                if inode_of(self._path) == self._follower.inode:  # else it was removed or written anew meanwhile
+                    raise
 
     def results_at(self, place: Place) -> tuple[Line, Results]:
         """Return a line and the results in it: those asked for one after the other are often in the same."""

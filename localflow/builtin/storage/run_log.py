@@ -20,12 +20,14 @@ from localflow.builtin.storage.journal import (
     Journal,
     Mark,
     Place,
+    inode_of,
     marks_in,
     read_lines,
     sealed,
     telling,
     whole_lines,
 )
+from localflow.errors import StoreError
 from localflow.interfaces import LogEntry
 
 if TYPE_CHECKING:
@@ -77,13 +79,18 @@ class RunLog:
 
     def read(self, flow_run_id: str, after: int) -> list[tuple[int, LogEntry]]:
         """Return the entries of one of the flow runs after a position, each with its own."""
-        try:
-            inode = self._path.stat().st_ino
-        except FileNotFoundError:  # nothing was said yet
-            return []
-        if inode != self._inode:  # it was written anew, with lines in other places
-            self._inode = inode
-            self._starts.clear()
+        while (inode := inode_of(self._path)) is not None:
+            if inode != self._inode:  # it was written anew, with lines in other places
+                self._inode = inode
+                self._starts.clear()
+            try:
+                return self._read(flow_run_id, after)
+            except StoreError:
+                if inode_of(self._path) == inode:
+                    raise
+        return []  # nothing was said yet
+
+    def _read(self, flow_run_id: str, after: int) -> list[tuple[int, LogEntry]]:
         starts = self._starts.setdefault(flow_run_id, [(0, Place())])
         position, place = starts[max(0, bisect_right(starts, after, key=itemgetter(0)) - 1)]
         found: list[tuple[int, Line, Entry]] = []
@@ -115,8 +122,8 @@ class RunLog:
                     lines.append(sealed(to_json({"records": entries})))
         write_private_file(self._path, b"".join(lines), sync=self._power_safe)
 
-    def problems(self, reader: EntryReader) -> list[str]:
-        """Return a line for each that is damaged; `reader` knows the runs in the journal."""
+    def problems(self, reader: EntryReader | None) -> list[str]:
+        """Return a line for each that is damaged; `reader` knows the runs in the journal if that makes sense."""
         found: list[str] = []
         if not self._path.exists():
             return found
@@ -124,7 +131,7 @@ class RunLog:
             for line in whole_lines(self._path):
                 with telling(found), line.making_sense():
                     entries, mark = line.entries_and_mark()
-                    if mark is None or stands(mark):
+                    if reader is not None and (mark is None or stands(mark)):
                         for entry in entries:
                             reader.record(entry)
         return found
