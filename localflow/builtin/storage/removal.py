@@ -48,14 +48,14 @@ _PIECES = (
         "DELETE FROM log_entries WHERE flow_run = ? AND position <= ?",
     ),
 )
-_RESULT_PIECES = (
-    _PIECES[3],
+_RESULT_PIECES = (  # a result that no state change names is none; one that is named and gone would be damage
     (
         "SELECT number FROM state_changes WHERE flow_run = ? AND result_checksum IS NOT NULL "
         "ORDER BY number LIMIT 1 OFFSET ?",
         "UPDATE state_changes SET result = NULL, result_checksum = NULL "
         "WHERE flow_run = ? AND number <= ? AND result_checksum IS NOT NULL",
     ),
+    _PIECES[3],
 )
 _LAST = 2**63 - 1
 
