@@ -1,0 +1,143 @@
+"""How a process is to be killed next: at any moment, at a failpoint, or after it was stopped for a while."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import time
+from typing import TYPE_CHECKING, NamedTuple
+
+import psutil
+
+from tests.torture.place import MARK
+
+if TYPE_CHECKING:
+    import random
+
+#: Failpoints with the number of times that a whole run of the workload reaches them, about.
+ENGINE_POINTS = {"before-commit": 60, "after-commit": 60, "started": 2, "claimed": 2, "outcome-read": 50}
+PROCESS_POINTS = {"dispatched": 40, "result-sent": 12}
+STORE_POINTS = {
+    "sqlite": {"in-transaction": 60, "committed": 60},
+    "json": {"mid-line": 70, "line-written": 70, "line-synced": 70, "result-written": 4, "before-replace": 4,
+             "after-replace": 4},
+    "in-place": {"mid-rewrite": 60},
+    "result-after-record": {"before-result": 3},
+}  # fmt: skip
+FIRST_POINTS = {"sqlite": {"created": 1}, "json": {"before-replace": 1, "after-replace": 1}}
+RESUME_POINTS = {"claimed-run": 1}
+
+WORKER_POINTS = frozenset({"result-sent"})
+
+STOPPED_SECONDS = 0.05
+
+
+class Kill(NamedTuple):
+    """What is to be done to a program."""
+
+    kind: str
+    """`time`, `failpoint` or `stopped`."""
+    victim: str
+    """`engine`, `worker` or `both`."""
+    after: float = 0.0
+    """Seconds from the start of the program."""
+    failpoint: str = ""
+
+    def __str__(self) -> str:
+        return f"{self.victim} at {self.failpoint or f'{self.after:.3f} s'} ({self.kind})"
+
+
+def choose(
+    chance: random.Random, store: str, executor: str, usual_seconds: float, *, is_first: bool, left: float
+) -> Kill:
+    """Draw a kill.
+
+    Args:
+        chance: where it is drawn from.
+        store: which store is used.
+        executor: which executor is used; only that of processes has workers to kill.
+        usual_seconds: how long an undisturbed run takes.
+        is_first: whether this is no resume.
+        left: which part of the task runs has not completed.
+    """
+    kind = chance.choices(["time", "failpoint", "stopped"], [50, 40, 10])[0]
+    start_up = usual_seconds / 3
+    after = chance.uniform(0.5 * start_up, start_up + (usual_seconds - start_up) * max(left, 0.1))
+    if kind == "failpoint":
+        points = {**ENGINE_POINTS, **STORE_POINTS.get(store, {})}
+        points |= PROCESS_POINTS if executor == "process" else {}
+        points |= FIRST_POINTS.get(store, {}) if is_first else RESUME_POINTS
+        if executor != "process":
+            del points["outcome-read"]
+        name = chance.choice(sorted(points))
+        count = 1 + int(points[name] * chance.random() ** 1.5 * max(left, 0.1))
+        victim = "worker" if name in WORKER_POINTS else "engine"
+        return Kill(kind, victim, failpoint=f"{name}:{count}")
+    victim = chance.choices(["engine", "worker", "both"], [70, 15, 15])[0]
+    return Kill(kind, victim if executor == "process" else "engine", after)
+
+
+def perform(kill: Kill, program: subprocess.Popen[bytes], chance: random.Random, limit: float) -> bool:
+    """Kill as was drawn, and wait for the end of the program; return whether anything was killed.
+
+    Raises:
+        subprocess.TimeoutExpired: it did not end within the limit, in seconds.
+    """
+    if kill.failpoint:
+        return program.wait(limit) == -signal.SIGKILL
+    try:
+        program.wait(kill.after)
+    except subprocess.TimeoutExpired:
+        pass
+    else:
+        return False
+    if kill.kind == "stopped":
+        victims = _victims(kill.victim, program.pid, chance)
+        for process in victims:
+            _send(process, signal.SIGSTOP)
+        time.sleep(STOPPED_SECONDS)
+    else:
+        victims = _victims(kill.victim, program.pid, chance)
+    killed = [_send(process, signal.SIGKILL) for process in victims]
+    program.wait(limit)
+    return any(killed)
+
+
+def _victims(victim: str, pid: int, chance: random.Random) -> list[int]:
+    """Return the pids to kill, in a random order."""
+    pids = [pid] if victim != "worker" else []
+    if victim != "engine":
+        try:
+            supervisors = psutil.Process(pid).children()
+            workers = [worker.pid for each in supervisors for worker in each.children()]
+        except psutil.NoSuchProcess:
+            workers = []
+        pids += [chance.choice(workers)] if workers else []
+    chance.shuffle(pids)
+    return pids
+
+
+def _send(pid: int, signum: int) -> bool:
+    try:
+        os.kill(pid, signum)
+    except ProcessLookupError:
+        return False
+    return True
+
+
+def survivors(mark: str) -> list[int]:
+    """Return the living processes that carry the mark of a lane, but for this one."""
+    wanted = f"{MARK}={mark}".encode()
+    found = []
+    for name in filter(str.isdigit, os.listdir("/proc")):  # noqa: PTH208 - names alone
+        if int(name) == os.getpid():
+            continue
+        try:
+            with open(f"/proc/{name}/environ", "rb") as file:  # noqa: PTH123 - of a thousand files
+                is_ours = wanted in file.read().split(b"\0")
+            if is_ours and psutil.Process(int(name)).status() != psutil.STATUS_ZOMBIE:
+                found.append(int(name))
+        except (OSError, psutil.Error):
+            continue
+    return found

@@ -1,0 +1,176 @@
+"""A folder where the workload runs: its settings, the plugins it finds, and what was noted there without the store."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import shutil
+import stat
+import subprocess
+import sys
+from collections import defaultdict
+from contextlib import chdir, redirect_stderr, redirect_stdout
+from io import StringIO
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+if TYPE_CHECKING:
+    from localflow.interfaces import StateStore
+
+HERE = Path(__file__).parent
+MARK = "TORTURE_MARK"  # in the environment of every process that a lane starts
+
+SETTINGS = """
+store = "tortured"
+
+[stores.tortured]
+type = "{store}"
+
+[executors.process]
+workers = 4
+
+[executors.thread]
+workers = 4
+
+[notifiers.told]
+type = "told"
+
+[notifiers.lost]
+type = "command"
+command = ["sh", "-c", "cat >> lost"]
+on = ["EngineLost", "WorkerLost"]
+flows = ["layers"]
+"""
+
+_ID = "[0-9a-f]+"
+_KNOWN = [
+    re.compile(rf"\.localflow/{each}")
+    for each in (
+        r"\.gitignore",
+        r"localflow\.db(-wal|-shm)?",
+        rf"control(/{_ID})?",
+        rf"engines(/{_ID})?",
+        r"runs",
+        rf"runs/engines(/{_ID})?",
+        rf"runs/unfinished(/{_ID})?",
+        r"runs/cache",
+        r"runs/(\.gitignore|store\.json)",
+        rf"runs/{_ID}(/journal\.jsonl|/logs\.jsonl|/results(/[0-9a-f-]+)?)?",
+        r"in-place",
+    )
+]
+_DRAFT = re.compile(r".*\.(part|new)(-journal|-wal|-shm)?")
+
+
+class Note(NamedTuple):
+    """A line of the oracle: an attempt of a task has begun (S) or ended (E)."""
+
+    kind: str
+    name: str
+    attempt: int
+
+
+class Place:
+    """A folder with the workload in it, for one flow run until it is COMPLETED."""
+
+    def __init__(self, folder: Path, store: str) -> None:
+        self.folder = folder
+        self.temporary = folder / "temporary"
+        self.temporary.mkdir(parents=True)
+        shutil.copy(HERE / "workload.py", folder)
+        (folder / "localflow.toml").write_text(SETTINGS.format(store=store))
+
+    def start(self, *arguments: str, failpoint: str = "") -> subprocess.Popen[bytes]:
+        """Start a verb; what it says is added to the file `said`."""
+        environment = {**os.environ, "TMPDIR": str(self.temporary)}
+        if failpoint:
+            environment["LOCALFLOW_FAILPOINT"] = failpoint
+        with (self.folder / "said").open("ab") as said:
+            return subprocess.Popen(
+                [sys.executable, "-m", "localflow", *arguments],
+                stdin=subprocess.DEVNULL, stdout=said, stderr=said, cwd=self.folder, env=environment,
+            )  # fmt: skip
+
+    def said(self) -> str:
+        """Return the end of what the verbs have said."""
+        return (self.folder / "said").read_text(errors="replace")[-2000:]
+
+    def open_store(self) -> StateStore | None:
+        """Open the store as a verb would, but mark nothing; None if there is none yet."""
+        from localflow.housekeeping import store_path
+        from localflow.project import Project
+
+        with chdir(self.folder):
+            project = Project.load()
+            path = store_path(project) or self.folder / ".localflow/in-place"
+            return project.open_store() if path.exists() else None
+
+    def runs(self) -> tuple[int, list[dict[str, Any]]]:
+        """Return what `localflow runs --json` answers, in this very process: its exit code and the flow runs."""
+        from localflow.cli.app import run_app
+
+        shown = StringIO()
+        with (
+            chdir(self.folder),
+            redirect_stdout(shown),
+            (self.folder / "said").open("a") as said,
+            redirect_stderr(said),
+        ):
+            code = run_app(["runs", "--json"])
+        return code, json.loads(shown.getvalue()) if code == 0 else []
+
+    # -- what was noted ----------------------------------------------------------------------------------------------
+
+    def oracle(self) -> list[Note]:
+        """Return what tasks have noted."""
+        words = (line.split() for line in self._lines("oracle"))
+        return [Note(kind, name, int(attempt)) for kind, name, attempt, _ in words]
+
+    def acks(self) -> dict[str, set[str]]:
+        """Return of which task runs the flow was shown results, and the digests of these."""
+        found: defaultdict[str, set[str]] = defaultdict(set)
+        for line in self._lines("acks"):
+            name, digest = line.split()
+            found[name].add(digest)
+        return found
+
+    def told(self) -> set[tuple[str, int, str]]:
+        """Return what the notifier was told: ids of runs, sequences, names of states."""
+        return {(run, int(sequence), name) for run, sequence, name in map(str.split, self._lines("told"))}
+
+    def _lines(self, name: str) -> list[str]:
+        path = self.folder / name
+        return path.read_text().splitlines() if path.exists() else []
+
+    # -- what is left ------------------------------------------------------------------------------------------------
+
+    def strange_files(self, *, at_the_end: bool) -> list[str]:
+        """Return what is in the state folder under a name that nobody expects, or open to others.
+
+        Before the end, drafts may be there: of files that a killed process was writing.
+        """
+        found = []
+        for path in sorted((self.folder / ".localflow").rglob("*")):
+            name = str(path.relative_to(self.folder))
+            is_draft = not at_the_end and _DRAFT.fullmatch(name)
+            if not (is_draft or any(known.fullmatch(name) for known in _KNOWN)):
+                found.append(f"strange file {name}")
+            try:
+                status = path.lstat()
+            except FileNotFoundError:
+                continue
+            wanted = 0o700 if stat.S_ISDIR(status.st_mode) else 0o600
+            if stat.S_IMODE(status.st_mode) != wanted:
+                found.append(f"{name} has mode {stat.S_IMODE(status.st_mode):04o}")
+        return found
+
+
+def install_plugins(folder: Path, *modules: str) -> None:
+    """Install modules of this folder as distributions with a plugin, as pip would do it."""
+    for module in modules:
+        info = folder / f"localflow_{module}-1.0.dist-info"
+        info.mkdir(parents=True)
+        shutil.copy(HERE / f"{module}.py", folder / f"localflow_{module}.py")
+        (info / "METADATA").write_text(f"Metadata-Version: 2.1\nName: localflow-{module}\nVersion: 1.0\n")
+        (info / "entry_points.txt").write_text(f"[localflow]\n{module} = localflow_{module}\n")
