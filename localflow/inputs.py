@@ -69,8 +69,8 @@ class InputPrints:
         encoder = _Encoder()
         try:
             encoded = encoder.encode(value, 0)
-        except _TooMuchError:
-            size = len(value) if isinstance(value, (list, tuple, dict, set, frozenset)) else 0
+        except Exception:  # it has too many parts, or is of a class that does not let itself be looked at
+            size = len(value) if type(value) in (list, tuple, dict, set, frozenset) else 0  # type: ignore[arg-type]
             encoded = b"!%b%d;" % (_type_name(type(value)), size)
         if encoder.parts >= _LARGE:
             encoded = b"#" + blake2b(encoded, digest_size=16).digest()

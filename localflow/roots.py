@@ -19,6 +19,7 @@ from localflow.logs import recording
 from localflow.recovery import Again, claimed_run, codes_of_tasks, make_plan, stored_parameters
 from localflow.references import find_flow_run
 from localflow.states import Cancelled
+from localflow.tags import tags
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
@@ -182,7 +183,10 @@ def _taken_up(
             return
         left = (run, resumption, executor or run.executor)
         parameters = stored_parameters(run)
-        with begun(flow, project, store, parameters, None, on_start, notifications, left) as call:
+        with (
+            tags(*run.tags),
+            begun(flow, project, store, parameters, None, on_start, notifications, left) as call,
+        ):
             yield call
 
 
