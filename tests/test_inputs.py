@@ -92,7 +92,8 @@ def test_plain_values_are_the_same_only_if_they_are_equal_and_of_one_type(one: A
     ("one", "other"),
     [
         (1, True), (1, 1.0), ("a", b"a"), ([1], (1,)), ({1, 2}, {1, 3}), ({"a": 1}, {"a": 2}),
-        (Colour.RED, Colour.BLUE), (Pair(1, 2), Pair(2, 1)), (Pair(1, 2), (1, 2)), (Point(1), Point(2)), (Point(1), Point(1, ["x"])),
+        (Colour.RED, Colour.BLUE), (Pair(1, 2), Pair(2, 1)), (Pair(1, 2), (1, 2)), (Point(1), Point(2)),
+        (Point(1), Point(1, ["x"])),
         (Plain(1), Plain(2)), (Slotted(1), Slotted(2)), (Path("a"), Path("b")),
         (datetime.date(2021, 1, 1), datetime.date(2021, 1, 2)), (range(3), range(4)), (int, float), (os, sys),
         (lambda: 1, lambda: 2), (functools.partial(add, 1), functools.partial(add, 2)), (add, len), (Plain, Slotted),

@@ -9,6 +9,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
 
 from localflow import allow_failure, flow, task, unmapped
 from localflow.errors import ChangedSinceError, NotResumableError, RunClaimedError, RunNotFoundError
@@ -600,3 +602,64 @@ def test_parameters_that_cannot_be_pickled_cannot_be_resumed() -> None:
 
     with pytest.raises(NotResumableError, match="its parameters could not be pickled"):
         main.resume("@last")
+
+
+# -- as a property ---------------------------------------------------------------------------------------------------
+
+
+@st.composite
+def disturbed_runs(draw: st.DrawFn) -> tuple[list[list[int]], list[set[int]], list[list[int]]]:
+    """Return upstreams for each task, which tasks fail in each attempt, and an order of calls for each attempt."""
+    count = draw(st.integers(1, 7))
+    upstreams = [draw(st.lists(st.integers(0, n - 1), max_size=3, unique=True)) if n else [] for n in range(count)]
+    failures = draw(st.lists(st.sets(st.integers(0, count - 1), min_size=1), min_size=1, max_size=3))
+    orders = []
+    for _ in range(len(failures) + 1):
+        left, order = set(range(count)), []
+        while left:
+            ready = sorted(n for n in left if not left.intersection(upstreams[n]))
+            order.append(draw(st.sampled_from(ready)))
+            left.remove(order[-1])
+        orders.append(order)
+    return upstreams, failures, orders
+
+
+@settings(max_examples=30, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(disturbed_runs(), st.sampled_from(["sequential", "thread"]))
+def test_a_run_resumed_until_it_completes_is_as_one_undisturbed(
+    tmp_path_factory: pytest.TempPathFactory,
+    disturbed: tuple[list[list[int]], list[set[int]], list[list[int]]],
+    executor: str,
+) -> None:
+    """In whatever order the calls of each attempt come, each task completes once and the result is the same."""
+    upstreams, failures, orders = disturbed
+    completed: list[int] = []
+    attempt = 0
+
+    @task
+    def node(number: int, values: list[int]) -> int:
+        if attempt < len(failures) and number in failures[attempt]:
+            raise ValueError(number)
+        completed.append(number)
+        return number + 2 * sum(values)
+
+    @flow(executor=executor)
+    def main() -> Any:
+        futures: dict[int, Any] = {}
+        for number in orders[attempt]:
+            futures[number] = node(number, [futures[each] for each in upstreams[number]])
+        return [futures[number] for number in sorted(futures)]
+
+    expected: list[int] = []
+    for number, above in enumerate(upstreams):
+        expected.append(number + 2 * sum(expected[each] for each in above))
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.chdir(tmp_path_factory.mktemp("run"))
+        state = main()
+        while not state.is_completed():
+            attempt += 1
+            state = main.resume("@last")
+
+    assert state.result() == expected
+    assert sorted(completed) == list(range(len(upstreams)))
