@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import platform
+import shlex
 import stat
 import sys
 import time
@@ -193,7 +194,7 @@ def _wrong_rights(path: Path) -> list[str]:
         if status.st_uid != os.geteuid():
             wrong.append(f"{place} belongs to user {status.st_uid}, you are user {os.geteuid()}")
         elif mode & 0o022 or (place != path.parent and mode & 0o077):
-            wrong.append(f"others may look into {place} or write it (mode {mode:04o}); chmod go-rwx it")
+            wrong.append(f"others may read or write {place} (mode {mode:04o}): chmod go-rwx {shlex.quote(str(place))}")
     return wrong
 
 

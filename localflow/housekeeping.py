@@ -8,6 +8,7 @@ from __future__ import annotations
 import errno
 import logging
 import os
+import shutil
 import stat
 import time
 from contextlib import ExitStack, suppress
@@ -30,6 +31,7 @@ _log = logging.getLogger("localflow.housekeeping")
 _AT_ONCE = 100  # runs that are claimed and removed together; also what the end of one run may have to wait for
 _DRAFT_SECONDS = 3600.0  # nobody takes so long to write a file
 _DRAFT_ENDINGS = tuple(f"{draft}{part}" for draft in (".part", ".new") for part in ("", "-journal", "-wal", "-shm"))
+_SET_ASIDE = ".damaged-"  # in the names of what a repair has copied aside, which nobody but the user removes
 _BLOCK_BYTES = 512  # of st_blocks, whatever the file system's own blocks are
 
 
@@ -154,12 +156,18 @@ def find_leftovers(project: Project, now: float) -> list[Path]:
     folders = [project.state_directory]
     path = store_path(project)
     drafts: list[Path] = []
+    if path is not None:  # where a repair that died had copies
+        drafts += [path.with_name(f"{path.name}.repair"), path / ".repair"]
     if path is not None and path.is_dir() and (path / "store.json").exists():
         folders.append(path)
     elif path is not None:
         drafts += [path.with_name(path.name + ending) for ending in _DRAFT_ENDINGS]
     for folder in folders:
-        drafts += [Path(entry.path) for entry in _entries(folder) if entry.name.endswith(_DRAFT_ENDINGS)]
+        drafts += [
+            Path(entry.path)
+            for entry in _entries(folder)
+            if entry.name.endswith(_DRAFT_ENDINGS) and _SET_ASIDE not in entry.path
+        ]
     pipes = [Path(entry.path) for entry in _entries(project.state_directory / "control")]
     found = [draft for draft in drafts if _is_old_draft(draft, now)]
     found += [pipe for pipe in pipes if not pipe.name.endswith(_DRAFT_ENDINGS) and _is_abandoned(pipe)]
@@ -170,7 +178,10 @@ def remove_leftovers(paths: Sequence[Path]) -> list[Path]:
     """Remove what `find_leftovers` found; return what could not be removed."""
     for path in paths:
         with suppress(OSError):
-            path.unlink(missing_ok=True)
+            if stat.S_ISDIR(path.lstat().st_mode):
+                shutil.rmtree(path)
+            else:
+                path.unlink()
     return [path for path in paths if os.path.lexists(path)]
 
 
@@ -179,8 +190,10 @@ def _is_old_draft(path: Path, now: float) -> bool:
         status = path.lstat()
     except OSError:
         return False
-    is_ours = status.st_uid == os.geteuid() and (stat.S_ISREG(status.st_mode) or stat.S_ISFIFO(status.st_mode))
-    return is_ours and now - status.st_mtime > _DRAFT_SECONDS
+    is_draft = stat.S_ISREG(status.st_mode) or stat.S_ISFIFO(status.st_mode)
+    if stat.S_ISDIR(status.st_mode):
+        is_draft = path.name.endswith(".repair")
+    return is_draft and status.st_uid == os.geteuid() and now - status.st_mtime > _DRAFT_SECONDS
 
 
 def _is_abandoned(pipe: Path) -> bool:

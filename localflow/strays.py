@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import os
 import sys
+import time
 from contextlib import suppress
 from typing import TYPE_CHECKING, NamedTuple
 
@@ -20,6 +21,7 @@ if TYPE_CHECKING:
 VARIABLE = "LOCALFLOW_ENGINE"
 
 _OWN_CODE = "localflow.builtin.process.supervisor"  # in the command line of supervisors and so of workers, their forks
+_DEADLINE = 5.0
 
 
 class Stray(NamedTuple):
@@ -66,8 +68,12 @@ def kill_stray(stray: Stray) -> bool:
         for each in [process, *below]:
             with suppress(psutil.Error):
                 each.kill()  # this very process, never another one that has got its pid
-        _, alive = psutil.wait_procs([process], timeout=5)
-        return not alive
+        deadline = time.monotonic() + _DEADLINE
+        while process.is_running() and not _has_ended(process):
+            if time.monotonic() > deadline:
+                return False
+            time.sleep(0.005)
+        return True
     return False
 
 

@@ -252,3 +252,19 @@ def test_pipes_that_nobody_listens_at_are_found() -> None:
 
     assert found == [dead]
     assert dead.exists()
+
+
+def test_what_a_dead_repair_has_left_is_found() -> None:
+    """Its workshop holds copies only; what was set aside is the user's to remove."""
+    project = project_with("")
+    bench = Path(".localflow/localflow.db.repair").absolute()
+    bench.mkdir(parents=True)
+    (bench / "sound.db").touch()
+    aged(bench, 7200)
+    aged(Path(".localflow/runs/x.damaged-20260101T000000Z/y.part"), 7200)
+
+    found = find_leftovers(project, time.time())
+
+    assert found == [bench]
+    assert remove_leftovers(found) == []
+    assert not bench.exists()

@@ -23,13 +23,13 @@ import threading
 from collections import OrderedDict
 from contextlib import suppress
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, ClassVar, Literal
 
 from localflow.builtin.storage.claims import FLOW_RUN_ID, Claims
 from localflow.builtin.storage.entries import flow_run_of
 from localflow.builtin.storage.failures import not_an_id, os_failure
 from localflow.builtin.storage.lifetime import Lifetime
-from localflow.builtin.storage.marker import open_directory
+from localflow.builtin.storage.marker import FORMAT_VERSION, open_directory
 from localflow.builtin.storage.removed_runs import RemovedRuns
 from localflow.builtin.storage.result_cache import ResultCache
 from localflow.builtin.storage.run_directory import RunDirectory
@@ -55,6 +55,8 @@ class JsonStateStore(StateStore):
 
     Every commit is safe against the death of any process, with durability `full` against power loss too.
     """
+
+    format_version: ClassVar[int] = FORMAT_VERSION
 
     def __init__(
         self, path: Path = Path(".localflow/runs"), durability: Literal["process", "full"] = "process"

@@ -11,7 +11,7 @@ import sqlite3
 import threading
 from contextlib import closing, contextmanager, suppress
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, ClassVar, Literal
 
 from localflow.builtin.storage import reading, rows, statements
 from localflow.builtin.storage.audit import wrongs
@@ -21,6 +21,7 @@ from localflow.builtin.storage.database import begin, connect, open_database, op
 from localflow.builtin.storage.failures import not_a_record, not_recorded, was_removed
 from localflow.builtin.storage.lifetime import Lifetime
 from localflow.builtin.storage.removal import remove_runs
+from localflow.builtin.storage.schema import FORMAT_VERSION
 from localflow.errors import CorruptStoreError
 from localflow.failpoints import reach
 from localflow.interfaces import FlowRun, LogEntry, StateChange, StateStore, TaskRun
@@ -40,6 +41,8 @@ class SqliteStateStore(StateStore):
 
     Every commit is safe against the death of any process, with durability `full` against power loss too.
     """
+
+    format_version: ClassVar[int] = FORMAT_VERSION
 
     def __init__(
         self, path: Path = Path(".localflow/localflow.db"), durability: Literal["process", "full"] = "process"

@@ -226,6 +226,17 @@ def test_empty_database_becomes_an_empty_store() -> None:
     assert read(database) == set()
 
 
+def test_store_of_an_older_format_is_left_as_it_is() -> None:
+    """Its rows have no checksums, so nothing could be said of what is saved."""
+    damaged = damage(lambda data: (data.__setitem__(slice(60, 64), bytes([0, 0, 0, 1])), zero(23)(data)))
+
+    with pytest.raises(StoreError, match=r"format version 1, .* move it aside"):
+        SqliteStateStore.repair(DATABASE)
+
+    assert DATABASE.read_bytes() == damaged
+    assert not DATABASE.with_name("runs.db.repair").exists()
+
+
 def test_what_stands_in_the_log_only_is_saved() -> None:
     """The write-ahead log of a killed process holds the newest records."""
     with closing(database()) as store:

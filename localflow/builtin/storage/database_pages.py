@@ -47,6 +47,11 @@ class Pages:
         self._logged = _committed(log) if log is not None else {}
         self._count = max([file.seek(0, 2) // _PAGE, *self._logged])
 
+    @property
+    def version(self) -> int:
+        """The version of the format, as the first page has it: 0 if there is no first page."""
+        return int.from_bytes(self._page(1)[60:64])
+
     def cells(self) -> Iterator[Cell]:
         """Yield where rows stand, in any order."""
         states = b""

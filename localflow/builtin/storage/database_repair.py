@@ -24,6 +24,7 @@ from localflow.builtin.storage.directory import make_private_directory, sole_mak
 from localflow.builtin.storage.failures import os_failure
 from localflow.builtin.storage.repair import Account, beside, copy_private, refuse_if_claimed, restore, stamp
 from localflow.builtin.storage.salvage import Salvage
+from localflow.builtin.storage.schema import FORMAT_VERSION
 from localflow.errors import CorruptStoreError, StoreError
 from localflow.failpoints import reach
 
@@ -101,6 +102,11 @@ class _Repair:
         store = self._store_class(sound)
         try:
             with open_pages(aside) as pages:
+                if 0 < pages.version < FORMAT_VERSION:
+                    raise StoreError(
+                        f"state store {self._path} is damaged and of format version {pages.version}, whose rows cannot "
+                        "prove that they are sound; it is left as it is, move it aside to start anew"
+                    )
                 restore(store, Salvage(pages, account).runs(), account)
             wrong = store.check()
         finally:

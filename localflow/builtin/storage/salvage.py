@@ -41,6 +41,7 @@ class Salvage:
         self._lost = account.lost
         columns = _columns()
         self._change_of = itemgetter(*map(columns["state_changes"].index, _CHANGE))
+        self._count = columns["progress"].index("changes")
         self._result_of = itemgetter(*map(columns["state_changes"].index, _RESULT))
         # By table and flow run: where the rows are. All values at once may be more than the memory holds.
         self._cells: dict[str, defaultdict[int, list[Cell]]] = {table: defaultdict(list) for table in _OF_RUNS}
@@ -100,7 +101,7 @@ class Salvage:
                 runs[task_run.number] = task_run
         self._lose("task run", max(numbers) + 1 - len(runs))
         changes = self._changes(key, runs)
-        recorded = self._progress[key][2] if key in self._progress else None  # once it has ended
+        recorded = self._progress[key][self._count] if key in self._progress else None  # once it has ended
         self._lose("state change", max(_gaps(changes), recorded - len(changes) if isinstance(recorded, int) else 0))
         return [*runs.values(), *changes, *self._log(key, runs)]
 
