@@ -5,7 +5,6 @@ from __future__ import annotations
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any, Generic, ParamSpec, TypeVar, Unpack, cast, overload
 
-from localflow.code import code_of
 from localflow.context import FlowContext, TaskContext, current_run
 from localflow.engine import Engine
 from localflow.errors import NotResumableError
@@ -244,11 +243,6 @@ class Flow(DecoratedFunction[P, R], Generic[P, R]):
         """Call the function with parameters by name."""
         args, kwargs = call_arguments(self.signature, parameters)
         return self.fn(*args, **kwargs)
-
-    @property
-    def code(self) -> str:
-        """A fingerprint of the flow's own code."""
-        return code_of(self.fn, with_tasks=False)
 
 
 def _flow(fn: Callable[..., Any] | None = None, /, **options: Any) -> Any:

@@ -7,6 +7,7 @@ import inspect
 import sys
 from typing import TYPE_CHECKING, Any, Generic, ParamSpec, TypeVar, cast
 
+from localflow.code import code_of
 from localflow.errors import ReservedArgumentError
 from localflow.interfaces import Executor
 from localflow.keywords import check_known, checked_flag, checked_hooks, checked_run_name, checked_seconds
@@ -80,6 +81,11 @@ class DecoratedFunction(Generic[P, R]):
         if "wait_for" in self.signature.parameters:
             raise ReservedArgumentError(self.kind, name, "wait_for")
         self._least, self._most = _positional_range(self.signature)
+
+    @functools.cached_property
+    def code(self) -> str:
+        """A fingerprint of the code, by which `resume` notices that it has changed."""
+        return code_of(self.fn, with_tasks=self.kind == "Task")
 
     def with_options(self, **options: Any) -> Self:
         """Return a copy with these options changed; takes what the decorator takes."""

@@ -27,7 +27,7 @@ from localflow.futures import TaskFuture
 from localflow.states import State
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping
+    from collections.abc import Callable, Iterable, Mapping
 
 #: The fingerprint of a call without arguments.
 NO_INPUTS = "0"
@@ -118,31 +118,37 @@ class _Encoder:
         self.parts = 0
 
     def encode(self, value: Any, depth: int) -> bytes:
-        self.parts += 1
-        if self.parts > _MOST_PARTS:
-            raise _TooMuchError
         kind = type(value)
         quick = _QUICK.get(kind)
         if quick is not None:
             return quick(value)
+        self.parts += 1
+        if self.parts > _MOST_PARTS:
+            raise _TooMuchError
         if depth >= _DEPTH:
             return b"!%b;" % _type_name(kind)
         deeper = depth + 1
         if kind is list or kind is tuple:
-            tag = b"l" if kind is list else b"t"
-            return b"%b%d:%b" % (tag, len(value), b"".join([self.encode(item, deeper) for item in value]))
+            return b"%b%d:%b" % (b"l" if kind is list else b"t", len(value), b"".join(self._each(value, deeper)))
         if kind is dict:
             return self._dict(value, deeper)
         if kind is set or kind is frozenset:
-            return b"e%d:%b" % (len(value), b"".join(sorted([self.encode(item, deeper) for item in value])))
+            return b"e%d:%b" % (len(value), b"".join(sorted(self._each(value, deeper))))
         if kind in _BY_REPR:
             return _text(b"p", f"{kind.__name__} {value!r}".encode("utf-8", "surrogatepass"))
         if kind is bytes or kind is bytearray or kind is memoryview:
             return self._bytes(value)
         return self._other(value, kind, deeper)
 
+    def _each(self, items: Iterable[Any], depth: int) -> list[bytes]:
+        quick, encode = _QUICK.get, self.encode
+        encoded = [one(item) if (one := quick(type(item))) else encode(item, depth) for item in items]
+        self.parts += len(encoded)
+        return encoded
+
     def _dict(self, value: dict[Any, Any], depth: int) -> bytes:
-        items = sorted([self.encode(key, depth) + self.encode(item, depth) for key, item in dict.items(value)])
+        keys = self._each(dict.keys(value), depth)
+        items = sorted(map(bytes.__add__, keys, self._each(dict.values(value), depth)))
         return b"d%d:%b" % (len(items), b"".join(items))
 
     def _bytes(self, value: bytes | bytearray | memoryview) -> bytes:
@@ -200,15 +206,15 @@ class _Encoder:
         """Encode an object of another class by its attributes, and by its items if it is a container of ours too."""
         parts: list[bytes] = []
         if isinstance(value, list):
-            parts += [self.encode(item, depth) for item in list.__iter__(value)]
+            parts += self._each(list.__iter__(value), depth)
         elif isinstance(value, tuple):
-            parts += [self.encode(item, depth) for item in tuple.__iter__(value)]
+            parts += self._each(tuple.__iter__(value), depth)
         elif isinstance(value, dict):
             parts.append(self._dict(value, depth))
         elif isinstance(value, set):
-            parts += sorted([self.encode(item, depth) for item in set.__iter__(value)])
+            parts += sorted(self._each(set.__iter__(value), depth))
         elif isinstance(value, frozenset):
-            parts += sorted([self.encode(item, depth) for item in frozenset.__iter__(value)])
+            parts += sorted(self._each(frozenset.__iter__(value), depth))
         elif isinstance(value, (str, int, float, bytes)):
             base: Any = next(each for each in (str, int, float, bytes) if isinstance(value, each))
             parts.append(self.encode(base.__getnewargs__(value)[0], depth))

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from localflow import arguments
 from localflow.calls import Call
-from localflow.code import code_of, is_changed
+from localflow.code import is_changed
 from localflow.earlier import EarlierRun, EarlierRuns
 from localflow.errors import ChangedSinceError, ForeignFutureError, OutsideFlowError
 from localflow.futures import TaskFuture, futures_in
@@ -354,7 +354,7 @@ class ActiveFlow:
             self.record, number, name, task.name, ordinal,
             created_at if earlier is None else earlier.record.created_at, upstreams,
             joined_tags(tags, task.tags) if tags else task.tags, task.version or "", map_number, map_index,
-            code_of(task.fn), inputs,
+            task.code, inputs,
         )  # fmt: skip
 
     def _why_again(self, run: LiveRun, earlier: EarlierRun[TaskRun]) -> str | None:
