@@ -159,6 +159,9 @@ class StateStore(ABC):
 
     Everything it cannot do raises a StoreError that names the place and the cause: what is no record, records of a flow
     run that has not been recorded, a full disk, any use after `close`.
+
+    For `localflow doctor` a class may have a class method `repair`, which takes the options of the constructor, mends
+    what they lead to without opening it and returns a line for each thing done; and `format_version`, an integer.
     """
 
     #: Other processes can read the records, during the run and afterwards.
