@@ -4,6 +4,7 @@
 #   make test     run the tests
 #   make lint     check format, style, import direction and types
 #   make check    run everything a change must pass: lint and test
+#   make torture  kill -9 localflow N times per state store and look at everything after each: make torture N=1000
 #   make clean    remove what these made
 #
 # Another interpreter: make test PYTHON=python3.13
@@ -16,7 +17,9 @@ VENV := .venv
 BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip --quiet --disable-pip-version-check --no-input
 
-.PHONY: demo test lint check clean
+N ?= 1000
+
+.PHONY: demo test lint check torture clean
 .NOTPARALLEL:
 
 demo: $(VENV)/.installed
@@ -34,6 +37,11 @@ lint: $(VENV)/.installed-dev
 	$(BIN)/pyright
 
 check: lint test
+
+torture: $(VENV)/.installed-dev
+	@for store in sqlite json; do \
+	    $(BIN)/python -m tests.torture $$store $(N) --keep build/torture || failed=yes; \
+	done; test -z "$$failed"
 
 clean:
 	rm -rf $(VENV) build dist .mypy_cache .pytest_cache .ruff_cache .hypothesis .import_linter_cache

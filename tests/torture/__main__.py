@@ -29,10 +29,13 @@ def main() -> int:
     parser.add_argument("--seed", default=str(random.randrange(1_000_000)))
     parser.add_argument("--keep", type=Path, help="where folders with violations are kept")
     parser.add_argument("--until-violation", action="store_true", help="stop at the first one")
+    parser.add_argument("--in-store-only", action="store_true", help="kill at failpoints of the store alone")
     parser.add_argument("--lane", type=Path, help=argparse.SUPPRESS)
     options = parser.parse_args()
     if options.lane is not None:
-        lane = Lane(options.lane, options.store, options.seed, keep=options.keep)
+        lane = Lane(
+            options.lane, options.store, options.seed, keep=options.keep, in_store_only=options.in_store_only
+        )  # fmt: skip
         print(json.dumps(lane.run(options.kills, until_violation=options.until_violation).as_json()))
         return 0
     if options.keep is not None:
@@ -40,6 +43,7 @@ def main() -> int:
         options.keep.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(prefix="torture-") as folder:
         figures = _run_lanes(options, Path(folder))
+    print(f"{options.store}: {figures}")
     print(json.dumps({"store": options.store, "seed": options.seed, **figures.as_json()}))
     return bool(figures.violations)
 
@@ -58,6 +62,7 @@ def _run_lanes(options: argparse.Namespace, folder: Path) -> Figures:
             "--seed", f"{options.seed}.{number}", "--lane", str(place),
             *(["--keep", str(options.keep)] if options.keep else []),
             *(["--until-violation"] if options.until_violation else []),
+            *(["--in-store-only"] if options.in_store_only else []),
         ]  # fmt: skip
         environment = {**os.environ, "PYTHONPATH": path.rstrip(os.pathsep)}
         lanes.append(subprocess.Popen(command, stdout=subprocess.PIPE, env=environment, encoding="utf-8"))

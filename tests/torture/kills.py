@@ -49,7 +49,14 @@ class Kill(NamedTuple):
 
 
 def choose(
-    chance: random.Random, store: str, executor: str, usual_seconds: float, *, is_first: bool, left: float
+    chance: random.Random,
+    store: str,
+    executor: str,
+    usual_seconds: float,
+    *,
+    is_first: bool,
+    left: float,
+    in_store_only: bool = False,
 ) -> Kill:
     """Draw a kill.
 
@@ -60,8 +67,9 @@ def choose(
         usual_seconds: how long an undisturbed run takes.
         is_first: whether this is no resume.
         left: which part of the task runs has not completed.
+        in_store_only: whether only failpoints of the store itself are wanted.
     """
-    kind = chance.choices(["time", "failpoint", "stopped"], [50, 40, 10])[0]
+    kind = chance.choices(["time", "failpoint", "stopped"], [50, 40, 10] if not in_store_only else [0, 1, 0])[0]
     start_up = usual_seconds / 3
     after = chance.uniform(0.5 * start_up, start_up + (usual_seconds - start_up) * max(left, 0.1))
     if kind == "failpoint":
@@ -70,6 +78,8 @@ def choose(
         points |= FIRST_POINTS.get(store, {}) if is_first else RESUME_POINTS
         if executor != "process":
             del points["outcome-read"]
+        if in_store_only:
+            points = STORE_POINTS[store]
         name = chance.choice(sorted(points))
         count = 1 + int(points[name] * chance.random() ** 1.5 * max(left, 0.1))
         victim = "worker" if name in WORKER_POINTS else "engine"

@@ -12,6 +12,7 @@ import subprocess
 import time
 import uuid
 from collections import Counter
+from contextlib import closing
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
@@ -25,6 +26,8 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
     from pathlib import Path
     from typing import Any
+
+    from tests.torture.kills import Kill
 
 LIMIT = 60.0  # seconds for a program that is not killed
 GONE = 3.0  # seconds in which no process is left of a program
@@ -49,7 +52,16 @@ class Figures:
     seconds: float = 0.0
     violations: list[str] = field(default_factory=list)
 
-    def count(self, kill: kills.Kill) -> None:
+    def __str__(self) -> str:
+        by_kind = ", ".join(f"{count} {kind}" for kind, count in self.kills.most_common())
+        return (
+            f"{self.kills.total()} kills ({by_kind}) in {self.launches} launches, {self.resumes} of them resumes, of "
+            f"{self.runs} flow runs; {self.executions} task executions, {self.lost_attempts} of them lost and done "
+            f"again; processes lived at most {self.longest_survival:.2f} s longer than their engine; "
+            f"{self.seconds:.0f} s; {len(self.violations)} violations"
+        )
+
+    def count(self, kill: Kill) -> None:
         """Count a kill that has hit."""
         self.kills[f"{kill.kind} {kill.victim}"] += 1
         if kill.failpoint:
@@ -81,7 +93,9 @@ class Figures:
 class Lane:
     """Tortures one store."""
 
-    def __init__(self, folder: Path, store: str, seed: str, *, keep: Path | None = None) -> None:
+    def __init__(
+        self, folder: Path, store: str, seed: str, *, keep: Path | None = None, in_store_only: bool = False
+    ) -> None:
         """Keep what is given.
 
         Args:
@@ -89,12 +103,14 @@ class Lane:
             store: the name of the store.
             seed: what all that is drawn by chance is drawn from.
             keep: where the folders go in which a violation was found.
+            in_store_only: whether to kill at failpoints of the store alone.
         """
         self.figures = Figures()
         self._folder = folder
         self._store = store
         self._seed = seed
         self._keep = keep
+        self._in_store_only = in_store_only
         self._mark = os.environ[MARK] = uuid.uuid4().hex
         self._expected: dict[str, str] = {}
         self._usual: dict[str, float] = {}
@@ -102,15 +118,14 @@ class Lane:
     def run(self, count: int, *, until_violation: bool = False) -> Figures:
         """Kill so often, and see the last run through to its end; or stop at the first violation."""
         began_at = time.monotonic()
-        self._calibrate()
         while self.figures.kills.total() < count and not (until_violation and self.figures.violations):
             self._see_through(count, until_violation)
         self.figures.seconds = time.monotonic() - began_at
         return self.figures
 
-    def _calibrate(self) -> None:
-        """Learn from undisturbed runs what the results are, and how long it takes."""
-        for executor in "process", "thread":
+    def _usual_seconds(self, executor: str) -> float:
+        """Return how long an undisturbed run takes; the first one tells what the results are."""
+        if executor not in self._usual:
             place = Place(self._folder / f"undisturbed-{executor}", self._store)
             began_at = time.monotonic()
             program = place.start("run", "workload.py:layers", "--executor", executor)
@@ -119,27 +134,28 @@ class Lane:
             self._usual[executor] = time.monotonic() - began_at
             store = place.open_store()
             assert store is not None
-            try:
+            with closing(store):
                 results = Recorded(store).results
-            finally:
-                store.close()
-            if len(results) != TASK_RUNS + 2 or (self._expected and results != self._expected):
+            if len(results) != TASK_RUNS + 2 or results != (self._expected or results):
                 raise RuntimeError(f"the undisturbed runs differ: {results}, {self._expected}")
             self._expected = results
             shutil.rmtree(place.folder)
+        return self._usual[executor]
 
     def _see_through(self, count: int, until_violation: bool) -> None:
         """Begin a flow run and resume it until it is COMPLETED."""
         number = self.figures.runs = self.figures.runs + 1
         place = Place(self._folder / str(number), self._store)
         chance = random.Random(f"{self._seed}:{number}")
-        executor = "process" if chance.random() < 0.75 else "thread"
+        executor = "process" if chance.random() < 0.6 else "thread"
+        usual = self._usual_seconds(executor)
         watch = Watch(place, self._expected, self._mark, self.figures)
         for launch in range(1, MAX_LAUNCHES + 1):
             found = watch.violations
             kill = kills.choose(
-                chance, self._store, executor, self._usual[executor], is_first=watch.run_id is None, left=watch.left
-            )
+                chance, self._store, executor, usual, is_first=watch.run_id is None, left=watch.left,
+                in_store_only=self._in_store_only,
+            )  # fmt: skip
             wanted = self.figures.kills.total() < count
             where = f"seed {self._seed}, run {number} on {executor}, launch {launch}: {kill if wanted else 'no kill'}"
             self._launch(place, watch, kill if wanted else None, executor, chance)
@@ -204,6 +220,7 @@ class Watch:
         self._expected = expected
         self._mark = mark
         self._figures = figures
+        self._lost_workers = 0
         self._settled: dict[str, int] = {}
         """Of the task runs that had COMPLETED: how often they had begun."""
 
@@ -232,7 +249,7 @@ class Watch:
             if place.oracle() or place.acks() or code >= 0:
                 yield f"there is no store (exit code {code}): {place.said()}"
             return
-        try:
+        with closing(store):
             before = Recorded(store)
             yield from invariants.is_sound(before, self._expected)
             yield from invariants.shown_is_stored(before, place)
@@ -243,15 +260,11 @@ class Watch:
                     yield "the run cannot be claimed though its engine is dead"
                 else:
                     claim.release()
-        finally:
-            store.close()
         yield from self._is_true(code, before)
         store = place.open_store()
         assert store is not None
-        try:
+        with closing(store):
             marked = Recorded(store)
-        finally:
-            store.close()
         yield from invariants.is_sound(marked, self._expected)
         yield from invariants.lost_is_marked(marked, place)
         yield from self._is_settled(marked)
@@ -310,8 +323,6 @@ class Watch:
         workers = sum(state == "WorkerLost" for _, _, state in lost)
         self.has_lost_workers, self._lost_workers = workers > self._lost_workers, workers
         self.lost_attempts = lost_attempts
-
-    _lost_workers = 0
 
     def _at_the_end(self, marked: Recorded) -> Iterator[str]:
         if marked.results != self._expected:
