@@ -177,4 +177,5 @@ def _columns() -> dict[str, list[str]]:
         for statement in TABLES:
             connection.execute(statement)
         names = [name for (name,) in connection.execute("SELECT name FROM sqlite_schema WHERE type = 'table'")]
-        return {name: [row[1] for row in connection.execute(f"PRAGMA table_info({name})")] for name in names}
+        listing = "SELECT name FROM pragma_table_info(?) ORDER BY cid"
+        return {name: [column for (column,) in connection.execute(listing, (name,))] for name in names}
