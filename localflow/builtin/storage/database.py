@@ -18,8 +18,15 @@ from localflow.builtin.storage.directory import (
     sole_maker,
     sync_directory,
 )
-from localflow.builtin.storage.failures import no_permission, no_space, os_failure
-from localflow.builtin.storage.schema import APPLICATION_ID, FILE_PRAGMAS, FORMAT_VERSION, SET_VERSION, TABLES
+from localflow.builtin.storage.failures import failed_disk, no_permission, no_space, os_failure
+from localflow.builtin.storage.schema import (
+    APPLICATION_ID,
+    FILE_PRAGMAS,
+    FORMAT_VERSION,
+    SELECT_TABLES,
+    SET_VERSION,
+    TABLES,
+)
 from localflow.errors import CorruptStoreError, StoreError, StoreVersionError
 from localflow.failpoints import reach
 
@@ -142,6 +149,8 @@ def sqlite_failure(path: Path, error: sqlite3.Error) -> StoreError:
             f"it is held by {holder(path)}; end that process and run again"
         )
     name = getattr(error, "sqlite_errorname", type(error).__name__)
+    if code == sqlite3.SQLITE_IOERR:
+        return failed_disk(path, f"{error}, {name}")
     return StoreError(f"state store {path} cannot be used: {error} ({name}); everything recorded so far is safe")
 
 
@@ -194,6 +203,10 @@ def _verify(path: Path, connection: sqlite3.Connection) -> int:
         (verdict,) = connection.execute("PRAGMA integrity_check(1)").fetchone()
         if verdict != "ok":
             raise CorruptStoreError(path, verdict)
+    if version == FORMAT_VERSION:
+        tables = {statement for (statement,) in connection.execute(SELECT_TABLES)}
+        if tables != set(TABLES):
+            raise CorruptStoreError(path, "its tables are not as they were made")
     (mode,) = connection.execute("PRAGMA journal_mode = WAL").fetchone()
     if mode != "wal":
         raise StoreError(

@@ -38,6 +38,14 @@ def no_space(path: Path) -> StoreError:
     )
 
 
+def failed_disk(path: Path, cause: str) -> StoreError:
+    """Return the StoreError for a file that could not be read or written for a reason that nobody told."""
+    return StoreError(
+        f"state store {path} cannot be used: {cause}; {_free_bytes(path)} bytes are free there; see whether "
+        "the disk is sound and how large files may be (`ulimit -f`), everything recorded so far is safe"
+    )
+
+
 def no_permission(path: Path, cause: str) -> StoreError:
     """Return the StoreError for a store that may not be written."""
     return StoreError(

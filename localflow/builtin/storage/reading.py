@@ -9,7 +9,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from localflow.builtin.storage import rows, statements
-from localflow.builtin.storage.checksums import DamagedRowError, Row
+from localflow.builtin.storage.checksums import DamagedRowError, Row, change_checksum
 from localflow.builtin.storage.summary import summarise
 from localflow.states import FINAL_TYPES
 
@@ -36,13 +36,22 @@ class RecordedRun(NamedTuple):
     is_final: int
     changes: int | None
     """How many state changes there were when it ended; some may have been added since."""
+    log_entries: int | None
+    """The same of log entries."""
     flow_run: FlowRun
 
-    def refuse_missing(self, changes: int) -> None:
+    def refuse_missing_changes(self, changes: int) -> None:
         """Raise DamagedRowError if there are fewer state changes than there have been."""
         if self.changes is not None and changes < self.changes:
             raise DamagedRowError(
                 f"flow run {self.flow_run.id} has {changes} state changes where {self.changes} were recorded"
+            )
+
+    def refuse_missing_entries(self, entries: int) -> None:
+        """Raise DamagedRowError if there are fewer log entries than there have been."""
+        if self.log_entries is not None and entries < self.log_entries:
+            raise DamagedRowError(
+                f"flow run {self.flow_run.id} has {entries} log entries where {self.log_entries} were recorded"
             )
 
     def refuse_wrong_end(self, changes: list[StateChange]) -> None:
@@ -63,11 +72,11 @@ def find_run(connection: sqlite3.Connection, flow_run_id: str) -> RecordedRun | 
 
 def recorded_run_of(row: Row) -> RecordedRun:
     """Return the flow run of a row."""
-    key, also_key, is_final, changes, *columns = row
+    key, also_key, is_final, changes, log_entries, *columns = row
     flow_run = rows.flow_run_of(columns)
     if also_key != key:
         raise DamagedRowError(f"the progress of flow run {flow_run.id} is not there")
-    return RecordedRun(key, is_final, changes, flow_run)
+    return RecordedRun(key, is_final, changes, log_entries, flow_run)
 
 
 def summaries(
@@ -95,15 +104,23 @@ def records(connection: sqlite3.Connection, run: RecordedRun) -> Iterator[Record
     """Yield a flow run, its task runs by number, then all state changes."""
     yield run.flow_run
     runs: dict[int, FlowRun | TaskRun] = {0: run.flow_run}
+    last = 0
     for row in connection.execute(statements.READ_TASK_RUNS, (run.key,)):
-        task_run = rows.task_run_of(run.flow_run, row)
+        if row[1] <= last:
+            raise DamagedRowError(f"task run {row[1]} of flow run {run.flow_run.id} is there twice")
+        last = row[1]
+        runs[last] = task_run = rows.task_run_of(run.flow_run, row)
         yield task_run
-        runs[task_run.number] = task_run
     count = 0
+    last_place = (0, 0)
     for row in connection.execute(statements.READ_CHANGES, (run.key,)):
+        place = row[1:3]
+        if place <= last_place:
+            raise DamagedRowError(f"a state change of flow run {run.flow_run.id} is there twice")
+        last_place = place
         count += 1
-        yield rows.state_change_of(runs[row[1]], row)
-    run.refuse_missing(count)
+        yield rows.state_change_of(runs[place[0]], row)
+    run.refuse_missing_changes(count)
 
 
 def log_entries(connection: sqlite3.Connection, run: RecordedRun, after: int) -> Iterator[tuple[int, LogEntry]]:
@@ -119,12 +136,13 @@ def log_entries(connection: sqlite3.Connection, run: RecordedRun, after: int) ->
             raise DamagedRowError(f"log entry {expected} of flow run {run.flow_run.id} is not there")
         expected += 1
         yield position, entry
+    run.refuse_missing_entries(expected - 1)
 
 
 def result(connection: sqlite3.Connection, flow_run_id: str, number: int) -> Payload | None:
     """Return the newest recorded result of a run."""
     row = connection.execute(statements.READ_RESULT, (flow_run_id, number)).fetchone()
-    return rows.result_of(row) if row else None
+    return _result_of(row) if row else None
 
 
 def cached_result(connection: sqlite3.Connection, key: Any, now: float) -> CachedResult | None:
@@ -136,7 +154,7 @@ def cached_result(connection: sqlite3.Connection, key: Any, now: float) -> Cache
     run = recorded_run_of(connection.execute(statements.READ_FLOW_RUN_BY_KEY, (flow_run,)).fetchone())
     task_run = _task_run(connection, run, number)
     change = rows.state_change_of(task_run, connection.execute(statements.READ_CHANGE, place).fetchone())
-    result = rows.result_of(connection.execute(statements.READ_RESULT_OF_CHANGE, place).fetchone())
+    result = _result_of(connection.execute(statements.READ_RESULT_OF_CHANGE, place).fetchone())
     return rows.cached_result_of(task_run, change.timestamp, entry, result)
 
 
@@ -145,3 +163,9 @@ def _task_run(connection: sqlite3.Connection, run: RecordedRun, number: int) -> 
     if row is None:
         raise DamagedRowError(f"task run {number} of flow run {run.flow_run.id} is not there")
     return rows.task_run_of(run.flow_run, row)
+
+
+def _result_of(row: Row) -> Payload:
+    if change_checksum(row[:17]) != row[17]:
+        raise DamagedRowError("the state change of a result is not as it was written")
+    return rows.result_of((row[16], *row[18:]))

@@ -4,8 +4,9 @@ A flow run's id is stored once, in `flow_runs`; all other rows have its small in
 short and the rows of one run are neighbours. A result of more than a few bytes lies apart for the same reason, and a
 cache entry, which few state changes have, does so too.
 
-Every row has a checksum of its own. `progress` says which flow runs have ended, and how many state changes there
-were by then, so that one which is missing is noticed. The rows of a run in `removed_runs` are on their way out.
+Every row has a checksum of its own. `progress` says which flow runs have ended, and how many state changes and
+log entries there were by then, so that one which is missing is noticed. The rows of a run in `removed_runs` are on
+their way out.
 """
 
 from __future__ import annotations
@@ -20,6 +21,9 @@ FILE_PRAGMAS = (
     "PRAGMA application_id = 1818651767",
 )
 SET_VERSION = "PRAGMA user_version = 2"
+
+#: What TABLES has made, as it is noted in the file.
+SELECT_TABLES = "SELECT sql FROM sqlite_schema WHERE sql IS NOT NULL AND name NOT LIKE 'sqlite%'"
 
 TABLES = (
     """CREATE TABLE flow_runs (
@@ -47,7 +51,8 @@ TABLES = (
     """CREATE TABLE progress (
     flow_run INTEGER PRIMARY KEY,
     is_final INTEGER NOT NULL,
-    changes INTEGER
+    changes INTEGER,
+    log_entries INTEGER
 )""",
     "CREATE INDEX unfinished ON progress (flow_run) WHERE is_final = 0",
     """CREATE TABLE task_runs (

@@ -14,7 +14,7 @@ ADD_FLOW_RUN = """
         arguments_format = excluded.arguments_format, arguments = excluded.arguments, checksum = excluded.checksum
     RETURNING key
 """
-ADD_PROGRESS = "INSERT INTO progress VALUES (?, 0, NULL) ON CONFLICT DO NOTHING"
+ADD_PROGRESS = "INSERT INTO progress VALUES (?, 0, NULL, NULL) ON CONFLICT DO NOTHING"
 ADD_TASK_RUN = "INSERT OR REPLACE INTO task_runs VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)"
 # Most state changes say nothing beyond these columns, and what is not bound takes no time.
 ADD_PLAIN_CHANGE = """
@@ -30,9 +30,10 @@ ADD_LOG_ENTRY = "INSERT INTO log_entries VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?)"
 
 #: Note whether a flow run has ended, and what it consists of once it has.
 SET_FINAL = """
-    UPDATE progress SET is_final = newest.is_final, changes = iif(
-        newest.is_final, (SELECT count(*) FROM state_changes WHERE flow_run = ?1), NULL
-    )
+    UPDATE progress SET
+        is_final = newest.is_final,
+        changes = iif(newest.is_final, (SELECT count(*) FROM state_changes WHERE flow_run = ?1), NULL),
+        log_entries = iif(newest.is_final, (SELECT count(*) FROM log_entries WHERE flow_run = ?1), NULL)
     FROM (
         SELECT type IN ('COMPLETED', 'FAILED', 'CRASHED', 'CANCELLED') AS is_final FROM state_changes
         WHERE flow_run = ?1 AND number = 0 ORDER BY sequence DESC LIMIT 1
@@ -85,7 +86,9 @@ READ_FLOW_CHANGES = _SELECT_CHANGES + "WHERE flow_run = ? AND number = 0 ORDER B
 READ_CHANGE = _SELECT_CHANGES + "WHERE flow_run = ? AND number = ? AND sequence = ?"
 
 _SELECT_RESULTS = """
-    SELECT result_format, coalesce(result, data), result_checksum
+    SELECT flow_run, number, sequence, type, name, message, timestamp, previous, attempt,
+           worker, pid, started_at, ended_at, cpu_seconds, peak_rss_bytes, cause, result_format, checksum,
+           coalesce(result, data), result_checksum
     FROM state_changes LEFT JOIN large_results USING (flow_run, number, sequence)
 """
 READ_RESULT = (
