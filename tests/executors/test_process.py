@@ -22,6 +22,7 @@ from localflow.testing.running import CallRunner
 from tests.executors.conftest import eventually, is_gone, numbers_in
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
     from pathlib import Path
 
     from localflow.interfaces import Call, Outcome
@@ -592,3 +593,24 @@ def test_submit_before_start_is_refused() -> None:
 
     with pytest.raises(RuntimeError, match="not started"):
         runner.executor.submit([runner.call(workloads.identity, 1)])
+
+
+def test_an_executor_that_is_dropped_while_workers_are_replaced_ends_with_the_program(
+    run_program: Callable[[str], str], tmp_path: Path
+) -> None:
+    """Without `shutdown`, and with nobody who refers to it, it leaves no process behind and does not hang."""
+    log = tmp_path / "pids"
+
+    run_program(f"""
+import gc
+runner = CallRunner(ProcessExecutor(workers=2, max_tasks_per_worker=1))
+runner.executor.start(runner.report)
+calls = [runner.call(lambda: workloads.note({str(log)!r}, str(os.getpid()))) for _ in range(20)]
+runner.submit(*calls)
+runner.wait_until(lambda: len(runner.outcomes) >= 3)
+del runner, calls
+gc.collect()
+""")
+
+    assert len(numbers_in(log)) >= 3
+    eventually(lambda: all(is_gone(pid) for pid in numbers_in(log)))
