@@ -16,7 +16,8 @@ if TYPE_CHECKING:
     import random
 
 #: Failpoints with the number of times that a whole run of the workload reaches them, about.
-ENGINE_POINTS = {"before-commit": 60, "after-commit": 60, "started": 2, "claimed": 2, "outcome-read": 50}
+ENGINE_POINTS = {"before-commit": 60, "after-commit": 60, "started": 2, "claimed": 2, "outcome-read": 50,
+                 "in-notifier": 120}  # fmt: skip
 PROCESS_POINTS = {"dispatched": 40, "result-sent": 12}
 STORE_POINTS = {
     "sqlite": {"in-transaction": 60, "committed": 60},

@@ -6,6 +6,7 @@ import os
 from typing import TYPE_CHECKING
 
 from localflow import hookimpl
+from localflow.failpoints import reach
 from localflow.interfaces import Notifier
 
 if TYPE_CHECKING:
@@ -21,6 +22,7 @@ class ToldNotifier(Notifier):
 
     def notify(self, change: StateChange) -> None:
         """Note run, sequence and state."""
+        reach("in-notifier")
         line = f"{change.run.id} {change.sequence} {change.name}\n"
         descriptor = os.open(self._file, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o600)
         try:
