@@ -265,3 +265,26 @@ def main():
     assert done.returncode == 0, done.stderr
     assert place.notes == ["ran", "ran"]
     assert "nothing can be done later, such as flow timeouts, for now: can't start new thread" in done.stderr
+
+
+@needs_limits
+def test_fault_A12_without_a_thread_that_watches_it_a_timeout_counts_at_the_end(place: Place) -> None:
+    """A task that no thread watches runs, with a warning, and is TimedOut when it has returned."""
+    place.write(f"""{FEW_THREADS}
+@task(timeout_seconds=0.2)
+def work():
+    time.sleep(0.4)
+    note("returned")
+
+@flow(executor=ThreadExecutor(workers=1))
+def main():
+    allow_threads(1)
+    return work()
+""")
+
+    done = place.localflow("run", "flows.py", timeout=20)
+
+    assert done.returncode == 1
+    assert place.states() == {"work-0": ("FAILED", "TimedOut")}
+    assert place.notes == ["returned"]
+    assert "timeouts are not watched for now, for no thread can be started: can't start new thread" in done.stderr

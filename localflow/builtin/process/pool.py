@@ -17,6 +17,9 @@ it, and submits from there.
 A worker that dies: what it wrote is read first (a result received before death counts), then what it had not begun is
 taken back; the one call left over, if any, is the one it was in. Three failed starts in a row, with no worker ready,
 and the pool gives up: it answers every call with what went wrong.
+
+Workers whose memory is limited are looked at twice a second while they are in a call that lasts, and each time that a
+call has ended which used much: the first are killed, the others replaced.
 """
 
 from __future__ import annotations
