@@ -101,6 +101,8 @@ def task_runs(flow_run: FlowRun, number: int) -> st.SearchStrategy[TaskRun]:
         texts,
         st.just(0) | integers,
         st.just(0) | integers,
+        texts,
+        texts,
     )
 
 
@@ -122,6 +124,8 @@ def flow_runs(id: str, root_id: str, parent_ids: st.SearchStrategy[str | None]) 
         texts,
         integers,
         text_tuples,
+        texts,
+        texts,
     )
 
 
