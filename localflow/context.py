@@ -11,7 +11,7 @@ from localflow.errors import NoRunError
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping
 
-    from localflow.live import ActiveFlow
+    from localflow.active import ActiveFlow
     from localflow.records import FlowRun, LogLine, Record, TaskRun
 
 

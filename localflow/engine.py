@@ -36,7 +36,7 @@ from localflow.failpoints import reach
 from localflow.hooks import call_here, hooks_of
 from localflow.interrupts import SHIELD, STOPS, FlowStop
 from localflow.lanes import Lane, Lanes
-from localflow.live import ActiveFlow, LiveRun
+from localflow.live import LiveRun
 from localflow.logbook import LogBook
 from localflow.payloads import type_name
 from localflow.records import StateChange
@@ -51,6 +51,7 @@ from localflow.states import (
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
+    from localflow.active import ActiveFlow
     from localflow.callbacks import Callback
     from localflow.futures import TaskFuture
     from localflow.interfaces import Executor, StateStore

@@ -14,6 +14,7 @@ from functools import partial
 from typing import TYPE_CHECKING, Any, Protocol, TypeAlias
 
 from localflow import arguments
+from localflow.active import ActiveFlow
 from localflow.calls import failed_state
 from localflow.code import is_changed
 from localflow.context import FlowContext, entered, flow_run_info
@@ -24,7 +25,6 @@ from localflow.final_state import final_state
 from localflow.futures import TaskFuture
 from localflow.hooks import call_here, hooks_of
 from localflow.interrupts import STOPS, FlowStop
-from localflow.live import ActiveFlow
 from localflow.logs import flush
 from localflow.records import StateChange
 from localflow.scheduler import stopped

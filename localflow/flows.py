@@ -21,8 +21,8 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator, Mapping
     from typing import Concatenate, Self
 
+    from localflow.active import SubflowCall
     from localflow.interfaces import StateStore
-    from localflow.live import SubflowCall
     from localflow.project import Project
     from localflow.records import FlowRun
     from localflow.signatures import A, Call, FlowDecorator, HasFunction, Rest, WaitFor

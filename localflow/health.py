@@ -13,9 +13,9 @@ from typing import TYPE_CHECKING, Literal, NamedTuple, TypeAlias
 from localflow.errors import ConfigError, LocalflowError, StoreError
 from localflow.housekeeping import disk_usage, find_leftovers, remove_leftovers, store_path
 from localflow.limits import slots_held
+from localflow.liveness import mark_lost
 from localflow.plugins import installed_plugins
 from localflow.project import Project
-from localflow.recovery import mark_lost
 from localflow.strays import find_strays, kill_stray
 from localflow.tomlfile import shown_path
 from localflow.version import __version__

@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Mapping, Sequence
     from typing import Literal
 
-    from localflow.live import ActiveFlow
+    from localflow.active import ActiveFlow
     from localflow.tasks import Task
 
 R = TypeVar("R")

@@ -1,7 +1,4 @@
-"""What becomes of runs whose engine is gone: they are marked as lost, and a resumed one takes up where they ended.
-
-Whether an engine lives is asked of the operating system, by the claim that it has on its flow run; never of the clock.
-"""
+"""What is recorded of a flow run, for the attempt that takes it up where an earlier process has left it."""
 
 from __future__ import annotations
 
@@ -12,7 +9,7 @@ from datetime import UTC, datetime
 from fnmatch import fnmatchcase
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from localflow.code import code_of, is_changed, is_own
+from localflow.code import is_changed
 from localflow.earlier import EarlierRun, EarlierRuns
 from localflow.errors import NotResumableError, RunClaimedError, RunNotFoundError, suggestion
 from localflow.failpoints import reach
@@ -20,96 +17,23 @@ from localflow.interrupts import STOPS
 from localflow.payloads import Stored
 from localflow.records import FlowRun, StateChange, TaskRun
 from localflow.states import (
-    ENGINE_LOST,
-    FINAL_TYPES,
-    NOT_READY,
-    Cause,
     State,
     StateType,
-    engine_lost_message,
     type_and_text,
 )
 from localflow.strays import birth_of
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-    from types import FunctionType
+    from collections.abc import Callable, Iterator, Sequence
 
     from localflow.interfaces import Claim, StateStore
     from localflow.payloads import Payload
     from localflow.records import FlowRunSummary
 
+from localflow.liveness import mark_claimed
+
 _SETTLING_SECONDS = 2.0
 _SMALL_RESULT = 4096  # bytes that are kept rather than read again
-
-
-# -- engines that are gone -------------------------------------------------------------------------------------------
-
-
-def mark_lost(store: StateStore) -> list[StateChange]:
-    """Mark all unfinished flow runs whose engine is gone, with their open attempts, CRASHED `EngineLost`.
-
-    Returns:
-        What has been recorded, for the notifiers.
-
-    Raises:
-        StoreError: the store cannot be read or written.
-    """
-    if not store.survives:
-        return []
-    changes: list[StateChange] = []
-    for root_id in dict.fromkeys(summary.flow_run.root_id for summary in store.list_flow_runs(unfinished=True)):
-        claim = store.claim(root_id)
-        if claim is not None:
-            try:
-                changes += mark_claimed(store, root_id)
-            finally:
-                claim.release()
-    return changes
-
-
-def mark_claimed(store: StateStore, root_id: str) -> list[StateChange]:
-    """Mark what is unfinished of a flow run, on which the caller has the claim, and of those below it."""
-    changes: list[StateChange] = []
-    for summary in store.list_flow_runs(root_id=root_id):  # newest first, so what is below comes before what is above
-        if summary.change is None or not _has_ended(summary.change):
-            changes += _lost_runs(store, summary.flow_run)
-    if changes:
-        store.append(changes)
-    return changes
-
-
-def _has_ended(change: StateChange) -> bool:
-    return change.type in FINAL_TYPES or (change.type is StateType.PENDING and change.name == NOT_READY)
-
-
-def _lost_runs(store: StateStore, flow_run: FlowRun) -> Iterator[StateChange]:
-    """Yield the changes that end the open attempts of a flow run, and the flow run itself at last.
-
-    They bear the time of the last sign of life: nobody knows the moment of the engine's death.
-    """
-    newest: dict[int, StateChange] = {}
-    for record in store.read(flow_run.id):
-        if isinstance(record, StateChange):
-            newest[record.run.number] = record
-    last_sign = max((change.timestamp for change in newest.values()), default=flow_run.created_at)
-    own = newest.pop(0, None)
-    for change in newest.values():
-        if change.type in (StateType.RUNNING, StateType.SCHEDULED, StateType.CANCELLING):
-            yield _lost(change.run, change, last_sign, flow_run.pid)
-    yield _lost(flow_run, own, last_sign, flow_run.pid)
-
-
-def _lost(run: FlowRun | TaskRun, before: StateChange | None, timestamp: float, pid: int) -> StateChange:
-    message = engine_lost_message(pid)
-    return StateChange(
-        run, before.sequence + 1 if before else 1, StateType.CRASHED, ENGINE_LOST, message, timestamp,
-        before.name if before else "Pending", before.attempt if before else 1,
-        cause=Cause("engine", message=message, pid=pid),
-    )  # fmt: skip
-
-
-# -- resuming --------------------------------------------------------------------------------------------------------
 
 
 class Again(NamedTuple):
@@ -331,106 +255,3 @@ def stored_parameters(run: FlowRun) -> dict[str, Any]:
             f"flow run '{run.name}' cannot be resumed: its parameters cannot be unpickled: {type_and_text(error)}"
         ) from error
     return parameters
-
-
-# -- the plan --------------------------------------------------------------------------------------------------------
-
-
-class Step(NamedTuple):
-    """What is to become of a task run."""
-
-    run: TaskRun
-    is_reused: bool
-    reason: str
-
-
-class Plan(NamedTuple):
-    """What resuming a flow run will do, as far as that can be known beforehand."""
-
-    flow_run: FlowRun
-    steps: list[Step]
-
-    def __str__(self) -> str:
-        reused = sum(step.is_reused for step in self.steps)
-        return f"reuse {reused}, run {len(self.steps) - reused}"
-
-    def as_json(self) -> dict[str, Any]:
-        """Return the plan as `localflow resume --plan --json` prints it."""
-        reused = sum(step.is_reused for step in self.steps)
-        return {
-            "id": self.flow_run.id,
-            "name": self.flow_run.name,
-            "flow": self.flow_run.flow,
-            "reuse": reused,
-            "run": len(self.steps) - reused,
-            "task_runs": [
-                {
-                    "id": step.run.id,
-                    "name": step.run.name,
-                    "task": step.run.task,
-                    "action": "reuse" if step.is_reused else "run",
-                    "reason": step.reason,
-                }
-                for step in self.steps
-            ],
-        }
-
-
-def make_plan(resumption: Resumption, flow_run: FlowRun, codes: Mapping[str, str]) -> Plan:
-    """Return what resuming will do; `codes` has the fingerprints of the tasks that are known by now, by name.
-
-    What the flow does with other data, after other tasks or with other code of its own shows only when it runs.
-    """
-    steps: list[Step] = []
-    renewed: dict[str, str] = {}
-    for run in resumption.task_runs():
-        reason = _reason_to_run(resumption, run, codes, renewed)
-        if reason:
-            renewed[run.record.id] = run.record.name
-        steps.append(Step(run.record, not reason, reason or "completed before"))
-    return Plan(flow_run, steps)
-
-
-def _reason_to_run(
-    resumption: Resumption, run: EarlierRun[TaskRun], codes: Mapping[str, str], renewed: Mapping[str, str]
-) -> str:
-    record = run.record
-    if not run.is_completed:
-        return _reason_left(run)
-    if resumption.is_wanted(record):
-        return "asked for"
-    if is_changed(codes.get(record.task, ""), record.code):
-        return "its code has changed"
-    upstream = next((renewed[each] for each in record.upstreams if each in renewed), None)
-    if upstream is not None:
-        return f"its upstream '{upstream}' runs"
-    return "" if resumption.answer(run, "") is not None else "its result was not kept"
-
-
-def _reason_left(run: EarlierRun[TaskRun]) -> str:
-    if run.name == ENGINE_LOST:
-        return "it was running when its engine went away"
-    if run.name == NOT_READY:
-        return "it never started: an upstream did not complete"
-    if not run.begun:
-        return "it never started"
-    return f"it was {run.name}{f': {run.message}' if run.message else ''}"
-
-
-def codes_of_tasks(functions: Iterable[FunctionType | None]) -> dict[str, str]:
-    """Return the fingerprints of the tasks in the modules of these functions and in what those import, by name."""
-    spaces: dict[int, Mapping[str, Any]] = {}
-    for function in functions:
-        if function is not None:
-            spaces[id(function.__globals__)] = function.__globals__
-            for value in list(function.__globals__.values()):
-                name = getattr(value, "__name__", None)
-                if type(value).__name__ == "module" and is_own(name):
-                    spaces[id(vars(value))] = vars(value)
-    found: defaultdict[str, set[str]] = defaultdict(set)
-    for space in spaces.values():
-        for value in list(space.values()):
-            if getattr(type(value), "kind", None) == "Task" and hasattr(value, "fn"):
-                found[value.name].add(code_of(value.fn))
-    # Of two tasks of one name, which a run is of is known only when it is called.
-    return {name: codes.pop() for name, codes in found.items() if len(codes) == 1}

@@ -16,7 +16,8 @@ from localflow.errors import NotResumableError, PluginError
 from localflow.flow_records import flow_record, flow_record_again
 from localflow.flow_runs import FlowCall
 from localflow.logs import recording
-from localflow.recovery import Again, claimed_run, codes_of_tasks, make_plan, stored_parameters
+from localflow.plans import codes_of_tasks, make_plan
+from localflow.recovery import Again, claimed_run, stored_parameters
 from localflow.references import find_flow_run
 from localflow.states import Cancelled
 from localflow.tags import tags
@@ -24,14 +25,15 @@ from localflow.tags import tags
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
 
+    from localflow.active import ActiveFlow
     from localflow.flows import Flow
     from localflow.interfaces import Claim, Executor, StateStore
     from localflow.lanes import Lane
-    from localflow.live import ActiveFlow
     from localflow.notifications import Notifications
+    from localflow.plans import Plan
     from localflow.project import Project
     from localflow.records import FlowRun
-    from localflow.recovery import Plan, Resumption
+    from localflow.recovery import Resumption
     from localflow.states import State
 
 _log = logging.getLogger("localflow.flows")

@@ -27,7 +27,8 @@ from localflow.plugins import Plugins
 ROOT = Path(__file__).parents[1]
 README = (ROOT / "README.md").read_text()
 CONTRIBUTING = (ROOT / "CONTRIBUTING.md").read_text()
-DOCUMENTS = sorted(ROOT.glob("*.md"))
+RELIABILITY = (ROOT / "docs" / "reliability.md").read_text()
+DOCUMENTS = sorted([*ROOT.glob("*.md"), *ROOT.glob("docs/*.md")])
 LOCALFLOW = str(Path(sys.executable).with_name("localflow"))
 EXECUTORS = ["sequential", "thread", "process"]
 ROLES = {"executors": "executor", "stores": "state store", "notifiers": "notifier"}
@@ -95,10 +96,10 @@ def options_of(command: click.Command) -> set[str]:
     return {name for parameter in command.params if isinstance(parameter, click.Option) for name in parameter.opts}
 
 
-def rows(first_column: str) -> list[list[str]]:
-    """Return the rows of the README table whose header begins with `first_column`, without the code marks."""
-    _, found, table = README.partition(f"\n| {first_column} |")
-    assert found, f"README has no table that begins with {first_column}"
+def rows(first_column: str, document: str = README) -> list[list[str]]:
+    """Return the rows of the table, of README if not told otherwise, whose header begins with `first_column`."""
+    _, found, table = document.partition(f"\n| {first_column} |")
+    assert found, f"there is no table that begins with {first_column}"
     lines = table.split("\n\n")[0].splitlines()[2:]
     return [[cell.strip() for cell in line[1:-1].split("|")] for line in lines]
 
@@ -401,7 +402,7 @@ class TestAllDocuments:
         """Links to files lead to files."""
         targets = re.findall(r"\]\((?!https?:)([^)#]+)", document.read_text())
 
-        assert [target for target in targets if not (ROOT / target).exists()] == []
+        assert [target for target in targets if not (document.parent / target).exists()] == []
 
     @pytest.mark.parametrize("document", DOCUMENTS, ids=lambda path: path.name)
     def test_make_targets_exist(self, document):
@@ -437,6 +438,25 @@ class TestAllDocuments:
 
         for path in named:
             assert any((folder / path).exists() for folder in (ROOT, ROOT / "localflow")), path
+
+
+class TestReliability:
+    """What docs/reliability.md says, held to the tests."""
+
+    def test_each_row_of_the_matrix_has_a_test_and_each_fault_a_row(self):
+        """The id of a row is in the names of its tests."""
+        listed = re.findall(r"^\| ([A-Z]\d+) \|", RELIABILITY, re.MULTILINE)
+        sources = "\n".join(path.read_text() for path in sorted((ROOT / "tests").rglob("test_*.py")))
+
+        assert len(listed) == len(set(listed))
+        assert set(listed) == set(re.findall(r"def test_fault_([A-Z]\d+)_", sources))
+
+    def test_options_of_resume_are_those_it_takes(self):
+        """Each row of the table of options names options that exist."""
+        (resume,) = [command for name, command in commands() if name == "resume"]
+        named = {option for row in rows("option", RELIABILITY) for option in re.findall(r"--?[a-z]+", row[0])}
+
+        assert named <= options_of(resume)
 
 
 def masked(printed: str) -> str:

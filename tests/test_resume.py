@@ -24,7 +24,7 @@ from localflow.states import StateType
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from localflow.recovery import Plan
+    from localflow.plans import Plan
 
 EXECUTORS = ("sequential", "thread", "process")
 

@@ -7,9 +7,9 @@ from typing import TYPE_CHECKING
 
 from localflow.control import control_path, is_listening
 from localflow.housekeeping import store_path
+from localflow.liveness import mark_lost
 from localflow.project import Project
 from localflow.record_buffer import RecordBuffer
-from localflow.recovery import mark_lost
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

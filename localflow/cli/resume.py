@@ -12,8 +12,8 @@ from localflow.cli import output
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
+    from localflow.plans import Plan, Step
     from localflow.records import FlowRun
-    from localflow.recovery import Plan, Step
     from localflow.roots import FinishedRun
 
 _SHOWN_STEPS = 20
