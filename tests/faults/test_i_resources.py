@@ -190,7 +190,7 @@ def test_fault_I3_a_flood_of_output_is_bounded_and_holds_nobody_up(place: Place)
     logs = place.localflow("logs", "@last/flood-0").stdout
 
     assert finished.returncode == 0
-    assert float(place.notes[0].split()[1]) < 5.0  # half a second on an idle machine, but others may be at work
+    assert float(place.notes[0].split()[1]) < 15.0  # half a second on an idle machine, but others may be at work
     *lines, last = logs.splitlines()
     kept = sum(line.endswith("x" * 99) for line in lines) * 100
     assert 4_000_000 < kept < 11_000_000  # each line costs more than its text
