@@ -11,14 +11,13 @@ from contextlib import closing, suppress
 from typing import TYPE_CHECKING
 
 import psutil
+import pytest
 
 from localflow.project import Project
 from tests.faults.conftest import eventually, own_processes
 
 if TYPE_CHECKING:
     from pathlib import Path
-
-    import pytest
 
     from tests.faults.conftest import Place, Program
 
@@ -58,6 +57,7 @@ def main():
 """
 
 
+@pytest.mark.timeout(180)
 def test_fault_C5_a_flow_of_200_tasks_killed_again_and_again_ends_as_if_undisturbed(
     place: Place, store: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -155,6 +155,7 @@ def main():
 """
 
 
+@pytest.mark.timeout(120)
 def test_fault_D7_of_two_resumes_at_once_one_does_nothing(place: Place, store: str) -> None:
     """The second exits 3 naming the pid of the first, and runs nothing, neither of the flow nor of its tasks."""
     place.write(WAITING)
