@@ -11,7 +11,7 @@ from localflow.builtin.storage.failures import was_removed
 from localflow.builtin.storage.journal import Journal, Place, mark_of, read_lines, sealed, telling, whole_lines
 from localflow.builtin.storage.result_cache import has_expired, keys_in
 from localflow.builtin.storage.result_files import ResultFiles, file_named_in
-from localflow.builtin.storage.run_index import RunIndex
+from localflow.builtin.storage.run_index import Results, Summaries
 from localflow.builtin.storage.run_log import RunLog
 from localflow.builtin.storage.tally import Tally
 from localflow.errors import StoreError
@@ -46,7 +46,8 @@ class RunDirectory:
         self._tallied = Place()
         self._is_listed = False  # as unfinished, as far as we know
         self._files = ResultFiles(path, power_safe=power_safe)
-        self._index = RunIndex(self._journal_path, self._files.load)
+        self._summaries = Summaries(self._journal_path, self._files.load)
+        self._results = Results(self._journal_path, self._files.load)
         self._log = RunLog(path / "logs.jsonl", self._journal_path, self._files.load, power_safe=power_safe)
 
     def exists(self) -> bool:
@@ -118,16 +119,16 @@ class RunDirectory:
 
     def summaries(self) -> list[FlowRunSummary]:
         """Return the flow runs with their newest state, in the order they were recorded."""
-        return self._index.summaries()
+        return list(self._summaries.read())
 
     def load_result(self, flow_run_id: str, number: int) -> Payload | None:
         """Return the newest recorded result of a run."""
-        return self._index.load_result(flow_run_id, number)
+        return self._results.load(flow_run_id, number)
 
     def find_cached(self, hint: Hint, now: float) -> CachedResult | None:
         """Return the result that a hint leads to, if it is there, may be found under the hint's key and is valid."""
         try:
-            _, results = self._index.results_at(Place(0, hint.offset, hint.length))
+            _, results = self._results.at(Place(0, hint.offset, hint.length))
             entry = results[hint.flow_run, hint.number, hint.sequence]
             expires_at = entry["cache"]["expires_at"]
             if entry["cache"]["key"] != hint.key or entry["type"] != "COMPLETED" or has_expired(expires_at, now):

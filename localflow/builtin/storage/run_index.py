@@ -18,62 +18,25 @@ if TYPE_CHECKING:
     from localflow.builtin.storage.journal import Line, Place
     from localflow.interfaces import FlowRunSummary, Payload
 
-Results: TypeAlias = "dict[tuple[str, int, int], Entry]"
+ResultEntries: TypeAlias = "dict[tuple[str, int, int], Entry]"
 
 
-class RunIndex:
-    """The summaries of the flow runs in one journal, and where the results stand."""
+class Summaries:
+    """The flow runs in one journal with their newest states."""
 
     def __init__(self, path: Path, load: Callable[[Entry], Payload]) -> None:
         """Read the journal at `path`, and payloads in it by `load`."""
-        self._path = path
         self._load = load
-        self._follower = Follower(path, self._forget)
-        self._at_hand: tuple[Line, Results] | None = None  # the line that was read last for a result
+        self._journal = Follower(path, self._forget)
+        self._known: list[FlowRunSummary] | None = None
         self._forget()
 
-    def summaries(self) -> list[FlowRunSummary]:
-        """Return the flow runs with their newest state, in the order they were recorded."""
-        self._learn()
-        return [summarise(run, self._changes.get(run.id, ())) for run in self._flow_runs.values()]
-
-    def load_result(self, flow_run_id: str, number: int) -> Payload | None:
-        """Return the newest result of a run."""
-        while True:
-            self._learn()
-            found = self._results.get((flow_run_id, number))
-            if found is None:
-                return None
-            place, sequence = found
-            try:
-                line, results = self.results_at(place)
-                with line.making_sense():
-                    return self._load(results[flow_run_id, number, sequence]["result"])
-            except StoreError:
-                if inode_of(self._path) == self._follower.inode:  # else it was removed or written anew meanwhile
-                    raise
-
-    def results_at(self, place: Place) -> tuple[Line, Results]:
-        """Return a line and the results in it: those asked for one after the other are often in the same."""
-        if self._at_hand is None or self._at_hand[0].place.offset != place.offset:
-            line = read_line(self._path, place)
-            self._at_hand = line, _results_in(line)
-        return self._at_hand
-
-    def _forget(self) -> None:
-        self._reader = EntryReader(self._load)
-        self._flow_runs: dict[str, FlowRun] = {}
-        self._changes: dict[str, list[StateChange]] = {}  # of flow runs
-        self._results: dict[tuple[str, int], tuple[Place, int]] = {}  # by run: the line of the newest, its sequence
-        self._at_hand = None
-
-    def _learn(self) -> None:
-        """Read the lines that are new since the last time."""
-        for line in self._follower.new_lines():
-            content = line.content
-            is_about_flows = b'"kind":"flow_run"' in content or b'"number":0,' in content
-            if not is_about_flows and b'"result":' not in content:
-                continue  # as most lines are
+    def read(self) -> list[FlowRunSummary]:
+        """Return a summary of each flow run, in the order they were recorded."""
+        for line in self._journal.new_lines():
+            if b'"kind":"flow_run"' not in line.content and b'"number":0,' not in line.content:
+                continue  # about task runs only, as most lines are
+            self._known = None
             with line.making_sense():
                 for entry in line.entries():
                     if entry.get("kind") == "flow_run" or entry.get("number") == 0:
@@ -82,11 +45,63 @@ class RunIndex:
                             self._flow_runs[record.id] = record
                         elif isinstance(record, StateChange):
                             self._changes.setdefault(record.run.flow_run.id, []).append(record)
-                    if "result" in entry:
-                        self._results[entry["flow_run"], entry["number"]] = line.place, entry["sequence"]
+        if self._known is None:
+            self._known = [summarise(run, self._changes.get(run.id, ())) for run in self._flow_runs.values()]
+        return self._known
+
+    def _forget(self) -> None:
+        self._reader = EntryReader(self._load)
+        self._flow_runs: dict[str, FlowRun] = {}
+        self._changes: dict[str, list[StateChange]] = {}
+        self._known = None
 
 
-def _results_in(line: Line) -> Results:
+class Results:
+    """Where the newest result of each run stands in one journal."""
+
+    def __init__(self, path: Path, load: Callable[[Entry], Payload]) -> None:
+        """Read the journal at `path`, and payloads by `load`."""
+        self._path = path
+        self._load = load
+        self._journal = Follower(path, self._forget)
+        self._at_hand: tuple[Line, ResultEntries] | None = None  # the line that was read last for a result
+        self._forget()
+
+    def load(self, flow_run_id: str, number: int) -> Payload | None:
+        """Return the newest result of a run."""
+        while True:
+            self._learn()
+            found = self._places.get((flow_run_id, number))
+            if found is None:
+                return None
+            place, sequence = found
+            try:
+                line, results = self.at(place)
+                with line.making_sense():
+                    return self._load(results[flow_run_id, number, sequence]["result"])
+            except StoreError:
+                if inode_of(self._path) == self._journal.inode:  # else it was removed or written anew meanwhile
+                    raise
+
+    def at(self, place: Place) -> tuple[Line, ResultEntries]:
+        """Return a line and the results in it: those asked for one after the other are often in the same."""
+        if self._at_hand is None or self._at_hand[0].place.offset != place.offset:
+            line = read_line(self._path, place)
+            self._at_hand = line, _results_in(line)
+        return self._at_hand
+
+    def _forget(self) -> None:
+        self._places: dict[tuple[str, int], tuple[Place, int]] = {}  # by run: the line, and the sequence of the change
+        self._at_hand = None
+
+    def _learn(self) -> None:
+        for line in self._journal.new_lines():
+            if b'"result":' in line.content:
+                for flow_run_id, number, sequence in _results_in(line):
+                    self._places[flow_run_id, number] = line.place, sequence
+
+
+def _results_in(line: Line) -> ResultEntries:
     """Return the state changes with a result in a line, by flow run, number and sequence."""
     with line.making_sense():
         return {
