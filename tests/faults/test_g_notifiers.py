@@ -98,7 +98,7 @@ def test_fault_G6_receivers_that_are_slow(place: Place, serve: Callable[..., Rec
 
     done = run(place, timeout=0.5, silent=silent.url, dripping=dripping.url, fine=fine.url)
 
-    assert time.monotonic() - begun < 5
+    assert time.monotonic() - begun < 10
     is_fine(place, done, failed=2 * EVENTS)
     assert tries(fine) == [1] * EVENTS
     for name in ("silent", "dripping"):
