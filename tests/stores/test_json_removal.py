@@ -6,6 +6,7 @@ import json
 import os
 import subprocess
 import sys
+import threading
 from contextlib import closing
 from typing import TYPE_CHECKING
 
@@ -20,6 +21,7 @@ from localflow.testing.store_records import (
     make_log_entry,
     make_running,
     make_task_run,
+    run_in_threads,
 )
 from tests.stores.conftest import PROLOGUE
 
@@ -235,3 +237,36 @@ def test_draft_of_a_hint_goes(store: JsonStateStore, path: Path, flow_run: FlowR
 
     (file,) = (path / "cache").iterdir()
     assert json.loads(file.read_text())["records"][0]["key"] == "key"
+
+
+# -- at once with others ---------------------------------------------------------------------------------------------
+
+
+def test_readers_meet_nothing_wrong_while_runs_are_removed(store: JsonStateStore, path: Path) -> None:
+    """Whoever lists, reads and follows flow runs that another process removes finds them whole, emptied or gone."""
+    over = threading.Event()
+
+    def work(thread: int) -> None:
+        if thread:
+            with closing(JsonStateStore(path)) as reader:
+                while not over.is_set():
+                    for summary in reader.list_flow_runs():
+                        id = summary.flow_run.id
+                        assert reader.load_result(id, 1) in (LARGE, None)
+                        assert len(list(reader.read_logs(id))) in (0, 2)
+                        assert len(list(reader.read(id))) in (0, 4)
+            return
+        try:
+            for _ in range(40):
+                run = make_flow_run()
+                task_run = make_task_run(run)
+                said = make_log_entry(task_run)
+                store.append(
+                    [run, task_run, make_running(task_run), make_completed(task_run, result=LARGE), said, said]
+                )
+                store.remove([run.id], results_only=True)
+                store.remove([run.id])
+        finally:
+            over.set()
+
+    run_in_threads(work, 3)

@@ -99,23 +99,12 @@ class RunDirectory:
 
     def read(self, flow_run_id: str) -> list[Record]:
         """Return the records of one of the flow runs: itself, its task runs by number, its state changes."""
-        runs: dict[int, tuple[Line, Entry]] = {}
-        changes: list[tuple[Line, Entry]] = []
-        for line in read_lines(self._journal_path):
-            with line.making_sense():
-                for entry in line.entries():
-                    kind = entry["kind"]
-                    if entry["id" if kind == "flow_run" else "flow_run"] == flow_run_id:
-                        if kind == "state":
-                            changes.append((line, entry))
-                        else:
-                            runs[entry.get("number", 0)] = line, entry
-        reader = EntryReader(self._files.load)
-        records = []
-        for line, entry in [*(runs[number] for number in sorted(runs)), *changes]:
-            with line.making_sense():
-                records.append(reader.record(entry))
-        return records
+        try:
+            return self._read(flow_run_id)
+        except StoreError:
+            if self.exists():
+                raise
+            return []  # removed by another process meanwhile
 
     def summaries(self) -> list[FlowRunSummary]:
         """Return the flow runs with their newest state, in the order they were recorded."""
@@ -189,6 +178,25 @@ class RunDirectory:
             self._journal = None
         if not self._tally.unfinished:  # most likely nothing will be added any more
             self._tally, self._tallied = Tally(), Place()
+
+    def _read(self, flow_run_id: str) -> list[Record]:
+        runs: dict[int, tuple[Line, Entry]] = {}
+        changes: list[tuple[Line, Entry]] = []
+        for line in read_lines(self._journal_path):
+            with line.making_sense():
+                for entry in line.entries():
+                    kind = entry["kind"]
+                    if entry["id" if kind == "flow_run" else "flow_run"] == flow_run_id:
+                        if kind == "state":
+                            changes.append((line, entry))
+                        else:
+                            runs[entry.get("number", 0)] = line, entry
+        reader = EntryReader(self._files.load)
+        records = []
+        for line, entry in [*(runs[number] for number in sorted(runs)), *changes]:
+            with line.making_sense():
+                records.append(reader.record(entry))
+        return records
 
     def _open_journal(self, records: Sequence[Record]) -> Journal:
         if self._journal is None:
