@@ -57,6 +57,7 @@ def choose(
     *,
     is_first: bool,
     left: float,
+    patience: float = 1.0,
     in_store_only: bool = False,
 ) -> Kill:
     """Draw a kill.
@@ -68,11 +69,12 @@ def choose(
         usual_seconds: how long an undisturbed run takes.
         is_first: whether this is no resume.
         left: which part of the task runs has not completed.
+        patience: by how much everything takes longer now.
         in_store_only: whether only failpoints of the store itself are wanted.
     """
     kind = chance.choices(["time", "failpoint", "stopped"], [50, 40, 10] if not in_store_only else [0, 1, 0])[0]
     start_up = usual_seconds / 3
-    after = chance.uniform(0.5 * start_up, start_up + (usual_seconds - start_up) * max(left, 0.1))
+    after = patience * chance.uniform(0.5 * start_up, start_up + (usual_seconds - start_up) * max(left, 0.1))
     if kind == "failpoint":
         points = {**ENGINE_POINTS, **STORE_POINTS.get(store, {})}
         points |= PROCESS_POINTS if executor == "process" else {}
@@ -89,44 +91,40 @@ def choose(
     return Kill(kind, victim if executor == "process" else "engine", after)
 
 
-def perform(kill: Kill, program: subprocess.Popen[bytes], chance: random.Random, limit: float) -> bool:
-    """Kill as was drawn, and wait for the end of the program; return whether anything was killed.
+def perform(kill: Kill, program: subprocess.Popen[bytes], chance: random.Random, limit: float) -> str:
+    """Kill as was drawn, and wait for the end of the program; return the victim, empty if nothing was killed.
+
+    Where there is no worker, as it is too early, the engine is killed in its place.
 
     Raises:
         subprocess.TimeoutExpired: it did not end within the limit, in seconds.
     """
     if kill.failpoint:
-        return program.wait(limit) == -signal.SIGKILL
+        return "engine" if program.wait(limit) == -signal.SIGKILL else ""
     try:
         program.wait(kill.after)
     except subprocess.TimeoutExpired:
         pass
     else:
-        return False
+        return ""
+    workers = _workers(program.pid) if kill.victim != "engine" else []
+    victim = kill.victim if workers else "engine"
+    victims = [*([program.pid] if victim != "worker" else []), *chance.sample(workers, min(1, len(workers)))]
+    chance.shuffle(victims)
     if kill.kind == "stopped":
-        victims = _victims(kill.victim, program.pid, chance)
-        for process in victims:
-            _send(process, signal.SIGSTOP)
+        for pid in victims:
+            _send(pid, signal.SIGSTOP)
         time.sleep(STOPPED_SECONDS)
-    else:
-        victims = _victims(kill.victim, program.pid, chance)
-    killed = [_send(process, signal.SIGKILL) for process in victims]
+    killed = [_send(pid, signal.SIGKILL) for pid in victims]
     program.wait(limit)
-    return any(killed)
+    return victim if any(killed) else ""
 
 
-def _victims(victim: str, pid: int, chance: random.Random) -> list[int]:
-    """Return the pids to kill, in a random order."""
-    pids = [pid] if victim != "worker" else []
-    if victim != "engine":
-        try:
-            supervisors = psutil.Process(pid).children()
-            workers = [worker.pid for each in supervisors for worker in each.children()]
-        except psutil.NoSuchProcess:
-            workers = []
-        pids += [chance.choice(workers)] if workers else []
-    chance.shuffle(pids)
-    return pids
+def _workers(pid: int) -> list[int]:
+    try:
+        return [worker.pid for supervisor in psutil.Process(pid).children() for worker in supervisor.children()]
+    except psutil.NoSuchProcess:
+        return []
 
 
 def _send(pid: int, signum: int) -> bool:

@@ -114,6 +114,7 @@ class Lane:
         self._mark = os.environ[MARK] = uuid.uuid4().hex
         self._expected: dict[str, str] = {}
         self._usual: dict[str, float] = {}
+        self._patience = 1.0
 
     def run(self, count: int, *, until_violation: bool = False) -> Figures:
         """Kill so often, and see the last run through to its end; or stop at the first violation."""
@@ -154,11 +155,14 @@ class Lane:
             found = watch.violations
             kill = kills.choose(
                 chance, self._store, executor, usual, is_first=watch.run_id is None, left=watch.left,
-                in_store_only=self._in_store_only,
+                patience=self._patience, in_store_only=self._in_store_only,
             )  # fmt: skip
             wanted = self.figures.kills.total() < count
             where = f"seed {self._seed}, run {number} on {executor}, launch {launch}: {kill if wanted else 'no kill'}"
+            left = watch.left
             self._launch(place, watch, kill if wanted else None, executor, chance)
+            # Others may keep the machine busy: where nothing gets done before the kill, it has to come later.
+            self._patience = max(1.0, self._patience * (0.8 if watch.left < left else 1.2))
             if found:
                 told = f"{where}: {'; '.join(found)}"
                 self.figures.violations.append(told)
@@ -191,8 +195,8 @@ class Lane:
         try:
             if kill is None:
                 program.wait(LIMIT)
-            elif kills.perform(kill, program, chance, LIMIT):
-                self.figures.count(kill)
+            elif victim := kills.perform(kill, program, chance, LIMIT):
+                self.figures.count(kill._replace(victim=victim))
         except subprocess.TimeoutExpired:
             watch.violations.append(f"it was not over after {LIMIT} seconds:\n{place.said()}")
             program.kill()
