@@ -307,9 +307,9 @@ def main():
     seed = random.randrange(1_000_000)
     moments = random.Random(seed)
 
-    for _ in range(8):
+    known = 1
+    for _ in range(6):
         moment = moments.uniform(0, usual)
-        known = len(place.read("runs"))
         program = place.start(*command)
         time.sleep(moment)  # the fault itself: at any moment
         program.kill(signal.SIGTERM)
@@ -318,37 +318,32 @@ def main():
         told = f"seed {seed}, after {moment:.3f} of {usual:.3f} seconds:\n{done.stderr}"
         eventually(lambda: not own_processes(), 2 * BUSY_MACHINE)
         runs = place.read("runs")
-        assert [run["state"]["name"] for run in runs if run["state"]["type"] not in ("COMPLETED", "CANCELLED")] == [], (
-            told
-        )
-        new = runs[: len(runs) - known]
-        if new and new[0]["state"]["name"] == "Interrupted":
+        assert {run["state"]["name"] for run in runs} <= {"Completed", "Interrupted"}, told
+        if len(runs) > known and runs[0]["state"]["name"] == "Interrupted":
             assert done.returncode == 143, told
         else:  # it had not begun, or was over
             assert done.returncode in (0, -signal.SIGTERM), told
         assert "Traceback" not in done.stderr, told
+        known = len(runs)
 
 
 def test_fault_C2_two_signals_at_once_are_one_wish(place: Place) -> None:
-    """A second signal on the heels of the first neither kills nor tears what the first one stops in good order."""
+    """A second signal on the heels of the first, as from a terminal and from a parent, does not tear its way out."""
     place.write("""
-@task
-def work(number):
-    signal.signal(signal.SIGTERM, lambda *_: sys.exit(note("in good order")))
-    note("begin", number)
-    time.sleep(60)
-
-@flow(executor="process")
+@flow
 def main():
-    work.submit(0).wait()
+    try:
+        signal.raise_signal(signal.SIGTERM)
+    except SystemExit:
+        signal.raise_signal(signal.SIGHUP)
+        note("once")
+        time.sleep(0.2)  # the fault itself: a signal that comes later
+        try:
+            signal.raise_signal(signal.SIGINT)
+        except KeyboardInterrupt:
+            note("twice")
 """)
-    program = place.start("-m", "localflow", "run", "flows.py", "-j", "1")
-    eventually(begun(place, 1))
 
-    for signum in (signal.SIGTERM, signal.SIGHUP, signal.SIGTERM):
-        program.kill(signum)
-    done = program.wait()
+    done = place.localflow("run", "flows.py")
 
-    assert done.returncode in (143, 129)
-    assert "in good order" in place.notes
-    assert place.states() == {"work-0": ("CANCELLED", "Interrupted")}
+    assert place.notes == ["once", "twice"], done.stderr

@@ -67,7 +67,7 @@ def set_clock(hours):
 """
 
 
-@pytest.mark.parametrize("executor", ["sequential", "thread"])
+@pytest.mark.parametrize(("executor", "store"), [("sequential", "json"), ("thread", "sqlite")], indirect=["store"])
 def test_fault_C8_a_clock_that_is_set_back_changes_no_duration(place: Place, store: str, executor: str) -> None:
     """Task runs took as long as they took, retries come when they should, and `show` says that the clock changed."""
     place.write(
@@ -240,7 +240,7 @@ def main():
         process.send_signal(signal.SIGSTOP)
     try:
         (place.folder / "go").touch()
-        time.sleep(3)  # the fault itself: longer than any pause between signs of life
+        time.sleep(2)  # the fault itself: longer than any pause between signs of life
         [run] = place.read("runs")
     finally:
         for process in processes:

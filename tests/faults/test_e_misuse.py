@@ -42,8 +42,7 @@ def main():
     assert [run["upstreams"] for run in place.task_runs()] == [[], ["step-0"], ["step-1"]]
 
 
-@pytest.mark.parametrize("executor", ["thread", "process"])
-def test_fault_E4_a_future_of_a_finished_run_stands_for_its_data(place: Place, executor: str) -> None:
+def test_fault_E4_a_future_of_a_finished_run_stands_for_its_data(place: Place) -> None:
     """Its value is used if it completed; if it did not, what is called with it is blocked, as in its own run."""
     place.write("""
 @task
@@ -76,7 +75,7 @@ def main():
 earlier()
 """)
 
-    done = place.localflow("run", "flows.py:main", "--executor", executor)
+    done = place.localflow("run", "flows.py:main", "--executor", "process")
 
     assert done.returncode == 1
     assert place.counts == {"add 21": 2, "add 2": 1}
@@ -161,7 +160,7 @@ def main():
     assert place.states() == {"slow-0": ("COMPLETED", "Completed")}
 
 
-@pytest.mark.parametrize("executor", ["sequential", "thread", "process"])
+@pytest.mark.parametrize("executor", ["thread", "process"])
 def test_fault_E5_a_task_that_calls_tasks_holds_no_second_worker(place: Place, executor: str) -> None:
     """In a task a call is a plain call, however deep; `submit` and `map`, which could wait for one, are refused."""
     place.write("""
@@ -179,9 +178,7 @@ def main():
     nested.map(["submit", "map"])
     assert [number.result() for number in numbers] == [144] * 4
 """)
-    workers = () if executor == "sequential" else ("-j", "2")
-
-    done = place.localflow("run", "flows.py", "--executor", executor, *workers)
+    done = place.localflow("run", "flows.py", "--executor", executor, "-j", "2")
 
     assert done.returncode == 1
     runs = place.task_runs()
@@ -230,7 +227,7 @@ def main():
         assert told in done.stderr
 
 
-@pytest.mark.parametrize("executor", ["sequential", "thread", "process"])
+@pytest.mark.parametrize("executor", ["sequential", "thread"])
 def test_fault_E6_a_failure_that_nobody_awaits_fails_the_flow(place: Place, executor: str) -> None:
     """Futures that are dropped count like all others."""
     place.write("""
