@@ -23,12 +23,13 @@ import pytest
 from localflow.builtin.sqlite import SqliteStateStore
 from localflow.builtin.storage import database
 from localflow.errors import CorruptStoreError, StoreError
-from localflow.interfaces import CacheEntry, Payload
+from localflow.interfaces import CacheEntry, Payload, StateChange
 from localflow.testing.store_records import make_completed, make_flow_run, make_log_entry, make_running, make_task_run
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
+    from localflow.interfaces import Record
     from tests.faults.conftest import Place
 
 NOBODY = 65534
@@ -230,6 +231,11 @@ def told(ask: Callable[[], object]) -> object:
         return CorruptStoreError
 
 
+def without_cache(record: Record) -> Record:
+    """Return a record without the key under which its result may be found: what the cache has lost does no harm."""
+    return record._replace(cache=None) if isinstance(record, StateChange) else record
+
+
 def everything(path: Path) -> list[object]:
     """Return all that a store tells; damage in the place of what is damaged."""
     try:
@@ -239,7 +245,7 @@ def everything(path: Path) -> list[object]:
     with closing(store):
         answers = [told(store.list_flow_runs)]
         for id in ("first", "second"):
-            answers.append(told(lambda id=id: list(store.read(id))))
+            answers.append(told(lambda id=id: [without_cache(record) for record in store.read(id)]))
             answers.append(told(lambda id=id: list(store.read_logs(id))))
             answers.extend(told(lambda id=id, number=number: store.load_result(id, number)) for number in (0, 3, 10))
         answers.append(told(lambda: getattr(store.find_cached("key-4", 0.0), "result", None)))

@@ -9,7 +9,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from localflow.builtin.storage import rows, statements
-from localflow.builtin.storage.checksums import DamagedRowError, Row, change_checksum
+from localflow.builtin.storage.checksums import DamagedRowError, Row, change_checksum, odd_checksum
 from localflow.builtin.storage.summary import summarise
 from localflow.states import FINAL_TYPES
 
@@ -97,7 +97,7 @@ def summaries(
 def flow_changes(connection: sqlite3.Connection, run: RecordedRun) -> list[StateChange]:
     """Return the state changes of a flow run itself."""
     found = connection.execute(statements.READ_FLOW_CHANGES, (run.key,))
-    return [rows.state_change_of(run.flow_run, row) for row in found]
+    return [_change_of(run.flow_run, row) for row in found]
 
 
 def records(connection: sqlite3.Connection, run: RecordedRun) -> Iterator[Record]:
@@ -119,7 +119,7 @@ def records(connection: sqlite3.Connection, run: RecordedRun) -> Iterator[Record
             raise DamagedRowError(f"a state change of flow run {run.flow_run.id} is there twice")
         last_place = place
         count += 1
-        yield rows.state_change_of(runs[place[0]], row)
+        yield _change_of(runs[place[0]], row)
     run.refuse_missing_changes(count)
 
 
@@ -153,7 +153,7 @@ def cached_result(connection: sqlite3.Connection, key: Any, now: float) -> Cache
     place = flow_run, number, _ = entry[2:5]
     run = recorded_run_of(connection.execute(statements.READ_FLOW_RUN_BY_KEY, (flow_run,)).fetchone())
     task_run = _task_run(connection, run, number)
-    change = rows.state_change_of(task_run, connection.execute(statements.READ_CHANGE, place).fetchone())
+    change = _change_of(task_run, connection.execute(statements.READ_CHANGE, place).fetchone())
     result = _result_of(connection.execute(statements.READ_RESULT_OF_CHANGE, place).fetchone())
     return rows.cached_result_of(task_run, change.timestamp, entry, result)
 
@@ -163,6 +163,13 @@ def _task_run(connection: sqlite3.Connection, run: RecordedRun, number: int) -> 
     if row is None:
         raise DamagedRowError(f"task run {number} of flow run {run.flow_run.id} is not there")
     return rows.task_run_of(run.flow_run, row)
+
+
+def _change_of(run: FlowRun | TaskRun, row: Row) -> StateChange:
+    cache_key, expires_at, cache_checksum = row[18:]
+    if cache_checksum is not None and odd_checksum((cache_key, expires_at, *row[:3])) != cache_checksum:
+        raise DamagedRowError(f"a cache entry of run {run.id} is not as it was written")
+    return rows.state_change_of(run, row[:-1])
 
 
 def _result_of(row: Row) -> Payload:

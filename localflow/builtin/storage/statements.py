@@ -78,7 +78,7 @@ READ_TASK_RUN = _SELECT_TASK_RUNS + "WHERE flow_run = ? AND number = ?"
 _SELECT_CHANGES = """
     SELECT flow_run, number, sequence, type, name, message, timestamp, previous, attempt,
            worker, pid, started_at, ended_at, cpu_seconds, peak_rss_bytes, cause, result_format,
-           state_changes.checksum, key, expires_at
+           state_changes.checksum, key, expires_at, cache_entries.checksum
     FROM state_changes LEFT JOIN cache_entries USING (flow_run, number, sequence)
 """
 READ_CHANGES = _SELECT_CHANGES + "WHERE flow_run = ? ORDER BY number, sequence"
