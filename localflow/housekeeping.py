@@ -28,7 +28,8 @@ if TYPE_CHECKING:
 
 _log = logging.getLogger("localflow.housekeeping")
 
-_AT_ONCE = 100  # runs that are claimed and removed together; also what the end of one run may have to wait for
+_AT_ONCE = 100  # runs that are claimed and removed together
+_AT_AN_END = 20  # runs whose removal the end of a run may have to wait for: half a second
 _DRAFT_SECONDS = 3600.0  # nobody takes so long to write a file
 _DRAFT_ENDINGS = tuple(f"{draft}{part}" for draft in (".part", ".new") for part in ("", "-journal", "-wal", "-shm"))
 _SET_ASIDE = ".damaged-"  # in the names of what a repair has copied aside, which nobody but the user removes
@@ -89,7 +90,7 @@ def has_ended(summary: FlowRunSummary) -> bool:
 
 
 def apply_retention(project: Project, store: StateStore) -> int:
-    """Remove runs as [retention] says, a hundred at most, and return how many; to be called when a run has ended.
+    """Remove runs as [retention] says, twenty at most, and return how many; to be called when a run has ended.
 
     Costs nothing where nothing is configured, and what goes wrong is a warning: the run that has ended has nothing to
     do with it.
@@ -99,7 +100,7 @@ def apply_retention(project: Project, store: StateStore) -> int:
         return 0
     try:
         due = due_runs(options, store.list_flow_runs(), time.time())
-        return len(remove_runs(store, due[:_AT_ONCE]).removed)
+        return len(remove_runs(store, due[:_AT_AN_END]).removed)
     except Exception as error:
         _log.warning("[retention] could not be applied: %s; see `localflow clean --dry-run`", error)
         return 0

@@ -268,3 +268,15 @@ def test_what_a_dead_repair_has_left_is_found() -> None:
     assert found == [bench]
     assert remove_leftovers(found) == []
     assert not bench.exists()
+
+
+def test_end_of_a_run_waits_for_some_removals_only(store: StateStore) -> None:
+    """A long history goes by and by, the oldest first."""
+    for number in range(50):
+        record(store, f"run-{number:02}", (50 - number) * DAY)
+    project = project_with("[retention]\nkeep_last = 1")
+
+    removed = [apply_retention(project, store) for _ in range(4)]
+
+    assert removed == [20, 20, 9, 0]
+    assert names(store) == {"run-49"}

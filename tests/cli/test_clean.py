@@ -321,3 +321,17 @@ def test_two_at_once_do_not_disturb_each_other(store: str) -> None:
 
     assert [process.returncode for process in begun] == [0, 0], ended
     assert recorded() == set()
+
+
+def test_every_run_applies_the_settings_at_its_end(cli: Cli, store: str) -> None:
+    """With [retention] the history stays short by itself, and the run that has ended is part of it."""
+    Path("localflow.toml").write_text("[retention]\nkeep_last = 2\n")
+    Path("flows.py").write_text("from localflow import flow\n@flow\ndef main(): return 1\n")
+    for name in "abc":
+        record(name)
+
+    ended = cli("run", "flows.py")
+
+    assert ended.returncode == 0, ended.stderr
+    assert len(recorded()) == 2
+    assert "c" in recorded()

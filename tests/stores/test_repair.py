@@ -201,7 +201,7 @@ def test_truncated_database_keeps_what_is_in_front(whole: set[Any]) -> None:
     assert "lost at least" in done[-1]
 
 
-@pytest.mark.parametrize("seed", range(12))
+@pytest.mark.parametrize("seed", range(8))
 def test_flipped_bytes_never_make_a_wrong_answer(seed: int, whole: set[Any]) -> None:
     """Rows that are not as they were written are lost; all others are what they were."""
     chance = random.Random(seed)

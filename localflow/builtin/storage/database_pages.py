@@ -76,18 +76,28 @@ class Pages:
         Raises:
             ValueError, IndexError, struct.error: it makes no sense.
         """
-        page, place = self._page(cell.page), cell.place
-        if cell.kind == _KEYED_INTERIOR:
-            place += 4
-        size, place = _varint(page, place)
-        most = (_PAGE - 12) * 64 // 255 - 23
-        values: list[Any] = []
-        if cell.kind == _TABLE_LEAF:
-            rowid, place = _varint(page, place)
-            values.append(rowid)
-            most = _PAGE - 35
-        values += _values(self._payload(page, place, size, most))
-        return tuple(values)
+        page, place, size, rowid = self._begin(cell)
+        most = _PAGE - 35 if cell.has_rowid else (_PAGE - 12) * 64 // 255 - 23
+        return (*rowid, *_values(self._payload(page, place, size, most)))
+
+    def glance(self, cell: Cell) -> tuple[int, Any, bool]:
+        """Return how many values a row without rowid has, the first of them, and whether the last is a BLOB.
+
+        Raises:
+            ValueError, IndexError, struct.error: it makes no sense.
+        """
+        page, place, _, _ = self._begin(cell)
+        kinds, start = _kinds(page, place)
+        return len(kinds), _value(page, start, kinds[0]), kinds[-1] >= 12 and kinds[-1] % 2 == 0
+
+    def _begin(self, cell: Cell) -> tuple[bytes, int, int, tuple[int, ...]]:
+        """Return the page of a row, where its values begin, how long they are, and its rowid if it has one."""
+        page = self._page(cell.page)
+        size, place = _varint(page, cell.place + (4 if cell.kind == _KEYED_INTERIOR else 0))
+        if not cell.has_rowid:
+            return page, place, size, ()
+        rowid, place = _varint(page, place)
+        return page, place, size, (rowid,)
 
     def _payload(self, page: bytes, place: int, size: int, most: int) -> bytes:
         """Return what a row consists of, its rest from other pages; `most` may stand in its own page."""
@@ -162,22 +172,34 @@ _SIZES = (0, 1, 2, 3, 4, 6, 8, 8, 0, 0)  # of values by their kinds: NULL, integ
 
 def _values(payload: bytes) -> Iterator[Any]:
     """Yield the values of a row; texts that are not UTF-8 come back as what no checksum fits."""
-    end, place = _varint(payload, 0)
-    start = end
-    while place < end:
-        kind, place = _varint(payload, place)
-        if kind >= 12:
-            size = (kind - 12) // 2
-            data = payload[start : start + size]
-            yield data.decode(errors="surrogateescape") if kind % 2 else data
-        elif kind in (8, 9):
-            size = 0
-            yield kind - 8
+    kinds, start = _kinds(payload, 0)
+    for kind in kinds:
+        yield _value(payload, start, kind)
+        start += (kind - 12) // 2 if kind >= 12 else _SIZES[kind]
+
+
+def _kinds(data: bytes, place: int) -> tuple[list[int], int]:
+    """Return the kinds of the values of a row, and where the first value stands."""
+    length, following = _varint(data, place)
+    end = place + length
+    kinds = []
+    while following < end:
+        kind = data[following]
+        if kind < 0x80:
+            following += 1
         else:
-            size = _SIZES[kind]
-            data = payload[start : start + size]
-            if kind == 7:
-                yield struct.unpack(">d", data)[0]
-            else:
-                yield int.from_bytes(data, signed=True) if kind else None
-        start += size
+            kind, following = _varint(data, following)
+        kinds.append(kind)
+    return kinds, end
+
+
+def _value(data: bytes, start: int, kind: int) -> Any:
+    if kind >= 12:
+        piece = data[start : start + (kind - 12) // 2]
+        return piece.decode(errors="surrogateescape") if kind % 2 else piece
+    if kind == 0:
+        return None
+    if kind >= 8:
+        return kind - 8
+    piece = data[start : start + _SIZES[kind]]
+    return struct.unpack(">d", piece)[0] if kind == 7 else int.from_bytes(piece, signed=True)

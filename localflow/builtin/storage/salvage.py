@@ -72,15 +72,16 @@ class Salvage:
     def _sort(self, keyed: dict[int, str], others: dict[int, str]) -> None:
         """Learn of which table and of which flow run each row is, by the number of its columns."""
         for cell in self._pages.cells():
-            row = self._row(cell)
-            if not row or type(row[0]) is not int:
-                continue
             if not cell.has_rowid:
-                table = keyed.get(len(row), "")
-                if table and (table != "large_results" or isinstance(row[3], bytes)):  # else it is of an index
-                    self._cells[table][row[0]].append(cell)
+                count, key, ends_in_data = _made(self._pages.glance, cell) or (0, None, False)
+                table = keyed.get(count, "")
+                if type(key) is int and table and (table != "large_results" or ends_in_data):  # else it is of an index
+                    self._cells[table][key].append(cell)
                 continue
-            row = (row[0], *row[2:])  # the column that is the rowid is empty itself
+            rowid, _, *values = self._row(cell) or (None, None)
+            if type(rowid) is not int:
+                continue
+            row = (rowid, *values)  # the column that is the rowid is empty itself
             table = others.get(len(row), "")
             if table == "flow_runs":
                 self._flow_runs[row[0]] = row
@@ -139,7 +140,7 @@ class Salvage:
         """Return the rows of a flow run in a table, in the order of their keys."""
         width = 3 if table in ("state_changes", "large_results") else 2
         found = [self._row(cell) for cell in self._cells[table].get(key, ())]
-        by_key = {row[:width]: row for row in found if all(type(value) is int for value in row[:width])}
+        by_key = {row[:width]: row for row in found if row and all(type(value) is int for value in row[:width])}
         return [by_key[place] for place in sorted(by_key)]
 
     def _row(self, cell: Cell) -> Row:
