@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any, NamedTuple
 from localflow.config import DEFAULT, LIMITS, RETENTION, SECTIONS, Problem, Settings, Table, config_error, load_settings
 from localflow.errors import LocalflowError, PluginError, StoreError, UnknownPluginError, suggestion
 from localflow.interfaces import AtLeast, Executor, Notifier, StateStore
+from localflow.interrupts import STOPS
 from localflow.masking import dotted, found, masked, without
 from localflow.notifications import Notifications, Subscription
 from localflow.options import REQUIRED, Bound, Option, Options, bind, read_options
@@ -283,9 +284,9 @@ class Project:
             raise PluginError(f"{self._from_plugin(table)}: its class {factory.__name__} lacks {lacking}")
         try:
             return factory(**options)
-        except LocalflowError:
+        except (LocalflowError, *STOPS):
             raise
-        except (Exception, SystemExit) as error:
+        except BaseException as error:  # sys.exit() in a factory is no end of the program
             told = printable(" ".join(exception_text(error).split())) or type(error).__name__
             reason = without(bound.secrets, told)
             cause = error if reason == told else None

@@ -154,6 +154,42 @@ def test_fault_G1_an_executor_that_raises_is_named(place: Place, site: Site, whe
         assert set(place.states().values()) == {("CRASHED", "Crashed")}
 
 
+FACTORIES = """
+from localflow import hookimpl
+
+class Fatal(BaseException): ...
+
+def fatal(): raise Fatal("deep")
+def exits(): raise SystemExit(0)
+
+@hookimpl
+def localflow_register_{role}s(register):
+    register("fatal", fatal)
+    register("exits", exits)
+"""
+
+
+@pytest.mark.parametrize(
+    ("role", "table", "code"),
+    [("executor", "executor", 2), ("notifier", "notifiers.{}", 2), ("state_store", "store", 3)],
+)
+@pytest.mark.parametrize(("name", "reason"), [("fatal", "Fatal: deep"), ("exits", "SystemExit: 0")])
+def test_fault_G1_a_plugin_that_cannot_be_made_is_named_with_its_distribution(
+    place: Place, site: Site, role: str, table: str, code: int, name: str, reason: str
+) -> None:
+    """Whatever its factory raises, before anything runs."""
+    site.install("acme", FACTORIES.format(role=role))
+    toml = f"[{table.format(name)}]\n" if "{" in table else f'{table} = "{name}"\n'
+    (place.folder / "localflow.toml").write_text(toml)
+
+    done = place.localflow("run", place.write(FLOW))
+
+    assert (done.returncode, done.stdout, place.notes) == (code, "", [])
+    plugin = f"'{name}' of plugin 'acme' of distribution 'localflow-acme' 1.2 cannot be made: {reason}"
+    assert done.stderr.rstrip().endswith(plugin)
+    assert "Traceback" not in done.stderr
+
+
 STORE = """
 from localflow import hookimpl
 from localflow.builtin.memory import MemoryStateStore
