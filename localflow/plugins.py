@@ -164,6 +164,10 @@ class Plugins:
         if wrong:
             raise PluginError("\n".join(wrong))
 
+    def problems(self) -> list[str]:
+        """Return what is wrong with installed plugins: those that do not load, and names registered twice."""
+        return list(dict.fromkeys(listed.problem for listed in self.listing() if listed.problem))
+
     def listing(self) -> list[Listed]:
         """Return every registered name, by role and name, then the plugins that could not register any."""
         self.import_all()

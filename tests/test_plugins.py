@@ -547,6 +547,20 @@ def test_name_of_a_builtin_cannot_be_taken() -> None:
     assert f" and by {MINE}; uninstall one of them, or set LOCALFLOW_DISABLE_PLUGINS=mine" in str(raised.value)
 
 
+def test_name_of_a_builtin_that_is_taken_shows_when_others_are_imported(distributions: Distributions) -> None:
+    """Who uses built-ins only has nothing to do with it; once the stranger is there, the name belongs to neither."""
+    distributions.install("localflow-mine", GOOD.format(name="thread"), version="1.2")
+    plugins = Plugins.load()
+
+    before = plugins.get_source("executor", "thread")
+    problems = plugins.problems()
+
+    assert before.plugin == "builtin"
+    assert [problem.partition(" is registered by ")[0] for problem in problems] == ["executor 'thread'"]
+    with pytest.raises(PluginError, match=r"of distribution 'localflow-mine' 1\.2; uninstall one of them"):
+        plugins.get_factory("executor", "thread")
+
+
 def test_name_may_be_used_in_two_roles() -> None:
     """An executor and a state store of one name do not meet."""
     both = GOOD.format(name="both") + GOOD.replace("executors", "state_stores").format(name="both")

@@ -52,6 +52,8 @@ def validate() -> None:
     project.plugins.import_all()
     project.plugins.check()
     project.try_plugins()
+    for problem in project.plugins.problems():  # of plugins that these settings do not need
+        output.say_warning(problem)
     file = project.settings.file
     if file is None:
         output.print_data("there is no localflow.toml here; the defaults are valid")

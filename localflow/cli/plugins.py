@@ -21,13 +21,14 @@ def plugins(as_json: bool) -> None:
     """
     from localflow.plugins import installed_plugins
 
-    listing = installed_plugins().listing()
+    installed = installed_plugins()
+    listing = installed.listing()
     if as_json:
         output.print_json([_as_json(listed) for listed in listing])
     else:
         rows = [[each.role, each.name, each.plugin, each.distribution, each.version] for each in listing if each.name]
         output.print_table(["ROLE", "NAME", "PLUGIN", "DISTRIBUTION", "VERSION"], rows)
-    for problem in dict.fromkeys(each.problem for each in listing if each.problem):
+    for problem in installed.problems():
         output.say_warning(problem)
 
 

@@ -61,6 +61,14 @@ def test_a_broken_plugin_is_named_with_its_reason(cli: Cli, broken_plugin: dict[
     assert '"name": "sequential"' in done.stdout
 
 
+def test_config_validate_warns_of_broken_plugins_that_nobody_needs(cli: Cli, broken_plugin: dict[str, str]) -> None:
+    """The settings are valid all the same."""
+    done = cli("config", "validate", **broken_plugin)
+
+    assert (done.returncode, done.stdout) == (0, "there is no localflow.toml here; the defaults are valid\n")
+    assert done.stderr.startswith("warning: plugin 'acme' of distribution 'acme-plugin' failed to load:")
+
+
 def test_config_show_prints_what_is_in_force(cli: Cli, own_folder: Path, read_json: Any) -> None:
     """Defaults too, secrets masked."""
     (own_folder / "localflow.toml").write_text(SETTINGS)
