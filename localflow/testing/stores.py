@@ -5,8 +5,8 @@
         def make_store(self, tmp_path):
             return lambda: ShoeboxStateStore(tmp_path / "shoebox")
 
-`make_store()` opens the same store again each time it is called. The tests that open it again are skipped for a store
-that says `survives = False`.
+`make_store()` opens the same store again each time it is called, also in a forked child. The tests that open it again
+are skipped for a store that says `survives = False`, those about removal for one whose `remove` raises StoreError.
 """
 
 from __future__ import annotations

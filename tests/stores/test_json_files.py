@@ -16,7 +16,13 @@ import pytest
 from localflow.builtin.json_files import JsonStateStore
 from localflow.errors import CorruptStoreError, StoreError, StoreVersionError
 from localflow.interfaces import FlowRun, Payload
-from localflow.testing.store_records import make_completed, make_flow_run, make_running, make_task_run
+from localflow.testing.store_records import (
+    make_completed,
+    make_flow_run,
+    make_log_entry,
+    make_running,
+    make_task_run,
+)
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -291,6 +297,51 @@ def test_many_flow_runs_need_few_descriptors(store: JsonStateStore) -> None:
     for run in runs:
         store.append([make_running(run)])
     assert all(summary.change for summary in store.list_flow_runs())
+
+
+def test_removed_run_does_not_begin_anew(store: JsonStateStore, path: Path, flow_run: FlowRun) -> None:
+    """A flow run that is removed while its journal is not open is missed at the next append all the same."""
+    store.append([flow_run])
+    for _ in range(20):
+        store.append([make_flow_run()])
+    shutil.rmtree(path / flow_run.id)
+
+    with pytest.raises(StoreError, match="removed"):
+        store.append([make_running(flow_run)])
+    with pytest.raises(StoreError, match="removed"):
+        store.append([flow_run._replace(pid=2), make_running(flow_run)])
+    assert not (path / flow_run.id).exists()
+
+
+def test_journal_that_was_cut_is_missed(journal: Path, store: JsonStateStore, flow_run: FlowRun) -> None:
+    """A journal that has lost lines since its writer looked is not added to."""
+    content = journal.read_bytes().splitlines(keepends=True)[0]
+    journal.write_bytes(content)
+
+    with pytest.raises(StoreError, match="removed or replaced"):
+        store.append([make_running(flow_run)])
+    assert journal.read_bytes() == content
+
+
+def test_damage_is_listed_by_the_check(journal: Path, store: JsonStateStore, path: Path, flow_run: FlowRun) -> None:
+    """Each damaged line and file has a line of its own, and what is only torn has none."""
+    task_runs = [make_task_run(flow_run, number) for number in (2, 3)]
+    store.append([*task_runs, *(make_completed(task_run, 1, result=LARGE) for task_run in task_runs)])
+    store.append([make_log_entry(flow_run, "said")])
+    with journal.open("ab") as file:
+        file.write(b'{"records":[{"ki')
+    assert store.check() == []
+    files = sorted((path / flow_run.id / "results").iterdir())
+    files[0].unlink()
+    files[1].write_bytes(b"x")
+    log = journal.with_name("logs.jsonl")
+    log.write_bytes(log.read_bytes().replace(b"said", b"sand"))
+    journal.write_bytes(journal.read_bytes().replace(b"orion", b"opion").replace(b"rows", b"tows"))
+
+    problems = store.check()
+
+    places = [f"{journal}:1: ", f"{journal}:3: ", f"{files[0]}: ", f"{files[1]}: ", f"{log}:1: "]
+    assert [problem.startswith(place) for problem, place in zip(problems, places, strict=True)] == [True] * 5
 
 
 def test_result_is_found_among_many(store: JsonStateStore, flow_run: FlowRun) -> None:
