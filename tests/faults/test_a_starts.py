@@ -194,17 +194,25 @@ needs_limits = pytest.mark.skipif(sys.platform != "linux", reason="RLIMIT_AS kee
 
 @needs_limits
 def test_fault_A12_fewer_threads_than_wanted_do_the_work(place: Place) -> None:
-    """A thread executor that gets two threads of eight does all tasks with them, and warns once."""
+    """A thread executor that gets two threads of eight does all tasks with them, warns once, and tries again later."""
     place.write(f"""{FEW_THREADS}
 @task
 def work(number):
     time.sleep(0.05)
     note(threading.current_thread().name, number)
 
+together = threading.Barrier(8)
+
+@task
+def meet():
+    together.wait(10)
+
 @flow(executor=ThreadExecutor(workers=8))
 def main():
     allow_threads(2)
-    work.map(range(20))
+    wait(work.map(range(20)))
+    resource.setrlimit(resource.RLIMIT_AS, (resource.RLIM_INFINITY, resource.RLIM_INFINITY))
+    [meet() for _ in range(8)]
 """)
 
     done = place.localflow("run", "flows.py", timeout=20)
