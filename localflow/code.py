@@ -10,17 +10,16 @@ Python compiles to other code in each of its versions, so fingerprints made unde
 
 from __future__ import annotations
 
-import ast
 import functools
 import linecache
 import os
 import sys
 import weakref
-from hashlib import blake2b
 from types import CodeType, FunctionType, MethodType, ModuleType
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    import ast
     from collections.abc import Callable, Mapping
 
 _VERSION = f"{sys.version_info.major}.{sys.version_info.minor}:"
@@ -80,6 +79,8 @@ class _Reader:
         self._parts: list[str] = []
 
     def read(self, function: FunctionType) -> str:
+        from hashlib import blake2b  # which loads OpenSSL
+
         self._add("", function)
         while self._pending:
             name, value = self._pending.pop(0)
@@ -213,6 +214,8 @@ def _literals(module: dict[str, Any]) -> Mapping[str, str]:
 
 @functools.lru_cache(maxsize=64)
 def _literals_in(source: str) -> Mapping[str, str]:
+    import ast  # which most code does not need
+
     try:
         body = ast.parse(source).body
     except (SyntaxError, ValueError, RecursionError):
@@ -239,6 +242,8 @@ def _literals_in(source: str) -> Mapping[str, str]:
 
 
 def _is_literal(value: ast.expr) -> bool:
+    import ast
+
     try:
         ast.literal_eval(value)
     except (ValueError, TypeError, SyntaxError, MemoryError, RecursionError):

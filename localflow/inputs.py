@@ -8,16 +8,9 @@ generators) by its type alone. A future counts as the run it belongs to, not as 
 
 from __future__ import annotations
 
-import datetime
-import decimal
 import enum
-import fractions
-import pathlib
-import re
 import types
-import uuid
 from contextlib import suppress
-from hashlib import blake2b
 from struct import pack
 from typing import TYPE_CHECKING, Any
 
@@ -44,6 +37,9 @@ class InputPrints:
     """Makes the fingerprints of the calls of one flow run."""
 
     def __init__(self) -> None:
+        from hashlib import blake2b  # which loads OpenSSL
+
+        self._hash = blake2b
         # Large values by id; with the values themselves, for an id is used again once its object is gone.
         self._large: dict[int, tuple[object, bytes]] = {}
 
@@ -57,7 +53,7 @@ class InputPrints:
             parts += [b"%b:%b" % (name.encode(), self._value(kwargs[name])) for name in sorted(kwargs)]
         if wait_for is not None:
             parts.append(b"w%b" % self._value(wait_for))
-        return blake2b(b"".join(parts), digest_size=_DIGEST_BYTES).hexdigest()
+        return self._hash(b"".join(parts), digest_size=_DIGEST_BYTES).hexdigest()
 
     def _value(self, value: object) -> bytes:
         quick = _QUICK.get(type(value))
@@ -73,7 +69,7 @@ class InputPrints:
             size = len(value) if type(value) in (list, tuple, dict, set, frozenset) else 0  # type: ignore[arg-type]
             encoded = b"!%b%d;" % (_type_name(type(value)), size)
         if encoder.parts >= _LARGE:
-            encoded = b"#" + blake2b(encoded, digest_size=16).digest()
+            encoded = b"#" + self._hash(encoded, digest_size=16).digest()
             if len(self._large) >= _KEPT:
                 del self._large[next(iter(self._large))]
             self._large[id(value)] = value, encoded
@@ -87,6 +83,8 @@ class _TooMuchError(Exception):
 def _text(tag: bytes, data: bytes | memoryview) -> bytes:
     if len(data) <= 64:
         return b"%b%d:%b" % (tag, len(data), bytes(data))
+    from hashlib import blake2b
+
     ends = (data,) if len(data) <= _MOST_BYTES else (data[: _MOST_BYTES // 2], data[-_MOST_BYTES // 2 :])
     digest = blake2b(digest_size=16)
     for each in ends:
@@ -104,11 +102,14 @@ _QUICK: dict[type, Callable[[Any], bytes]] = {
     TaskFuture: lambda value: b"r%b;" % value.task_run_id.encode(),
 }
 
+#: Classes whose `repr` says all; by name, for most programs import few of them.
 _BY_REPR = frozenset(
     {
-        complex, range, slice, datetime.datetime, datetime.date, datetime.time, datetime.timedelta, datetime.timezone,
-        decimal.Decimal, fractions.Fraction, uuid.UUID, re.Pattern, type(Ellipsis), type(NotImplemented),
-        pathlib.PurePosixPath, pathlib.PureWindowsPath, pathlib.PosixPath, pathlib.WindowsPath,
+        b"builtins.complex", b"builtins.range", b"builtins.slice", b"builtins.ellipsis", b"builtins.NotImplementedType",
+        b"datetime.datetime", b"datetime.date", b"datetime.time", b"datetime.timedelta", b"datetime.timezone",
+        b"decimal.Decimal", b"fractions.Fraction", b"uuid.UUID", b"re.Pattern", b"pathlib.PurePosixPath",
+        b"pathlib.PureWindowsPath", b"pathlib.PosixPath", b"pathlib.WindowsPath", b"pathlib._local.PosixPath",
+        b"pathlib._local.WindowsPath", b"pathlib._local.PurePosixPath", b"pathlib._local.PureWindowsPath",
     }
 )  # fmt: skip
 
@@ -134,7 +135,7 @@ class _Encoder:
             return self._dict(value, deeper)
         if kind is set or kind is frozenset:
             return b"e%d:%b" % (len(value), b"".join(sorted(self._each(value, deeper))))
-        if kind in _BY_REPR:
+        if _type_name(kind) in _BY_REPR:
             return _text(b"p", f"{kind.__name__} {value!r}".encode("utf-8", "surrogatepass"))
         if kind is bytes or kind is bytearray or kind is memoryview:
             return self._bytes(value)
