@@ -46,7 +46,7 @@ def path(tmp_path: Path) -> Path:
     """Say where a store is with one tree to remove and one to keep."""
     path = tmp_path / "state" / "localflow.db"
     with closing(SqliteStateStore(path)) as store:
-        record_tree(store, "gone")
+        record_tree(store, "gone", 150)
         record_tree(store, "kept")
     return path
 
@@ -101,11 +101,11 @@ def test_removal_of_results_gives_their_space_back(path: Path) -> None:
         assert list(store.read("gone")) == history
         assert store.check() == []
 
-    assert path.stat().st_size < size * 0.7
+    assert path.stat().st_size < size * 0.8
     assert rows(path, "large_results") == 52
 
 
-@pytest.mark.parametrize("arrival", [1, 2, 4, 6])
+@pytest.mark.parametrize("arrival", [1, 2, 3])
 def test_removal_that_was_killed_is_seen_as_whole(
     path: Path,
     start: Callable[..., subprocess.Popen[str]],

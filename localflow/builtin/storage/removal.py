@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
     from pathlib import Path
 
-_PIECE = 2_000  # rows of one table that go in one transaction
+_PIECE = 1_000  # rows that go in one transaction
 _VACUUM_BYTES = 256 << 20  # a file from before pages could be given back one by one is written anew up to this size
 
 _HIDE = (
@@ -57,6 +57,11 @@ _RESULT_PIECES = (  # a result that no state change names is none; one that is n
     ),
     _PIECES[3],
 )
+#: The note itself goes after all else of a run.
+_LAST_PIECE = (
+    "SELECT flow_run FROM removed_runs WHERE flow_run = ? LIMIT 1 OFFSET ?",
+    "DELETE FROM removed_runs WHERE flow_run = ? AND ? IS NOT NULL",
+)
 _LAST = 2**63 - 1
 
 
@@ -68,17 +73,17 @@ def remove_runs(path: Path, root_ids: Sequence[str], *, results_only: bool) -> N
     """
     with closing(connect(path, 5.0)) as connection:
         cursor = connection.cursor()
-        if results_only:
-            for root_id in root_ids:
-                for key in _keys(connection, "SELECT key FROM flow_runs WHERE root_id = ?", (root_id,)):
-                    _remove_rows(path, cursor, key, _RESULT_PIECES)
-        else:
-            _hide(path, cursor, root_ids)
-        for key in _keys(connection, "SELECT flow_run FROM removed_runs", ()):
-            _remove_rows(path, cursor, key, _PIECES)
-            begin(path, cursor)
-            cursor.execute("DELETE FROM removed_runs WHERE flow_run = ?", (key,))
-            cursor.execute("COMMIT")
+        try:
+            if results_only:
+                _remove_rows(path, cursor, [*_keys_below(cursor, root_ids)], _RESULT_PIECES)
+            else:
+                _hide(path, cursor, root_ids)
+            removed = [key for (key,) in cursor.execute("SELECT flow_run FROM removed_runs").fetchall()]
+            _remove_rows(path, cursor, removed, (*_PIECES, _LAST_PIECE))
+        finally:
+            if connection.in_transaction:
+                with suppress(sqlite3.Error):
+                    cursor.execute("ROLLBACK")
         give_space_back(path, connection)
 
 
@@ -104,16 +109,25 @@ def _hide(path: Path, cursor: sqlite3.Cursor, root_ids: Sequence[str]) -> None:
         cursor.execute("COMMIT")
 
 
-def _remove_rows(path: Path, cursor: sqlite3.Cursor, key: int, pieces: Sequence[tuple[str, str]]) -> None:
-    for find_last, remove in pieces:
-        last = 0
-        while last != _LAST:
-            begin(path, cursor)
-            (last,) = cursor.execute(find_last, (key, _PIECE)).fetchone() or (_LAST,)
-            cursor.execute(remove, (key, last))
-            reach("in-remove")
-            cursor.execute("COMMIT")
+def _remove_rows(path: Path, cursor: sqlite3.Cursor, keys: Sequence[int], pieces: Sequence[tuple[str, str]]) -> None:
+    """Remove the rows of flow runs, about as many as a piece has in one transaction."""
+    begin(path, cursor)
+    room = _PIECE
+    for key in keys:
+        for find_last, remove in pieces:
+            last = None
+            while last != _LAST:
+                (last,) = cursor.execute(find_last, (key, room)).fetchone() or (_LAST,)
+                room -= cursor.execute(remove, (key, last)).rowcount
+                if room <= 0:
+                    reach("in-remove")
+                    cursor.execute("COMMIT")
+                    begin(path, cursor)
+                    room = _PIECE
+    reach("in-remove")
+    cursor.execute("COMMIT")
 
 
-def _keys(connection: sqlite3.Connection, statement: str, values: Sequence[object]) -> Iterator[int]:
-    yield from [key for (key,) in connection.execute(statement, values).fetchall()]
+def _keys_below(cursor: sqlite3.Cursor, root_ids: Sequence[str]) -> Iterator[int]:
+    for root_id in root_ids:
+        yield from [key for (key,) in cursor.execute("SELECT key FROM flow_runs WHERE root_id = ?", (root_id,))]
