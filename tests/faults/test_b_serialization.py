@@ -156,8 +156,8 @@ def fail(number):
     raise error
 
 @flow
-def main():
-    for number in range(6):
+def main(numbers: list):
+    for number in numbers:
         future = fail(number)
         try:
             future.result()
@@ -169,23 +169,34 @@ def main():
 """
 
 
-def test_fault_B3_B4_an_exception_comes_back_as_itself_or_in_words(place: Place) -> None:
-    """Those that survive the way are raised again, the others stand as TaskFailedError with their true type's name."""
-    found = run(place, f"from localflow.errors import TaskFailedError{EXCEPTIONS}")
+def fail(place: Place, *numbers: int) -> list[str]:
+    """Run tasks that raise, and return what came out of `result()` and, to this, the causes that are recorded."""
+    place.write(NEIGHBOUR + "from localflow.errors import TaskFailedError" + EXCEPTIONS)
+    done = place.localflow("run", "flows.py", "--executor", "process", "-p", f"numbers={[*numbers]}")
+    assert done.returncode == 1, done.stderr
+    *failed, neighbour = place.task_runs()
+    assert neighbour["state"]["type"] == "COMPLETED"
+    for each in failed:
+        assert each["cause"]["traceback_text"].endswith("a note of it\n")
+    return [f"{note} {each['cause']['exception_type']}" for note, each in zip(place.notes, failed, strict=False)]
 
-    assert place.notes[:-1] == [
-        "same Fine fine True a note of it",
-        "other TwoArguments 1_and_2 True",
-        "other Attribute 502 True",
-        "other Holding held True",
-        "other Reducing reduced True",
-        "same Local local False a note of it",
+
+def test_fault_B3_an_exception_that_cannot_be_pickled_is_told_in_words(place: Place) -> None:
+    """It stands as TaskFailedError with its true type's name and traceback; what survives the way is raised again."""
+    assert fail(place, 0, 3, 4, 5) == [
+        "same Fine fine True a note of it Fine",
+        "other Holding held True Holding",
+        "other Reducing reduced True Reducing",
+        "same Local local False a note of it Local",
     ]
-    for number, name in enumerate(("Fine", "TwoArguments", "Attribute", "Holding", "Reducing", "Local")):
-        cause = found[f"fail-{number}"]["cause"]
-        assert cause["exception_type"] == name
-        assert cause["traceback_text"].endswith("a note of it\n")
-    assert found["neighbour-0"]["state"]["type"] == "COMPLETED"
+
+
+def test_fault_B4_an_exception_that_cannot_be_rebuilt_is_told_in_words(place: Place) -> None:
+    """Its `__init__` takes other arguments, or does something with them."""
+    assert fail(place, 1, 2) == [
+        "other TwoArguments 1_and_2 True TwoArguments",
+        "other Attribute 502 True Attribute",
+    ]
 
 
 # -- B5: objects that act when they are pickled or unpickled ---------------------------------------------------------
@@ -558,3 +569,52 @@ def main():
     assert "worker cannot import 'ghost' (sys.path[0]=" in text
     assert str(place.folder) in text
     assert found["neighbour-0"]["state"]["type"] == "COMPLETED"
+
+
+def test_fault_B9_results_of_an_earlier_process_are_of_the_classes_of_this_one(place: Place) -> None:
+    """After a resume what the store has is an instance of the script's own class, in the flow and in workers."""
+    place.write(
+        """
+import enum
+
+class Color(enum.Enum):
+    RED = 1
+
+class Point:
+    color = None
+
+def is_own(point):
+    return isinstance(point, Point) and point.color is Color.RED
+
+@task
+def make():
+    point = Point()
+    point.color = Color.RED
+    return point
+
+@task
+def hand_on(point):
+    return point
+
+@task
+def look(point):
+    return is_own(point)
+
+@task
+def last():
+    assert os.path.exists("mended")
+
+@flow(executor="process")
+def main():
+    point = make()
+    last().result()
+    note(is_own(point.result()), look(point).result(), look(hand_on(point)).result(), is_own(hand_on(point).result()))
+"""
+    )
+
+    failed = place.localflow("run", "flows.py")
+    (place.folder / "mended").touch()
+    resumed = place.localflow("resume", "@last")
+
+    assert (failed.returncode, resumed.returncode) == (1, 0), resumed.stderr
+    assert place.notes == ["True True True True"]
