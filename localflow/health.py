@@ -25,10 +25,12 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from localflow.records import FlowRunSummary, StateChange
+    from localflow.strays import Stray
 
 Verdict: TypeAlias = Literal["ok", "attention", "damaged"]
 
 _SHOWN = 20  # things of a kind that are named
+_SETTLING_SECONDS = 2.0
 
 
 class Section(NamedTuple):
@@ -101,7 +103,7 @@ class Checkup:
             facts |= {"bytes": disk_usage(path), "wal_bytes": disk_usage(path.with_name(path.name + "-wal"))}
             if path.is_dir():
                 del facts["wal_bytes"]
-            problems += _wrong_rights(path)
+            problems += _wrong_rights(path, project.state_directory)
         try:
             store = project.open_store()
         except StoreError as error:
@@ -123,12 +125,12 @@ class Checkup:
         return Section("state store", facts, problems), runs
 
     def _strays(self) -> Section:
-        strays = find_strays()
+        strays = _settled_strays()
         if self._mends:
             for stray in [stray for stray in strays if stray.is_worker]:
                 if kill_stray(stray):
                     self.done.append(f"killed worker {stray.pid} of engine {stray.engine}, which is gone")
-            strays = find_strays()
+            strays = [stray for stray in find_strays() if stray in strays]
         workers = [stray for stray in strays if stray.is_worker]
         others = [stray for stray in strays if not stray.is_worker]
         problems = [
@@ -182,10 +184,11 @@ def _configuration() -> tuple[Section, Project | None]:
     return Section("configuration", {"file": str(file) if file else "none, the defaults are in force"}, []), project
 
 
-def _wrong_rights(path: Path) -> list[str]:
-    """Return what is wrong with owner and mode of a store's files and of the folder around them."""
+def _wrong_rights(path: Path, state_directory: Path) -> list[str]:
+    """Return what is wrong with owner and mode of a store's files, and of the folder around them if it is ours."""
     wrong = []
-    for place in (path.parent, path, *(path.with_name(path.name + part) for part in ("-wal", "-shm"))):
+    around = [path.parent] if path.parent == state_directory else []
+    for place in (*around, path, *(path.with_name(path.name + part) for part in ("-wal", "-shm"))):
         try:
             status = place.lstat()
         except OSError:
@@ -193,9 +196,19 @@ def _wrong_rights(path: Path) -> list[str]:
         mode = stat.S_IMODE(status.st_mode)
         if status.st_uid != os.geteuid():
             wrong.append(f"{place} belongs to user {status.st_uid}, you are user {os.geteuid()}")
-        elif mode & 0o022 or (place != path.parent and mode & 0o077):
+        elif mode & 0o077:
             wrong.append(f"others may read or write {place} (mode {mode:04o}): chmod go-rwx {shlex.quote(str(place))}")
     return wrong
+
+
+def _settled_strays() -> list[Stray]:
+    """Return the strays that stay: when an engine is killed, the supervisor ends its workers within a second."""
+    strays = find_strays()
+    until = time.monotonic() + _SETTLING_SECONDS
+    while strays and time.monotonic() < until:
+        time.sleep(0.1)
+        strays = [stray for stray in find_strays() if stray in strays]
+    return strays
 
 
 def _dead_runs(lost: list[StateChange], unfinished: list[FlowRunSummary]) -> Section:
