@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import signal
 import time
@@ -83,7 +84,10 @@ def main():
     ("store", "victims"), [("sqlite", "engine"), ("json", "engine and workers")], indirect=["store"]
 )
 def test_fault_C5_a_run_whose_engine_was_killed_is_marked_and_resumed(place: Place, store: str, victims: str) -> None:
-    """It is CRASHED `EngineLost`, without a lock to remove; what completed never runs again, what was cut off does."""
+    """It is CRASHED `EngineLost`, notifiers know; what completed never runs again, what was cut off does."""
+    (place.folder / "localflow.toml").write_text(
+        '[notifiers.ops]\ntype = "command"\ncommand = ["sh", "-c", "cat >> told"]\non = ["EngineLost"]\n'
+    )
     program = place.start("-m", "localflow", "run", place.write(LAYERS), "-j", "1")
     eventually(lambda: "second" in place.notes)
     assert place.read("runs")[0]["state"]["name"] == "Running"
@@ -102,6 +106,8 @@ def test_fault_C5_a_run_whose_engine_was_killed_is_marked_and_resumed(place: Pla
     done = place.localflow("resume", "@last")
 
     assert (run["state"]["type"], run["state"]["name"]) == ("CRASHED", "EngineLost")
+    told = [json.loads(line) for line in (place.folder / "told").read_text().splitlines()]
+    assert {event["run_name"] for event in told} == {run["name"], "second-0"}
     assert states.pop("third-0", None) in (None, ("PENDING", "Pending"))  # a call that waits may not be stored yet
     assert states == {"first-0": ("COMPLETED", "Completed"), "second-0": ("CRASHED", "EngineLost")}
     assert done.returncode == 0, done.stderr

@@ -283,6 +283,7 @@ def test_fault_C4_a_signal_stops_even_what_ignores_it(place: Place, signum: sign
     assert {name for _, name in place.states().values()} == {"Completed", "Interrupted"}
 
 
+@pytest.mark.timeout(120)
 def test_fault_C4_sigterm_at_any_moment(place: Place) -> None:
     """Whenever it comes, no process is left, and no run is recorded that seems to be at work still."""
     place.write("""

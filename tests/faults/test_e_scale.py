@@ -21,6 +21,8 @@ IN_FLIGHT = (
 )
 PATIENCE = 120.0
 
+pytestmark = pytest.mark.timeout(300)
+
 
 @pytest.mark.parametrize("executor", ["thread", "process"])
 def test_fault_E1_pending_task_runs_are_small_and_few_are_handed_over(place: Place, executor: str) -> None:
