@@ -129,6 +129,11 @@ def stdin(place: Place) -> list[str]:
     return ["-c", "import os, sys; os.dup2(os.open('flows.py', 0), 0); os.execv(sys.executable, [sys.executable, '-'])"]
 
 
+def typed(place: Place) -> list[str]:
+    """A session of `python -i`, in which the lines are typed one after the other."""
+    return [each.replace("'-'", "'-i', '-q'") for each in stdin(place)]
+
+
 def command(place: Place) -> list[str]:
     """`python -c ...`."""
     return ["-c", PROLOGUE + UNGUARDED]
@@ -166,7 +171,7 @@ def interactive(place: Place) -> list[str]:
 
 
 @pytest.mark.parametrize(
-    "way", [stdin, command, executed, zipped, by_pytest, interactive], ids=lambda way: way.__name__
+    "way", [stdin, typed, command, executed, zipped, by_pytest, interactive], ids=lambda way: way.__name__
 )
 def test_fault_F3_workers_need_no_file_to_import_the_program_from(place: Place, way: object) -> None:
     """What the program has defined travels by value, whatever `__main__` is."""
