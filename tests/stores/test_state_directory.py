@@ -40,11 +40,52 @@ def test_everything_made_is_private(open_store: OpenStore, path: Path, umask: in
     """Every directory has mode 0700 and every file 0600, whatever the umask."""
     flow_run = make_flow_run()
 
-    open_store().append([flow_run, make_completed(flow_run, 1, result=LARGE)])
+    store = open_store()
+    store.append([flow_run, make_completed(flow_run, 1, result=LARGE)])
+    claim = store.claim(flow_run.id)
+    assert claim is not None
 
     for place in [path.parent, *path.parent.rglob("*")]:
         mode = stat.S_IMODE(place.lstat().st_mode)
         assert oct(mode) == oct(0o700 if place.is_dir() else 0o600), place
+    claim.release()
+
+
+@pytest.mark.parametrize("id", ["", "..", "../x", "a/b", "A", "a" * 65, "a\n", "\x00"])
+def test_claim_of_what_is_no_id_is_refused(open_store: OpenStore, path: Path, id: str) -> None:
+    """What is no id of a flow run never becomes the name of a file."""
+    store = open_store()
+
+    with pytest.raises(StoreError, match="no flow run's id"):
+        store.claim(id)
+    assert [*path.parent.rglob("engines/*")] == []
+
+
+def test_claims_where_others_may_write_are_refused(open_store: OpenStore, path: Path) -> None:
+    """The folder of the claims is the user's alone, or nobody gets one."""
+    store = open_store()
+    claim = store.claim("run")
+    assert claim is not None
+    claim.release()
+    (engines,) = path.parent.rglob("engines")
+    engines.chmod(0o770)
+
+    with pytest.raises(StoreError, match=f"{engines} .*chmod go-w"):
+        store.claim("run")
+
+
+def test_link_in_place_of_a_claim_is_not_followed(open_store: OpenStore, path: Path, tmp_path: Path) -> None:
+    """A planted link is refused, and what it points to is not made."""
+    store = open_store()
+    claim = store.claim("run")
+    assert claim is not None
+    claim.release()
+    (engines,) = path.parent.rglob("engines")
+    (engines / "run").symlink_to(tmp_path / "target")
+
+    with pytest.raises(StoreError, match="cannot be used"):
+        store.claim("run")
+    assert not (tmp_path / "target").exists()
 
 
 def test_each_level_made_is_private(store_type: StoreType, tmp_path: Path) -> None:
