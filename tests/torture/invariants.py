@@ -144,7 +144,9 @@ def is_sound(recorded: Recorded, expected: Mapping[str, str]) -> Iterator[str]:
                 yield f"{run.name}: change {expected_sequence} has sequence {change.sequence}"
             if change.previous != before:
                 yield f"{run.name}: from {before} to {change.name}, recorded as from {change.previous}"
-            if change.name not in LEGAL.get(before, ()):
+            # A subflow that called tasks is called again in a resumed run; its tasks answer from the store.
+            is_called_again = run.number == 0 and (before, change.name) == ("Completed", "Retrying")
+            if change.name not in LEGAL.get(before, ()) and not is_called_again:
                 yield f"{run.name} went from {before} to {change.name}"
             before = change.name
         begun = _begun(run)
