@@ -51,6 +51,9 @@ class Section(NamedTuple):
         return "attention" if self.problems else "ok"
 
 
+_UNSEEN = Section("dead runs", {"not looked for": "the state store cannot be read"}, [])
+
+
 class Checkup:
     """Looks at everything there is; each section is looked at anew when it is asked for.
 
@@ -107,7 +110,7 @@ class Checkup:
         try:
             store = project.open_store()
         except StoreError as error:
-            return Section("state store", facts, [*problems, str(error)], is_damaged=True), runs
+            return Section("state store", facts, [*problems, str(error)], is_damaged=True), _UNSEEN
         try:
             facts["format"] = getattr(store, "format_version", None)
             wrong = store.check()
@@ -121,7 +124,7 @@ class Checkup:
         if wrong:
             shown = [*wrong[:_SHOWN], *([f"and {len(wrong) - _SHOWN} more"] if len(wrong) > _SHOWN else [])]
             advice = "copy what is readable into a sound store: localflow doctor --repair"
-            return Section("state store", facts, [*problems, *shown, advice], is_damaged=True), runs
+            return Section("state store", facts, [*problems, *shown, advice], is_damaged=True), _UNSEEN
         return Section("state store", facts, problems), runs
 
     def _strays(self) -> Section:

@@ -119,11 +119,11 @@ def store_path(project: Project) -> Path | None:
 
 
 def disk_usage(path: Path) -> int:
-    """Return how many bytes of the disk a file, with those that SQLite keeps beside it, or a folder takes up."""
+    """Return how many bytes of the disk a file, with the write-ahead log beside it, or a folder takes up."""
     if path.is_dir():
         files = [entry for entry in _entries(path) if not entry.is_dir(follow_symlinks=False)]
         return sum(_allocated(Path(entry.path)) for entry in files)
-    return sum(_allocated(path.with_name(path.name + part)) for part in ("", "-wal", "-shm"))
+    return sum(_allocated(path.with_name(path.name + part)) for part in ("", "-wal"))
 
 
 def _allocated(path: Path) -> int:

@@ -71,9 +71,9 @@ def clean(
             "[retention] in localflow.toml; --dry-run shows what would be removed"
         )
     path = store_path(project)
+    bytes_before = disk_usage(path) if path is not None else 0
     with recorded(project) as store:
         chosen = _chosen(store, references, older_than, keep_last, states) if given else _due(project, store)
-        bytes_before = disk_usage(path) if path is not None else 0
         removal = _foreseen(store, chosen) if dry_run else remove_runs(store, chosen, results_only=results_only)
     bytes_freed = None if dry_run or path is None else max(0, bytes_before - disk_usage(path))
     leftovers = find_leftovers(project, time.time())
