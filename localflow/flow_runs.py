@@ -140,7 +140,9 @@ class FlowCall:
                 try:
                     answer: _Answer = (await step.run_async(), None)
                 except BaseException as error:
-                    answer = (None, error)
+                    # A signal breaks the loop it arrives in, whose end then cancels what it runs.
+                    stop = self.engine.shield.raised if is_being_cancelled(error) else None
+                    answer = (None, stop or error)
                 step = steps.send(answer)
         except StopIteration as end:
             return _ended(end)

@@ -60,6 +60,8 @@ class Shield:
         self._planned: deque[FlowStop] = deque()
         self._hears_stops = False
         self._taken: list[signal.Signals] = []
+        self.raised: BaseException | None = None
+        """The last stop by a signal: an event loop that it breaks knows only to cancel what it runs."""
         self._raised_at = -_ECHO_SECONDS
 
     @property
@@ -97,6 +99,7 @@ class Shield:
         self._listeners += 1
         taken: list[signal.Signals] = []
         if self._listeners == 1:
+            self.raised = None
             for signum, default in _STOP_SIGNALS.items():
                 if signal.getsignal(signum) is default:  # an ignored signal stays ignored, as nohup wants it
                     signal.signal(signum, self._handle)
@@ -137,7 +140,7 @@ class Shield:
 
     def _raise(self, stop: BaseException) -> NoReturn:
         if not isinstance(stop, FlowStop):
-            self._raised_at = time.monotonic()
+            self.raised, self._raised_at = stop, time.monotonic()
         raise stop
 
 

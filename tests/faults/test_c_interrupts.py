@@ -224,6 +224,40 @@ def test_fault_C2_ctrl_c_twice_kills_at_once(
     assert {name for _, name in place.states().values()} == {"Completed", "Interrupted"}
 
 
+@pytest.mark.parametrize("times", [1, 2])
+def test_fault_C2_an_async_flow_is_stopped_like_any_other(
+    place: Place, open_terminal: Callable[..., Terminal], times: int
+) -> None:
+    """Ctrl-C breaks the event loop; what the flow had started ends in good order or at once, and is recorded."""
+    place.write("""
+@task
+def work(stubborn):
+    if stubborn:
+        signal.signal(signal.SIGTERM, signal.SIG_IGN)
+    note("begin")
+    time.sleep(60)
+
+@flow(executor="process")
+async def main(stubborn: bool):
+    await work.submit(stubborn)
+""")
+    terminal = open_terminal("run", "flows.py", "-j", "1", "-p", f"stubborn={json.dumps(times == 2)}")
+    eventually(begun(place, 1))
+
+    pressed_at = terminal.press_ctrl_c()
+    eventually(lambda: "interrupted: stopping 1 running" in terminal.shown)
+    if times == 2:
+        time.sleep(0.2)  # two in a tenth of a second count as one
+        terminal.press_ctrl_c()
+    code = terminal.process.wait(20)
+
+    assert code == 130
+    assert time.monotonic() - pressed_at < GRACE
+    assert "Traceback" not in terminal.shown
+    assert place.read("runs")[0]["state"]["name"] == "Interrupted"
+    assert place.states() == {"work-0": ("CANCELLED", "Interrupted")}
+
+
 def test_fault_C3_an_ignored_ctrl_c_stays_ignored(place: Place) -> None:
     """Under `nohup` or `&` SIGINT does nothing, to workers neither; SIGTERM still stops the run."""
     place.write("""
