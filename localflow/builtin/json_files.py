@@ -74,7 +74,7 @@ class JsonStateStore(StateStore):
         self._unfinished = UnfinishedTrees(self._path / _UNFINISHED, power_safe=self._power_safe)
         self._cache = ResultCache(self._path / _CACHE, power_safe=self._power_safe)
         self._removed = RemovedRuns(self._path / _REMOVED, self._cache, self._unfinished, power_safe=self._power_safe)
-        open_directory(self._path, migrate=self._list_unfinished, power_safe=self._power_safe)
+        open_directory(self._path, migrate=self._list_unfinished)
         self._cache.tidy()
         self._removed.finish()
 

@@ -20,13 +20,13 @@ if TYPE_CHECKING:
 NO_FOLLOW = getattr(os, "O_NOFOLLOW", 0) | getattr(os, "O_CLOEXEC", 0)
 
 
-def make_state_directory(directory: Path, *, power_safe: bool = False) -> None:
+def make_state_directory(directory: Path) -> None:
     """Make a directory with its missing parents, hidden from git, or accept one that is ours alone."""
     try:
         missing = [*takewhile(lambda level: not level.exists(), (directory, *directory.parents))]
         for level in reversed(missing):
             make_private_directory(level)
-            if power_safe:
+            with suppress(PermissionError):  # a folder in which one may make others and not look
                 sync_directory(level.parent)
             if level is missing[-1]:
                 _hide_from_git(level)

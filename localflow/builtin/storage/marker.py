@@ -21,9 +21,9 @@ MARKER = "store.json"
 _FORMAT = "localflow state store"
 
 
-def open_directory(path: Path, migrate: Callable[[], None], *, power_safe: bool) -> None:
+def open_directory(path: Path, migrate: Callable[[], None]) -> None:
     """Make the directory a store, or see that it is one that can be written; one of format 1 is first migrated."""
-    make_state_directory(path, power_safe=power_safe)
+    make_state_directory(path)
     marker = path / MARKER
     try:
         if not marker.exists():
