@@ -279,6 +279,39 @@ def test_fault_S5_nothing_listens_while_a_run_goes_on(place: Place) -> None:
     assert looks[-1][3] == "True"
 
 
+# -- S9 --------------------------------------------------------------------------------------------------------------
+
+INJECTED = "'); DROP TABLE flow_runs; --"
+
+STATEMENTS = f"""
+NAME = {INJECTED!r}
+
+@task(name=NAME, task_run_name=NAME, tags=[NAME], cache_key_fn=lambda *_: NAME)
+def work(text):
+    get_run_logger().warning(NAME)
+    return text
+
+@flow(name=NAME, flow_run_name=NAME)
+def main():
+    return [work(NAME), work('" OR 1=1'), work("%_*[]")]
+"""
+
+
+def test_fault_S9_texts_that_look_like_sql_are_texts(place: Place, store: str) -> None:
+    """As names, tags, cache keys, log lines, values and references they come back as they went in."""
+    ran = place.localflow("run", place.write(STATEMENTS))
+    [run] = place.read("runs")
+    shown = place.read("show", INJECTED)
+    (place.folder / "verbs.py").write_text(VERBS)
+    missed = place.run("verbs.py", "show -- %", "show -- _", "show -- '_OR_1=1", "logs -- *")
+
+    assert ran.returncode == 0, ran.stderr
+    assert run["name"] == run["flow"] == INJECTED
+    assert [each["task"] for each in shown["task_runs"]] == [INJECTED] * 3
+    assert shown["task_runs"][0]["tags"] == [INJECTED]
+    assert missed.stdout.count("-> 2") == 4, missed.stdout
+
+
 # -- S8 --------------------------------------------------------------------------------------------------------------
 
 PATHS = """
