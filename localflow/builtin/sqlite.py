@@ -240,9 +240,14 @@ class SqliteStateStore(StateStore):
 
     @contextmanager
     def _reading(self) -> Iterator[sqlite3.Connection]:
+        """Give the connection for short reads, to which the store is as it is at the first SELECT."""
         with self._read_lock, self._failures():
             self._lifetime.check()
-            yield self._reader
+            self._reader.execute("BEGIN")  # or a run that ends between two SELECTs would seem damaged
+            try:
+                yield self._reader
+            finally:
+                self._reader.execute("COMMIT")
 
     def _read(self, flow_run_id: str) -> Iterator[Record]:
         with self._snapshot() as connection:

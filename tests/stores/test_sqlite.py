@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import sqlite3
+import subprocess
+import sys
 import threading
+import time
 from contextlib import closing
 from typing import TYPE_CHECKING
 
@@ -203,3 +206,67 @@ def test_lock_that_is_never_released_is_an_error(path: Path, monkeypatch: pytest
         store.append([flow_run])
 
         assert list(store.read(flow_run.id)) == [flow_run]
+
+
+def test_runs_that_end_meanwhile_are_no_damage(path: Path) -> None:
+    """Whoever lists runs while others begin and end them sees each as it was at one instant."""
+    with closing(SqliteStateStore(path)) as store, closing(SqliteStateStore(path)) as other:
+        runs = [make_flow_run() for _ in range(20)]
+        store.append([record for run in runs for record in (run, make_running(run))])
+        resumed = [
+            change
+            for sequence in range(2, 40, 2)
+            for run in runs
+            for change in (make_completed(run, sequence), make_running(run, sequence + 1))
+        ]
+        ending = threading.Thread(target=lambda: [store.append([change]) for change in resumed])
+        ending.start()
+        while ending.is_alive():
+            assert len(other.list_flow_runs(20)) == 20
+        ending.join()
+
+        assert {run.id for run in runs} <= {each.flow_run.id for each in other.list_flow_runs(unfinished=True)}
+
+
+def test_unfinished_runs_are_found_without_a_look_at_the_others(path: Path) -> None:
+    """One unfinished run among thousands is found at once."""
+    with closing(SqliteStateStore(path)) as store:
+        ended = [make_flow_run() for _ in range(5000)]
+        store.append([record for run in ended for record in (run, make_completed(run, 1))])
+        run = make_flow_run()
+        store.append([run])
+        store.list_flow_runs(1)
+
+        begun = time.process_time()
+        for _ in range(20):
+            assert run in [summary.flow_run for summary in store.list_flow_runs(unfinished=True)]
+
+        assert time.process_time() - begun < 20 * 0.01
+
+
+def test_long_wait_for_another_writer_is_told(
+    path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Who waits for long says so, and which process it waits for."""
+    monkeypatch.setattr(database, "BUSY_SECONDS", 0.1)
+    holding = """
+import sqlite3, sys
+connection = sqlite3.connect(sys.argv[1])
+connection.execute("BEGIN IMMEDIATE")
+print(flush=True)
+input()
+"""
+    with (
+        closing(SqliteStateStore(path)) as store,
+        subprocess.Popen(
+            [sys.executable, "-c", holding, path], stdin=subprocess.PIPE, stdout=subprocess.PIPE
+        ) as holder,
+    ):
+        assert holder.stdout is not None
+        holder.stdout.readline()
+        threading.Timer(0.6, holder.kill).start()
+
+        store.append([make_flow_run()])
+
+    (message,) = caplog.messages
+    assert f"by pid {holder.pid}; waiting" in message
