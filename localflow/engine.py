@@ -293,11 +293,11 @@ class Engine:
         with self.progress:  # another thread may be in a turn
             self.progress.wait_for(lambda: done or self.error is not None)
         parts = [
-            f"stopping {len(stopping)} running task runs{_named(stopping)}",
-            *([f"giving up {len(given_up)} that cannot be stopped{_named(given_up)}"] if given_up else []),
-            f"{waiting} more will not start",
+            *([f"stopping {_counted(stopping, 'running ')}"] if stopping else []),
+            *([f"giving up {_counted(given_up)}, which cannot be stopped"] if given_up else []),
+            *([f"{waiting} {'more' if stopping or given_up else _noun(waiting)} will not start"] if waiting else []),
         ]
-        if stopping or given_up or waiting:
+        if parts:
             _log.warning("interrupted: %s (press Ctrl-C again to kill)", ", ".join(parts))
         return stopping
 
@@ -493,8 +493,10 @@ class Engine:
         self._wake()
 
 
-def _named(runs: Sequence[LiveRun]) -> str:
-    if not runs:
-        return ""
+def _counted(runs: Sequence[LiveRun], adjective: str = "") -> str:
     names = ", ".join(f"'{run.record.name}'" for run in runs[:5])
-    return f" ({names}{', ...' if len(runs) > 5 else ''})"
+    return f"{len(runs)} {adjective}{_noun(len(runs))} ({names}{', ...' if len(runs) > 5 else ''})"
+
+
+def _noun(count: int) -> str:
+    return "task run" if count == 1 else "task runs"

@@ -7,6 +7,7 @@ import json
 import os
 import pty
 import random
+import re
 import signal
 import subprocess
 import sys
@@ -24,7 +25,7 @@ if TYPE_CHECKING:
 
     from tests.faults.conftest import Place
 
-BUSY_MACHINE = 3.0  # by how much everything may take longer than promised where others are at work
+BUSY_MACHINE = 5.0  # by how much everything may take longer than promised where others are at work
 GRACE = 5.0  # seconds in which a worker may end in good order
 
 NOTIFIER = """
@@ -131,7 +132,9 @@ def test_fault_C1_ctrl_c_stops_the_run_in_good_order(
 
     pressed_at = terminal.press_ctrl_c()
     if executor == "process":
-        eventually(lambda: "interrupted: stopping 2 running" in terminal.shown, 0.5 * BUSY_MACHINE)
+        eventually(
+            lambda: re.search(r"interrupted: stopping \d+ running task runs", terminal.shown), 0.5 * BUSY_MACHINE
+        )
         assert "press Ctrl-C again to kill" in terminal.shown
     code = terminal.process.wait(20)
 
