@@ -14,6 +14,7 @@ from tests.torture.place import MARK
 
 if TYPE_CHECKING:
     import random
+    from collections.abc import Callable
 
 #: Failpoints with the number of times that a whole run of the workload reaches them, about.
 ENGINE_POINTS = {"before-commit": 60, "after-commit": 60, "started": 2, "claimed": 2, "outcome-read": 50,
@@ -42,11 +43,13 @@ class Kill(NamedTuple):
     victim: str
     """`engine`, `worker` or `both`."""
     after: float = 0.0
-    """Seconds from the start of the program."""
+    """Seconds from the start of the program, or from when it first does some work."""
+    at_work: bool = False
+    """From when it first does some work."""
     failpoint: str = ""
 
     def __str__(self) -> str:
-        return f"{self.victim} at {self.failpoint or f'{self.after:.3f} s'} ({self.kind})"
+        return f"{self.victim} at {self.failpoint or f'{self.after:.3f} s'}{' of work' * self.at_work} ({self.kind})"
 
 
 def choose(
@@ -73,8 +76,7 @@ def choose(
         in_store_only: whether only failpoints of the store itself are wanted.
     """
     kind = chance.choices(["time", "failpoint", "stopped"], [50, 40, 10] if not in_store_only else [0, 1, 0])[0]
-    start_up = usual_seconds / 3
-    after = patience * chance.uniform(0.5 * start_up, start_up + (usual_seconds - start_up) * max(left, 0.1))
+    working = usual_seconds / 2 * max(left, 0.1)
     if kind == "failpoint":
         points = {**ENGINE_POINTS, **STORE_POINTS.get(store, {})}
         points |= PROCESS_POINTS if executor == "process" else {}
@@ -87,25 +89,38 @@ def choose(
         count = 1 + int(points[name] * chance.random() ** 1.5 * max(left, 0.1))
         victim = "worker" if name in WORKER_POINTS else "engine"
         return Kill(kind, victim, failpoint=f"{name}:{count}")
-    victim = chance.choices(["engine", "worker", "both"], [70, 15, 15])[0]
-    return Kill(kind, victim if executor == "process" else "engine", after)
+    victim = chance.choices(["engine", "worker", "both"], [70, 15, 15])[0] if executor == "process" else "engine"
+    at_work = victim != "engine" or chance.random() < 0.7
+    after = chance.uniform(0, working) if at_work else chance.uniform(usual_seconds / 4, usual_seconds / 2 + working)
+    return Kill(kind, victim, after * patience, at_work=at_work)
 
 
-def perform(kill: Kill, program: subprocess.Popen[bytes], chance: random.Random, limit: float) -> str:
+def perform(
+    kill: Kill, program: subprocess.Popen[bytes], chance: random.Random, limit: float, works: Callable[[], bool]
+) -> str:
     """Kill as was drawn, and wait for the end of the program; return the victim, empty if nothing was killed.
 
-    Where there is no worker, as it is too early, the engine is killed in its place.
+    Args:
+        kill: what was drawn.
+        program: what it is done to.
+        chance: what is left to it: which worker, and who of two is killed first.
+        limit: seconds after which the program should have ended.
+        works: tells whether the program has begun to do some work.
 
     Raises:
-        subprocess.TimeoutExpired: it did not end within the limit, in seconds.
+        subprocess.TimeoutExpired: it did not end within the limit.
     """
     if kill.failpoint:
         return "engine" if program.wait(limit) == -signal.SIGKILL else ""
-    try:
-        program.wait(kill.after)
-    except subprocess.TimeoutExpired:
-        pass
-    else:
+    latest = time.monotonic() + limit
+    while kill.at_work and not works() and program.poll() is None:
+        if time.monotonic() > latest:
+            raise subprocess.TimeoutExpired(program.args, limit)
+        time.sleep(0.002)
+    until = time.monotonic() + kill.after
+    while program.poll() is None and time.monotonic() < until:
+        time.sleep(min(0.002, max(0.0, until - time.monotonic())))
+    if program.returncode is not None:
         return ""
     workers = _workers(program.pid) if kill.victim != "engine" else []
     victim = kill.victim if workers else "engine"

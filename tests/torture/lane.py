@@ -191,11 +191,12 @@ class Lane:
         self.figures.launches += 1
         self.figures.resumes += watch.run_id is not None
         verb = ("resume", watch.run_id) if watch.run_id else ("run", "workload.py:layers", "--executor", executor)
+        known = place.noted()
         program = place.start(*verb, failpoint=kill.failpoint if kill else "")
         try:
             if kill is None:
                 program.wait(LIMIT)
-            elif victim := kills.perform(kill, program, chance, LIMIT):
+            elif victim := kills.perform(kill, program, chance, LIMIT, lambda: place.noted() > known):
                 self.figures.count(kill._replace(victim=victim))
         except subprocess.TimeoutExpired:
             watch.violations.append(f"it was not over after {LIMIT} seconds:\n{place.said()}")

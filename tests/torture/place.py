@@ -127,6 +127,13 @@ class Place:
         words = (line.split() for line in self._lines("oracle"))
         return [Note(kind, name, int(attempt)) for kind, name, attempt, _ in words]
 
+    def noted(self) -> int:
+        """Return how many bytes tasks have noted."""
+        try:
+            return (self.folder / "oracle").stat().st_size
+        except FileNotFoundError:
+            return 0
+
     def acks(self) -> dict[str, set[str]]:
         """Return of which task runs the flow was shown results, and the digests of these."""
         found: defaultdict[str, set[str]] = defaultdict(set)
