@@ -5,7 +5,9 @@ from __future__ import annotations
 import logging
 from typing import TYPE_CHECKING
 
+from localflow.printable import printable
 from localflow.records import TaskRun
+from localflow.states import exception_text
 
 if TYPE_CHECKING:
     from localflow.records import FlowRun
@@ -35,6 +37,31 @@ def run_logger_name(run: FlowRun | TaskRun) -> str:
 def is_own(name: str) -> bool:
     """Return whether a logger is localflow's own: not a run's, and not the user's."""
     return (name == OWN or name.startswith(f"{OWN}.")) and name not in RUN_LOGGERS
+
+
+class _Escaping(logging.Filter):
+    """Escapes what localflow's own records tell of names and errors of users: they are on their way to a terminal."""
+
+    def filter(self, record: logging.LogRecord) -> bool:
+        if isinstance(record.args, tuple):
+            record.args = tuple(_escaped(argument) for argument in record.args)
+        return True
+
+
+_ESCAPING = _Escaping()
+
+
+def _escaped(argument: object) -> object:
+    if isinstance(argument, BaseException):
+        argument = exception_text(argument)
+    return printable(argument) if isinstance(argument, str) else argument
+
+
+def escape_own() -> None:
+    """Have texts of users escaped in records of localflow's own loggers; those that are made later are not covered."""
+    for name in [*logging.root.manager.loggerDict]:
+        if is_own(name):
+            logging.getLogger(name).addFilter(_ESCAPING)
 
 
 def lower_levels() -> None:

@@ -24,6 +24,7 @@ from localflow.echo import run_names, show_record
 from localflow.loggers import (
     OWN,
     RUN_LOGGERS,
+    escape_own,
     is_own,
     level_of_user,
     lower_levels,
@@ -127,6 +128,7 @@ class _Recorder:
                 self.streams.place(passes=shows)
             self._prints.place()
             lower_levels()
+            escape_own()
             self._place()
 
     def end(self) -> None:

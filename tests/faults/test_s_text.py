@@ -100,6 +100,28 @@ def test_fault_S7_hostile_texts_reach_no_terminal(place: Place, site: Site, exec
     assert any(event["run_name"] == "r" + EVIL for event in events)
 
 
+def test_fault_S7_a_script_warns_without_harm(place: Place) -> None:
+    """What localflow says of names in a program that has no logging of its own is escaped as well."""
+    program = f"""
+EVIL = {EVIL!r}
+
+@task(name="t" + EVIL, timeout_seconds=60, cache_policy=INPUTS)
+def work(x): return 1
+
+@flow(name="f" + EVIL)
+def main():
+    return work(open("flows.py"))
+
+main()
+"""
+
+    done = place.run(place.write(program))
+
+    assert_harmless(done.stderr)
+    assert "task 't\\nCOMPLETED fake" in done.stderr
+    assert "has a timeout" in done.stderr
+
+
 # -- S10 -------------------------------------------------------------------------------------------------------------
 
 SECRETIVE = """
