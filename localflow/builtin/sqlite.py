@@ -187,9 +187,8 @@ class SqliteStateStore(StateStore):
                 log_ends[key] = position + 1
                 log_entries.append(rows.log_row(key, position, record, box))
             elif isinstance(record, FlowRun):
-                (key,) = self._cursor.execute(statements.ADD_FLOW_RUN, rows.flow_run_row(record)).fetchone()
-                self._cursor.execute(statements.ADD_PROGRESS, (key,))
-                self._keys[record.id] = key
+                self._cursor.execute(statements.ADD_FLOW_RUN, rows.flow_run_row(record))
+                self._cursor.execute(statements.ADD_PROGRESS, (self._find_key(record),))
             else:
                 raise not_a_record(record)
         for statement, added in (
@@ -204,6 +203,7 @@ class SqliteStateStore(StateStore):
                 self._cursor.executemany(statement, added)
         for key in moved:
             self._cursor.execute(statements.SET_FINAL, (key,))
+            self._cursor.execute(statements.COUNT_ALL, (key,))
         reach("in-transaction")
         self._cursor.execute("COMMIT")
         reach("committed")

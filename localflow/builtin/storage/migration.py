@@ -124,6 +124,7 @@ def _fill(cursor: sqlite3.Cursor) -> None:
     for (key,) in cursor.execute("SELECT key FROM flow_runs").fetchall():
         cursor.execute(statements.ADD_PROGRESS, (key,))
         cursor.execute(statements.SET_FINAL, (key,))
+        cursor.execute(statements.COUNT_ALL, (key,))
 
 
 def _convert(cursor: sqlite3.Cursor, read: str, add: str, convert: Callable[[Row], Row]) -> None:

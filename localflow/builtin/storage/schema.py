@@ -23,7 +23,7 @@ FILE_PRAGMAS = (
 SET_VERSION = "PRAGMA user_version = 2"
 
 #: What TABLES has made, as it is noted in the file.
-SELECT_TABLES = "SELECT sql FROM sqlite_schema WHERE sql IS NOT NULL AND name NOT LIKE 'sqlite%'"
+SELECT_TABLES = "SELECT sql FROM sqlite_master WHERE sql IS NOT NULL AND name NOT LIKE 'sqlite%'"
 
 TABLES = (
     """CREATE TABLE flow_runs (

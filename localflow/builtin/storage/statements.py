@@ -12,7 +12,6 @@ ADD_FLOW_RUN = """
         executor = excluded.executor, versions = excluded.versions, host = excluded.host, pid = excluded.pid,
         tags = excluded.tags, code = excluded.code, inputs = excluded.inputs,
         arguments_format = excluded.arguments_format, arguments = excluded.arguments, checksum = excluded.checksum
-    RETURNING key
 """
 ADD_PROGRESS = "INSERT INTO progress VALUES (?, 0, NULL, NULL) ON CONFLICT DO NOTHING"
 ADD_TASK_RUN = "INSERT OR REPLACE INTO task_runs VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)"
@@ -28,17 +27,18 @@ ADD_CACHE_ENTRY = """
 """
 ADD_LOG_ENTRY = "INSERT INTO log_entries VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?)"
 
-#: Note whether a flow run has ended, and what it consists of once it has.
+#: Note whether a flow run has ended; then, if it has, what it consists of.
 SET_FINAL = """
-    UPDATE progress SET
-        is_final = newest.is_final,
-        changes = iif(newest.is_final, (SELECT count(*) FROM state_changes WHERE flow_run = ?1), NULL),
-        log_entries = iif(newest.is_final, (SELECT count(*) FROM log_entries WHERE flow_run = ?1), NULL)
-    FROM (
-        SELECT type IN ('COMPLETED', 'FAILED', 'CRASHED', 'CANCELLED') AS is_final FROM state_changes
+    UPDATE progress SET changes = NULL, log_entries = NULL, is_final = (
+        SELECT type IN ('COMPLETED', 'FAILED', 'CRASHED', 'CANCELLED') FROM state_changes
         WHERE flow_run = ?1 AND number = 0 ORDER BY sequence DESC LIMIT 1
-    ) AS newest
-    WHERE flow_run = ?1
+    ) WHERE flow_run = ?1 AND EXISTS (SELECT 1 FROM state_changes WHERE flow_run = ?1 AND number = 0)
+"""
+COUNT_ALL = """
+    UPDATE progress SET
+        changes = (SELECT count(*) FROM state_changes WHERE flow_run = ?1),
+        log_entries = (SELECT count(*) FROM log_entries WHERE flow_run = ?1)
+    WHERE flow_run = ?1 AND is_final
 """
 
 FIND_KEY = "SELECT key FROM flow_runs WHERE id = ?"
