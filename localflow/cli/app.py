@@ -6,6 +6,7 @@
 
 from __future__ import annotations
 
+import signal
 import sys
 from typing import TYPE_CHECKING
 
@@ -69,6 +70,7 @@ def _exit_code(arguments: Sequence[str]) -> int:
         output.abandon_stdout()
         return 0
     except KeyboardInterrupt:
+        signal.signal(signal.SIGINT, signal.SIG_DFL)  # pressed again while Python winds up, it leaves no traceback
         output.say("interrupted")
         return INTERRUPTED
     except SystemExit as end:  # a signal stopped the flow

@@ -219,7 +219,7 @@ def test_fault_C2_ctrl_c_twice_kills_at_once(
     pressed_at = terminal.press_ctrl_c()
     code = terminal.process.wait(20)
 
-    assert code == 130, f"second Ctrl-C after {pause} seconds"
+    assert code in (130, -signal.SIGINT), f"second Ctrl-C after {pause} seconds"  # the same to a shell
     assert time.monotonic() - pressed_at < 1.5 * BUSY_MACHINE
     eventually(lambda: not own_processes(), 2 * BUSY_MACHINE)
     assert "Traceback" not in terminal.shown
