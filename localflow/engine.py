@@ -355,6 +355,8 @@ class Engine:
         except Exception as error:
             if not isinstance(error, LocalflowError):
                 _log.exception("the engine broke down, no more tasks are started")
+            if lost := sum(run.begun > 0 for run in self._scheduler.ended):
+                _log.error("%d finished task runs could not be recorded; a resume runs them again", lost)
             self._break(error)
 
     def _take_news(self) -> None:

@@ -968,7 +968,7 @@ def test_notifiers_are_told_after_the_store() -> None:
     class Stub:
         """Stands for a project with a notifier of the test's own."""
 
-        settings = types.SimpleNamespace(limits={})
+        settings = types.SimpleNamespace(limits={}, retention={})
         executor = "sequential"
         choose = staticmethod(Project.load().choose)
         make_notifications = staticmethod(Watching)
