@@ -284,15 +284,12 @@ def test_following_a_task_ends_with_the_task(following: Following) -> None:
     assert following.run.poll() is None
 
 
-def test_following_ends_when_the_engine_is_gone() -> None:
-    """A run whose engine was killed says nothing more: that is told, with exit code 1."""
-    Path("flow.py").write_text(
-        "import os, signal\nfrom localflow import flow\n@flow\ndef main():\n    os.kill(os.getpid(), signal.SIGKILL)\n"
-    )
-    subprocess.run([sys.executable, "-m", "localflow", "run", "flow.py"], capture_output=True, timeout=30)
-    followed = subprocess.run(
-        [sys.executable, "-m", "localflow", "logs", "@last", "-f"], capture_output=True, text=True, timeout=30
-    )
+def test_following_ends_when_the_engine_is_killed(following: Following) -> None:
+    """A run whose engine is killed says nothing more: that is told, with exit code 1."""
+    following.next_line()
 
-    assert followed.returncode == 1
-    assert "its engine is gone" in followed.stderr
+    following.run.kill()
+    _, err = following.logs.communicate(timeout=20)
+
+    assert following.logs.returncode == 1
+    assert "its engine is gone" in err
