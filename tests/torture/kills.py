@@ -35,6 +35,15 @@ WORKER_POINTS = frozenset({"result-sent"})
 STOPPED_SECONDS = 0.05
 
 
+class Usual(NamedTuple):
+    """How long an undisturbed run takes, in seconds."""
+
+    starting: float
+    """Until the first task begins."""
+    working: float
+    """From then to the end."""
+
+
 class Kill(NamedTuple):
     """What is to be done to a program."""
 
@@ -56,7 +65,7 @@ def choose(
     chance: random.Random,
     store: str,
     executor: str,
-    usual_seconds: float,
+    usual: Usual,
     *,
     is_first: bool,
     left: float,
@@ -69,14 +78,14 @@ def choose(
         chance: where it is drawn from.
         store: which store is used.
         executor: which executor is used; only that of processes has workers to kill.
-        usual_seconds: how long an undisturbed run takes.
+        usual: how long an undisturbed run takes.
         is_first: whether this is no resume.
         left: which part of the task runs has not completed.
         patience: by how much everything takes longer now.
         in_store_only: whether only failpoints of the store itself are wanted.
     """
     kind = chance.choices(["time", "failpoint", "stopped"], [50, 40, 10] if not in_store_only else [0, 1, 0])[0]
-    working = usual_seconds / 2 * max(left, 0.1)
+    working = usual.working * max(left, 0.1)
     if kind == "failpoint":
         points = {**ENGINE_POINTS, **STORE_POINTS.get(store, {})}
         points |= PROCESS_POINTS if executor == "process" else {}
@@ -89,9 +98,9 @@ def choose(
         count = 1 + int(points[name] * chance.random() ** 1.5 * max(left, 0.1))
         victim = "worker" if name in WORKER_POINTS else "engine"
         return Kill(kind, victim, failpoint=f"{name}:{count}")
-    victim = chance.choices(["engine", "worker", "both"], [70, 15, 15])[0] if executor == "process" else "engine"
+    victim = chance.choices(["engine", "worker", "both"], [64, 18, 18])[0] if executor == "process" else "engine"
     at_work = victim != "engine" or chance.random() < 0.7
-    after = chance.uniform(0, working) if at_work else chance.uniform(usual_seconds / 4, usual_seconds / 2 + working)
+    after = chance.uniform(0, working) if at_work else chance.uniform(usual.starting / 2, usual.starting + working)
     return Kill(kind, victim, after * patience, at_work=at_work)
 
 

@@ -113,7 +113,7 @@ class Lane:
         self._in_store_only = in_store_only
         self._mark = os.environ[MARK] = uuid.uuid4().hex
         self._expected: dict[str, str] = {}
-        self._usual: dict[str, float] = {}
+        self._usual: dict[str, kills.Usual] = {}
         self._patience = 1.0
 
     def run(self, count: int, *, until_violation: bool = False) -> Figures:
@@ -124,15 +124,18 @@ class Lane:
         self.figures.seconds = time.monotonic() - began_at
         return self.figures
 
-    def _usual_seconds(self, executor: str) -> float:
+    def _usual_times(self, executor: str) -> kills.Usual:
         """Return how long an undisturbed run takes; the first one tells what the results are."""
         if executor not in self._usual:
             place = Place(self._folder / f"undisturbed-{executor}", self._store)
             began_at = time.monotonic()
             program = place.start("run", "workload.py:layers", "--executor", executor)
+            while not place.noted() and program.poll() is None:
+                time.sleep(0.002)
+            worked_at = time.monotonic()
             if program.wait(LIMIT):
                 raise RuntimeError(f"the undisturbed run failed:\n{place.said()}")
-            self._usual[executor] = time.monotonic() - began_at
+            self._usual[executor] = kills.Usual(worked_at - began_at, time.monotonic() - worked_at)
             store = place.open_store()
             assert store is not None
             with closing(store):
@@ -148,8 +151,8 @@ class Lane:
         number = self.figures.runs = self.figures.runs + 1
         place = Place(self._folder / str(number), self._store)
         chance = random.Random(f"{self._seed}:{number}")
-        executor = "process" if chance.random() < 0.6 else "thread"
-        usual = self._usual_seconds(executor)
+        executor = "process" if chance.random() < 0.75 else "thread"
+        usual = self._usual_times(executor)
         watch = Watch(place, self._expected, self._mark, self.figures)
         for launch in range(1, MAX_LAUNCHES + 1):
             found = watch.violations
@@ -159,10 +162,14 @@ class Lane:
             )  # fmt: skip
             wanted = self.figures.kills.total() < count
             where = f"seed {self._seed}, run {number} on {executor}, launch {launch}: {kill if wanted else 'no kill'}"
-            left = watch.left
+            left, hits = watch.left, self.figures.kills.total()
             self._launch(place, watch, kill if wanted else None, executor, chance)
-            # Others may keep the machine busy: where nothing gets done before the kill, it has to come later.
-            self._patience = max(1.0, self._patience * (0.8 if watch.left < left else 1.2))
+            # How busy others keep the machine changes: a kill that comes too early or too late tells.
+            if kill.kind != "failpoint" and wanted:
+                if self.figures.kills.total() == hits:
+                    self._patience = max(0.1, self._patience * 0.8)
+                elif watch.left == left:
+                    self._patience = min(10.0, self._patience * 1.25)
             if found:
                 told = f"{where}: {'; '.join(found)}"
                 self.figures.violations.append(told)
