@@ -134,7 +134,7 @@ class Lane:
                 time.sleep(0.002)
             worked_at = time.monotonic()
             if program.wait(LIMIT):
-                raise RuntimeError(f"the undisturbed run failed:\n{place.said()}")
+                raise RuntimeError(f"the undisturbed run failed:\n{place.said()[-2000:]}")
             self._usual[executor] = kills.Usual(worked_at - began_at, time.monotonic() - worked_at)
             store = place.open_store()
             assert store is not None
@@ -198,7 +198,7 @@ class Lane:
         self.figures.launches += 1
         self.figures.resumes += watch.run_id is not None
         verb = ("resume", watch.run_id) if watch.run_id else ("run", "workload.py:layers", "--executor", executor)
-        known = place.noted()
+        known, said = place.noted(), len(place.said())
         program = place.start(*verb, failpoint=kill.failpoint if kill else "")
         try:
             if kill is None:
@@ -206,11 +206,11 @@ class Lane:
             elif victim := kills.perform(kill, program, chance, LIMIT, lambda: place.noted() > known):
                 self.figures.count(kill._replace(victim=victim))
         except subprocess.TimeoutExpired:
-            watch.violations.append(f"it was not over after {LIMIT} seconds:\n{place.said()}")
+            watch.violations.append(f"it was not over after {LIMIT} seconds:\n{place.said()[-2000:]}")
             program.kill()
             program.wait()
         watch.look(program.returncode)
-        if kill is not None and kill.failpoint and kill.victim == "worker" and watch.has_lost_workers:
+        if kill is not None and kill.victim == "worker" and kill.failpoint and "killed by SIGKILL" in place.said(said):
             self.figures.count(kill)
 
 
@@ -226,13 +226,10 @@ class Watch:
         """Which part of the task runs has not completed."""
         self.executions = 0
         self.lost_attempts = 0
-        self.has_lost_workers = False
-        """Whether the last launch has."""
         self._place = place
         self._expected = expected
         self._mark = mark
         self._figures = figures
-        self._lost_workers = 0
         self._settled: dict[str, int] = {}
         """Of the task runs that had COMPLETED: how often they had begun."""
 
@@ -259,7 +256,7 @@ class Watch:
         place, store = self._place, self._place.open_store()
         if store is None:
             if place.oracle() or place.acks() or code >= 0:
-                yield f"there is no store (exit code {code}): {place.said()}"
+                yield f"there is no store (exit code {code}): {place.said()[-2000:]}"
             return
         with closing(store):
             before = Recorded(store)
@@ -309,9 +306,9 @@ class Watch:
         if states != [wanted]:
             yield f"exit code {code}, `localflow runs` says {states}, not {wanted}"
         if code == 0 and not was_completed:
-            yield f"exit code 0, but it is {states}: {self._place.said()}"
+            yield f"exit code 0, but it is {states}: {self._place.said()[-2000:]}"
         if code > 1:
-            yield f"exit code {code}: {self._place.said()}"
+            yield f"exit code {code}: {self._place.said()[-2000:]}"
 
     def _is_settled(self, marked: Recorded) -> Iterator[str]:
         """Yield what had COMPLETED and has not any more, or has run again."""
@@ -325,16 +322,13 @@ class Watch:
         self.left = 1 - len(self._settled) / TASK_RUNS
         self.executions = begun.total()
         lost = [
-            (name, change.attempt, change.name)
+            (name, change.attempt)
             for name, run in marked.task_runs.items()
             for change in run.changes
             if change.name in invariants.LOST
         ]
         attempts = {(note.name, note.attempt) for note in self._place.oracle()}
-        lost_attempts = sum((name, attempt) in attempts for name, attempt, _ in lost)
-        workers = sum(state == "WorkerLost" for _, _, state in lost)
-        self.has_lost_workers, self._lost_workers = workers > self._lost_workers, workers
-        self.lost_attempts = lost_attempts
+        self.lost_attempts = sum(attempt in attempts for attempt in lost)
 
     def _at_the_end(self, marked: Recorded) -> Iterator[str]:
         if marked.results != self._expected:

@@ -92,9 +92,10 @@ class Place:
                 stdin=subprocess.DEVNULL, stdout=said, stderr=said, cwd=self.folder, env=environment,
             )  # fmt: skip
 
-    def said(self) -> str:
-        """Return the end of what the verbs have said."""
-        return (self.folder / "said").read_text(errors="replace")[-2000:]
+    def said(self, start: int = 0) -> str:
+        """Return what the verbs have said, from a place in it on."""
+        path = self.folder / "said"
+        return path.read_text(errors="replace")[start:] if path.exists() else ""
 
     def open_store(self) -> StateStore | None:
         """Open the store as a verb would, but mark nothing; None if there is none yet."""
