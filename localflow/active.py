@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from localflow import arguments
 from localflow.code import is_changed
-from localflow.earlier import EarlierRun, EarlierRuns
+from localflow.earlier import OUTDATED, EarlierRun, EarlierRuns
 from localflow.errors import ChangedSinceError, ForeignFutureError, OutsideFlowError
 from localflow.futures import TaskFuture, futures_in
 from localflow.inputs import InputPrints
@@ -79,6 +79,7 @@ class ActiveFlow:
         """Ends the body where that can be done from outside."""
         self.has_renewed = False
         """Whether it has run anything that an earlier attempt had not completed, or anew."""
+        self._renewed: set[str] = set()
         self._inputs = InputPrints()
         self._numbers = itertools.count(1)
         self._map_numbers = itertools.count(1)
@@ -121,6 +122,8 @@ class ActiveFlow:
         self._earlier, self._earlier_subflows = runs, subflows
         self._runs, self._subflow_runs = [], []
         self.futures, self.subflows = [], []
+        self.engine.renewed -= self._renewed  # what was built on them has run since, or is known to be out of date
+        self._renewed.clear()
         self._ordinals.clear()
         self._subflow_ordinals.clear()
         self._map_numbers = itertools.count(1)
@@ -165,7 +168,7 @@ class ActiveFlow:
         upstreams, blocker, ids = self._sort(found, tolerated) if found else ((), None, ())
         earlier = None
         if self._earlier is not None:
-            earlier = self._earlier.take(task.name, ordinal, inputs)
+            earlier = self._earlier.take(task.name, ordinal, inputs, task.code)
             if earlier is None:
                 self._note_other_inputs(task.name, self._earlier.at(task.name, ordinal))
                 ordinal = self._earlier.free_ordinal(task.name, ordinal)
@@ -189,8 +192,7 @@ class ActiveFlow:
             else:
                 run.is_new = False
         if self._earlier is not None and run.answer is None:
-            self.has_renewed = True
-            engine.renewed.add(record.id)
+            run.outdated = self._renew(record, self._earlier)
         run.upstreams, run.tolerated, run.blocker = upstreams, tolerated, blocker
         run.future = TaskFuture((self.record.id, record.number), record.name, PENDING, engine, engine.lock)
         if self._runs is not None:
@@ -198,6 +200,17 @@ class ActiveFlow:
         self.futures.append(run.future)
         engine.submit(run)
         return run.future
+
+    def _renew(self, record: TaskRun, earlier: EarlierRuns[TaskRun]) -> list[TaskRun]:
+        """Note that a run is run again or is new, and return what is out of date by that."""
+        self.has_renewed = True
+        self._renewed.add(record.id)
+        self.engine.renewed.add(record.id)
+        outdated = earlier.outdate(record.id)
+        if self.resumption is not None:
+            for run_id in (record.id, *self.resumption.ancestors(self.record)):
+                outdated += self.resumption.outdate(run_id)
+        return outdated
 
     def _record(
         self,
@@ -230,8 +243,8 @@ class ActiveFlow:
             return f"resumed: it was {earlier.name}" if self.resumption is not None else ""
         if earlier.future is None and self.resumption is not None and self.resumption.is_wanted(known):
             return "its run again was asked for"
-        if known.inputs != record.inputs:
-            return self._changed(run, "arguments")
+        if known.code == OUTDATED:
+            return "what it was built on was run again"
         if is_changed(record.code, known.code):
             return self._changed(run, "code")
         if known.version != record.version:
@@ -247,28 +260,30 @@ class ActiveFlow:
         return None
 
     def _changed(self, run: LiveRun, what: str) -> str:
-        """Say once for each task that something of it has changed; raise the fact if nothing may have changed."""
-        have = "have" if what == "arguments" else "has"
-        if self.resumption is not None:
-            if self.resumption.is_strict:
-                raise ChangedSinceError(f"{run.described()} completed before, but its {what} {have} changed since")
-            if (run.task.name, what) not in self._warned:
-                self._warned.add((run.task.name, what))
-                _log.warning("%s is run again: its %s %s changed since it completed", run.described(), what, have)
-        return f"its {what} {have} changed"
+        """Return that something of a task has changed."""
+        self._warn_of_change(
+            run.task.name, what, f"{run.described()} completed before, but its {what} has changed since"
+        )
+        return f"its {what} has changed"
 
     def _note_other_inputs(self, task: str, there: EarlierRun[TaskRun] | None) -> None:
         """Say that a call is a new one, although there has been a call in its place."""
-        if there is None or there.is_taken or self.resumption is None:
-            return
-        name = there.record.name
-        if self.resumption.is_strict:
-            raise ChangedSinceError(f"task run '{name}' completed before, but its arguments have changed since")
-        if (task, "arguments") not in self._warned:
-            self._warned.add((task, "arguments"))
-            _log.warning(
-                "task '%s' is called with arguments that no completed run of it had ('%s' had others)", task, name
+        if there is not None and not there.is_taken:
+            name = there.record.name
+            self._warn_of_change(
+                task,
+                "arguments",
+                f"task run '{name}' completed before, but the arguments have changed since: a new run",
             )
+
+    def _warn_of_change(self, task: str, what: str, text: str) -> None:
+        """Say once for each task that something of it has changed; raise it if nothing may have changed."""
+        if self.resumption is not None:
+            if self.resumption.is_strict:
+                raise ChangedSinceError(text)
+            if (task, what) not in self._warned:
+                self._warned.add((task, what))
+                _log.warning("%s", text)
 
     def subflow_call(self, flow: Flow[..., Any], parameters: Mapping[str, Any], wait_for: object) -> SubflowCall:
         """Return another call of a subflow; it has its state if it completed in an earlier attempt."""
@@ -281,7 +296,8 @@ class ActiveFlow:
             if earlier is not None and earlier.state is not None and earlier.record.inputs != inputs:
                 earlier = None
         call = SubflowCall(name, ordinal, inputs, earlier)
-        if earlier is not None and earlier.state is None and self.resumption is not None:
+        stands_alone = not arguments.find((parameters, wait_for), _RESULTS)  # so that nothing can have renewed it
+        if earlier is not None and earlier.state is None and stands_alone and self.resumption is not None:
             call.state = self.resumption.answer_flow(earlier, inputs, flow.code)
         return call
 

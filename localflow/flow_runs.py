@@ -16,7 +16,6 @@ from typing import TYPE_CHECKING, Any, Protocol, TypeAlias
 from localflow import arguments
 from localflow.active import ActiveFlow
 from localflow.calls import failed_state
-from localflow.code import is_changed
 from localflow.context import FlowContext, entered, flow_run_info
 from localflow.coroutines import in_thread, is_being_cancelled
 from localflow.errors import FlowDepthError, StoreError
@@ -101,8 +100,7 @@ class FlowCall:
         if left is not None and resumption is not None:
             self._sequence, self._state = left.run.sequence, left.run.name
             self._first_attempt = left.run.begun + 1
-            in_order = is_changed(record.code, left.run.record.code)
-            self.active.resume(resumption, self._first_attempt, *resumption.earlier(record.id, in_order=in_order))
+            self.active.resume(resumption, self._first_attempt, *resumption.earlier(record.id))
         self._final: State | None = None
         self._expires: object = None
         """Stands for the attempt that may still take too long."""

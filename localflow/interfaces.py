@@ -201,7 +201,10 @@ class StateStore(ABC):
 
     @abstractmethod
     def load_result(self, flow_run_id: str, number: int) -> Payload | None:
-        """Return the newest recorded result of a task run (of the flow run itself for number 0), or None."""
+        """Return the result that a task run (for number 0 the flow run itself) has last completed with.
+
+        None if it has not completed, or if that result was not recorded, whatever it had completed with before.
+        """
 
     @abstractmethod
     def find_cached(self, key: str, now: float) -> CachedResult | None:

@@ -29,8 +29,8 @@ class LiveRun:
 
     __slots__ = (
         "active", "answer", "args", "attempt", "begun", "blocker", "cache_key", "call", "caller", "cancelling",
-        "first_attempt", "future", "go", "in_hand", "is_new", "kwargs", "lane", "node", "note", "permit", "record",
-        "resolve", "sequence", "state", "task", "tolerated", "upstreams",
+        "first_attempt", "future", "go", "in_hand", "is_new", "kwargs", "lane", "node", "note", "outdated", "permit",
+        "record", "resolve", "sequence", "state", "task", "tolerated", "upstreams",
     )  # fmt: skip
 
     def __init__(
@@ -58,6 +58,8 @@ class LiveRun:
         """A state passed as an argument or in `wait_for` that had not completed."""
         self.is_new = True
         """Whether its record is still to be stored; it is there already if an earlier attempt of the flow made it."""
+        self.outdated: Sequence[TaskRun] = ()
+        """Records of earlier runs that are out of date when this one runs again."""
         self.answer: State | None = None
         """The state it completed with in an earlier process: it is not run again."""
         self.node = -1

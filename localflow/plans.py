@@ -6,6 +6,7 @@ from collections import defaultdict
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from localflow.code import code_of, is_changed, is_own
+from localflow.earlier import OUTDATED
 from localflow.states import (
     ENGINE_LOST,
     NOT_READY,
@@ -20,12 +21,20 @@ if TYPE_CHECKING:
     from localflow.recovery import Resumption
 
 
+_CHANGED = "its code has changed"
+
+
 class Step(NamedTuple):
     """What is to become of a task run."""
 
     run: TaskRun
     is_reused: bool
     reason: str
+
+    @property
+    def has_changed(self) -> bool:
+        """Whether it runs again because its code has changed."""
+        return self.reason == _CHANGED
 
 
 class Plan(NamedTuple):
@@ -84,7 +93,9 @@ def _reason_to_run(
     if resumption.is_wanted(record):
         return "asked for"
     if is_changed(codes.get(record.task, ""), record.code):
-        return "its code has changed"
+        return _CHANGED
+    if record.code == OUTDATED:
+        return "what it was built on has run again since"
     upstream = next((renewed[each] for each in record.upstreams if each in renewed), None)
     if upstream is not None:
         return f"its upstream '{upstream}' runs"

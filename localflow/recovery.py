@@ -14,6 +14,7 @@ from localflow.earlier import EarlierRun, EarlierRuns
 from localflow.errors import NotResumableError, RunClaimedError, RunNotFoundError, suggestion
 from localflow.failpoints import reach
 from localflow.interrupts import STOPS
+from localflow.liveness import mark_claimed
 from localflow.payloads import Stored
 from localflow.records import FlowRun, StateChange, TaskRun
 from localflow.states import (
@@ -30,7 +31,6 @@ if TYPE_CHECKING:
     from localflow.payloads import Payload
     from localflow.records import FlowRunSummary
 
-from localflow.liveness import mark_claimed
 
 _SETTLING_SECONDS = 2.0
 _SMALL_RESULT = 4096  # bytes that are kept rather than read again
@@ -79,6 +79,7 @@ class Resumption:
             if summary.flow_run.parent_id is not None:
                 self._children[summary.flow_run.parent_id].append(summary.flow_run)
         self._left: dict[str, LeftFlow] = {}
+        self._all: EarlierRuns[TaskRun] | None = None
         self._since: float | None = None
         self._root = root
         if again.from_task is not None:
@@ -99,12 +100,12 @@ class Resumption:
             self._left[flow_run_id] = _read(self._store, self._summaries[flow_run_id].flow_run)
         return self._left[flow_run_id]
 
-    def earlier(self, flow_run_id: str, *, in_order: bool) -> tuple[EarlierRuns[TaskRun], EarlierRuns[FlowRun]]:
+    def earlier(self, flow_run_id: str) -> tuple[EarlierRuns[TaskRun], EarlierRuns[FlowRun]]:
         """Return the calls that one of the flow runs has made, of tasks and of flows."""
-        runs: EarlierRuns[TaskRun] = EarlierRuns(in_order=in_order)
+        runs: EarlierRuns[TaskRun] = EarlierRuns()
         for run in self.left(flow_run_id).task_runs:
             runs.add(run.record.task, run.record.ordinal, run)
-        subflows: EarlierRuns[FlowRun] = EarlierRuns(in_order=in_order)
+        subflows: EarlierRuns[FlowRun] = EarlierRuns()
         counts: defaultdict[str, int] = defaultdict(int)
         for child in self._children[flow_run_id]:
             subflows.add(child.flow, counts[child.flow], self.left(child.id).run)
@@ -131,6 +132,21 @@ class Resumption:
             flow_run_id = pending.pop(0)
             yield from self.left(flow_run_id).task_runs
             pending += [child.id for child in self._children[flow_run_id]]
+
+    def outdate(self, run_id: str) -> list[TaskRun]:
+        """Do what `EarlierRuns.outdate` does for all flow runs of the tree."""
+        if self._all is None:
+            self._all = EarlierRuns()
+            for run in self.task_runs():
+                self._all.add(run.record.task, run.record.ordinal, run)
+        return self._all.outdate(run_id)
+
+    def ancestors(self, flow_run: FlowRun) -> Iterator[str]:
+        """Yield the ids of a flow run and of those that have called it."""
+        flow_run_id: str | None = flow_run.id
+        while flow_run_id is not None and flow_run_id in self._summaries:
+            yield flow_run_id
+            flow_run_id = self._summaries[flow_run_id].flow_run.parent_id
 
     def is_wanted(self, run: TaskRun) -> bool:
         """Return whether a run that completed was asked to run again."""
@@ -196,7 +212,10 @@ def claimed_run(
     claim = _claim(store, run)
     try:
         reach("claimed-run")
-        (summary,) = [each for each in store.list_flow_runs(root_id=run.id) if each.flow_run.id == run.id]
+        found = [each for each in store.list_flow_runs(root_id=run.id) if each.flow_run.id == run.id]
+        if not found:
+            raise RunNotFoundError(f"flow run '{run.name}' has been removed from {store.location}")
+        summary = found[0]
         lost = mark_claimed(store, run.id)
         if lost:
             tell(lost)

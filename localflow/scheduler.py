@@ -72,6 +72,7 @@ class Scheduler:
         """Take a call."""
         if run.is_new:
             self.unsaved.append(run.record)
+        self.unsaved.extend(run.outdated)
         if run.answer is not None:
             run.node = run.future._node = self._graph.add_ended(graph.COMPLETED)
             run.state = run.future._ending = run.answer

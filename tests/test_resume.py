@@ -248,7 +248,7 @@ def test_a_task_whose_code_has_changed_runs_again_with_its_downstream(
     ran = resumed_after(fix, 'note("first")', 'note("first"); n += 0', caplog)
 
     assert ran == ["first", "last", "second"]
-    assert "task run 'first-0' is run again: its code has changed since it completed" in caplog.text
+    assert "task run 'first-0' completed before, but its code has changed since" in caplog.text
 
 
 def test_a_function_that_a_task_calls_is_part_of_its_code(
@@ -276,11 +276,11 @@ def test_what_changes_nothing_of_the_code_makes_nothing_run_again(
 def test_arguments_that_have_changed_make_a_call_run_again(
     fix: Callable[[], None], caplog: pytest.LogCaptureFixture
 ) -> None:
-    """The flow's code has changed, so the call in its place is the same call with other arguments."""
+    """It is a run of its own: nothing that completed is lost, should a later call have its arguments."""
     assert resumed_after(fix, "second(first(n))", "second(first(n + 1))", caplog) == ["first", "last", "second"]
 
-    assert "task run 'first-0' is run again: its arguments have changed since it completed" in caplog.text
-    assert attempts() == {"first-0": 2, "second-0": 1, "second-1": 2, "last-0": 2}
+    assert "task run 'first-0' completed before, but arguments have changed since: a new run" in caplog.text
+    assert attempts() == {"first-0": 1, "first-1": 1, "second-0": 1, "second-1": 1, "second-2": 1, "last-0": 2}
 
 
 def test_strict_refuses_what_has_changed(fix: Callable[[], None]) -> None:
@@ -295,7 +295,7 @@ def test_strict_refuses_what_has_changed(fix: Callable[[], None]) -> None:
         finished = execute_again(flow, project, store, run, Again(is_strict=True))
 
     assert finished is not None
-    with pytest.raises(ChangedSinceError, match="its arguments have changed since"):
+    with pytest.raises(ChangedSinceError, match="arguments have changed since"):
         finished.state.result()
     assert noted() == []
 
@@ -602,6 +602,93 @@ def test_parameters_that_cannot_be_pickled_cannot_be_resumed() -> None:
 
     with pytest.raises(NotResumableError, match="its parameters could not be pickled"):
         main.resume("@last")
+
+
+def test_an_item_put_in_front_leaves_the_others_their_answers(fix: Callable[[], None]) -> None:
+    """Also if the code of the flow has changed by it."""
+    script = SCRIPT.replace("other = second(7)", "others = [second(n) for n in [1, 2, 3]]")
+    changed(script)()
+    noted()
+    fix()
+
+    assert changed(script.replace("[1, 2, 3]", "[0, 1, 2, 3]")).resume("@last").is_completed()
+    assert noted() == ["last", "second"]
+
+
+def test_what_is_out_of_date_stays_so_over_another_interruption(fix: Callable[[], None]) -> None:
+    """An upstream ran again, then the flow failed before what was built on it could."""
+    answers = [1, 2]
+    stops = [True, True, False]
+
+    @task
+    def source() -> int:
+        note("source")
+        return answers.pop(0)
+
+    @task
+    def built(value: int) -> int:
+        note("built")
+        return value * 10
+
+    @flow
+    def main() -> Any:
+        value = source()
+        if len(stops) == 2:
+            stops.pop(0)
+            raise RuntimeError("between")
+        result = built(value).result()
+        if stops.pop(0):
+            raise RuntimeError("at the end")
+        return result
+
+    assert main().is_failed()
+    assert main.resume("@last", rerun="source").is_failed()
+    assert noted() == ["built", "source", "source"]
+
+    assert str(plan_of(main)) == "reuse 1, run 1"
+    assert main.resume("@last").result() == 20
+    assert noted() == ["built"]
+
+
+def test_a_newer_completion_without_a_result_is_not_answered_by_an_older_one(fix: Callable[[], None]) -> None:
+    """The value of then is not that of now."""
+    values: list[Any] = [1, threading.Lock(), 3]
+
+    @task
+    def give() -> Any:
+        return values.pop(0)
+
+    @flow
+    def main() -> Any:
+        given = give().result()
+        return [given if isinstance(given, int) else 0, transform(20)]
+
+    main()
+    main.resume("@last", rerun="give")
+    fix()
+
+    assert main.resume("@last").result() == [3, 21]
+
+
+def test_a_subflow_is_called_again_if_what_it_is_given_was_run_again(fix: Callable[[], None]) -> None:
+    """Its own arguments say only which run they come from."""
+    values = [1, 2]
+
+    @task
+    def give() -> int:
+        return values.pop(0)
+
+    @flow
+    def double(value: int) -> int:
+        return 2 * value
+
+    @flow
+    def main() -> Any:
+        return transform(double(give()).result())
+
+    main()
+
+    assert main.resume("@last", rerun="give").result() == 5
 
 
 # -- as a property ---------------------------------------------------------------------------------------------------

@@ -143,7 +143,7 @@ class JsonStateStore(StateStore):
             return iter(directory.read(flow_run_id) if directory else ())
 
     def load_result(self, flow_run_id: str, number: int) -> Payload | None:
-        """Return the newest recorded result of a run."""
+        """Return the result that a run has last completed with, if it was recorded."""
         with self._read_lock:
             self._lifetime.check()
             directory = self._find(flow_run_id)

@@ -79,7 +79,7 @@ class MemoryStateStore(StateStore):
             return iter(run.records() if run else ())
 
     def load_result(self, flow_run_id: str, number: int) -> Payload | None:
-        """Return the newest recorded result of a run."""
+        """Return the result that a run has last completed with, if it was recorded."""
         with self._lock:
             self._lifetime.check()
             run = self._runs.get(flow_run_id)
@@ -150,6 +150,8 @@ class _RecordedRun:
         self._flow_changes: list[StateChange] = []
 
     def add_change(self, change: StateChange) -> None:
+        if change.type is StateType.COMPLETED:
+            self.results.pop(change.run.number, None)
         if change.result is not None:
             self.results[change.run.number] = change.result
             change = change._replace(result=None)

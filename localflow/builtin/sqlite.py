@@ -107,7 +107,7 @@ class SqliteStateStore(StateStore):
         return self._read(flow_run_id)
 
     def load_result(self, flow_run_id: str, number: int) -> Payload | None:
-        """Return the newest recorded result of a run."""
+        """Return the result that a run has last completed with, if it was recorded."""
         with self._reading() as reader:
             return reading.result(reader, flow_run_id, number)
 

@@ -71,7 +71,7 @@ def resume(
             output.say_line(f"resuming flow run {plan.flow_run.name!r} of {plan.flow_run.flow!r}: {plan}")
             _say_steps(plan)
         if strict:
-            changed = [step.run.name for step in plan.steps if "changed" in step.reason]
+            changed = [step.run.name for step in plan.steps if step.has_changed]
             if changed:
                 raise ChangedSinceError(
                     f"not resumed: code has changed since {', '.join(changed[:5])} completed; "

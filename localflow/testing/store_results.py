@@ -67,6 +67,15 @@ class ResultContract(StoreFixtures):
         assert first == Payload("pickle", b"old" * 100_000)
         assert store.load_result(flow_run.id, 1) == Payload("json", b'"new"')
 
+    def test_a_completion_without_a_result_has_none(self, store: StateStore) -> None:
+        """What the run had completed with before, in an earlier attempt, is not its result."""
+        flow_run = make_flow_run()
+        task_run = make_task_run(flow_run)
+        store.append([flow_run, task_run, make_completed(task_run, 1, result=Payload("json", b"1"))])
+        store.append([make_running(task_run, 2), make_completed(task_run, 3, result=None)])
+
+        assert store.load_result(flow_run.id, 1) is None
+
     def test_results_belong_to_their_run(self, store: StateStore) -> None:
         """Each task run and the flow run itself have results of their own, or none."""
         flow_run = make_flow_run()

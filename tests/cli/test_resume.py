@@ -236,7 +236,7 @@ def test_strict_refuses_changed_code_before_anything_runs(
     done = cli("resume", "@last")
     assert done.returncode == 0
     assert "run quick-0 and 2 more: its code has changed" in done.stderr
-    assert "task run 'quick-0' is run again: its code has changed since it completed" in done.stderr
+    assert "task run 'quick-0' completed before, but its code has changed since" in done.stderr
 
 
 def test_a_resumed_run_that_fails_again_says_so(cli: Cli, kill_in_the_middle: Callable[..., int]) -> None:

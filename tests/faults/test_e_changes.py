@@ -38,7 +38,7 @@ def main():
     ("old", "new", "runs", "why"),
     [
         ("note(\"clean\", value)", "note(\"clean\", value, 2)", ["clean 1 2", "store 1"], "its code has changed"),
-        ("clean(fetch(1))", "clean(fetch(2))", ["fetch 2", "clean 2", "store 2"], "its arguments have changed"),
+        ("clean(fetch(1))", "clean(fetch(2))", ["fetch 2", "clean 2", "store 2"], "arguments have changed since"),
         ("", "", ["store 1"], ""),
     ],
 )  # fmt: skip

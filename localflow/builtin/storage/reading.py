@@ -142,7 +142,7 @@ def log_entries(connection: sqlite3.Connection, run: RecordedRun, after: int) ->
 def result(connection: sqlite3.Connection, flow_run_id: str, number: int) -> Payload | None:
     """Return the newest recorded result of a run."""
     row = connection.execute(statements.READ_RESULT, (flow_run_id, number)).fetchone()
-    return _result_of(row) if row else None
+    return _result_of(row) if row and row[-1] is not None else None
 
 
 def cached_result(connection: sqlite3.Connection, key: Any, now: float) -> CachedResult | None:

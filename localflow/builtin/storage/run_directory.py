@@ -111,7 +111,7 @@ class RunDirectory:
         return list(self._summaries.read())
 
     def load_result(self, flow_run_id: str, number: int) -> Payload | None:
-        """Return the newest recorded result of a run."""
+        """Return the result that a run has last completed with, if it was recorded."""
         return self._results.load(flow_run_id, number)
 
     def find_cached(self, hint: Hint, now: float) -> CachedResult | None:

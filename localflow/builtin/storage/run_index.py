@@ -96,9 +96,14 @@ class Results:
 
     def _learn(self) -> None:
         for line in self._journal.new_lines():
-            if b'"result":' in line.content:
-                for flow_run_id, number, sequence in _results_in(line):
-                    self._places[flow_run_id, number] = line.place, sequence
+            if b"COMPLETED" in line.content:
+                with line.making_sense():
+                    for entry in line.entries():
+                        if entry.get("type") == "COMPLETED":
+                            run = entry["flow_run"], entry["number"]
+                            self._places.pop(run, None)  # a completion without a result has none, not the one before
+                            if "result" in entry:
+                                self._places[run] = line.place, entry["sequence"]
 
 
 def _results_in(line: Line) -> ResultEntries:

@@ -94,7 +94,7 @@ _SELECT_RESULTS = """
 READ_RESULT = (
     _SELECT_RESULTS
     + """
-    WHERE flow_run = (SELECT key FROM flow_runs WHERE id = ?) AND number = ? AND result_checksum IS NOT NULL
+    WHERE flow_run = (SELECT key FROM flow_runs WHERE id = ?) AND number = ? AND type = 'COMPLETED'
     ORDER BY sequence DESC LIMIT 1
 """
 )
