@@ -153,7 +153,7 @@ class ActiveFlow:
         if task.timeout_seconds is not None and not lane.executor.kills_on_timeout and not task.is_async:
             engine.lanes.warn_of_timeout(task.name, lane)
         ordinal = next(self._ordinals[task.name])
-        inputs = self._inputs.of(args, kwargs, wait_for)
+        inputs = self._inputs.of(args if task.owner is None else (task.owner, *args), kwargs, wait_for)
         found = arguments.find((args, kwargs), _INPUTS)
         resolve = bool(found)
         tolerated: frozenset[int] = frozenset()
@@ -288,7 +288,7 @@ class ActiveFlow:
     def subflow_call(self, flow: Flow[..., Any], parameters: Mapping[str, Any], wait_for: object) -> SubflowCall:
         """Return another call of a subflow; it has its state if it completed in an earlier attempt."""
         name = flow.name
-        inputs = self._inputs.of((), parameters, wait_for)
+        inputs = self._inputs.of(() if flow.owner is None else (flow.owner,), parameters, wait_for)
         ordinal = next(self._subflow_ordinals[name])
         earlier = None
         if self._earlier_subflows is not None:

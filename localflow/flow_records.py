@@ -127,6 +127,8 @@ def _packed(parameters: dict[str, Any]) -> Payload | None:
 
 def _whole_path(file: str, module: str | None) -> str:
     """Return the path of a module's file, which `python script.py` knows only as it was typed."""
+    if file.startswith("<"):  # stdin, a REPL
+        return file
     known = getattr(sys.modules.get(module or ""), "__file__", None)
     is_relative = known is not None and not Path(file).is_absolute() and Path(known).name == Path(file).name
     return str(Path(known).absolute()) if known is not None and is_relative else file

@@ -73,6 +73,8 @@ class DecoratedFunction(Generic[P, R]):
         self.run_name = checked_run_name(described, run_name, options.get(run_name))
         self.is_async = _is_async(plain)
         self.is_generator = inspect.isgeneratorfunction(plain) or inspect.isasyncgenfunction(plain)
+        self.owner: object = _owner(plain)
+        """What a method or partial has of its own beside the arguments of a call; None if nothing."""
         self.module: str | None = getattr(plain, "__module__", None)
         self.qualname: str = getattr(plain, "__qualname__", function_name(plain))
         if isinstance(self.run_name, str):
@@ -174,6 +176,13 @@ def function_name(fn: Callable[..., Any]) -> str:
     while isinstance(fn, functools.partial):
         fn = fn.func
     return getattr(fn, "__name__", type(fn).__name__)
+
+
+def _owner(fn: Callable[..., Any]) -> object:
+    if isinstance(fn, functools.partial):
+        return _owner(fn.func), fn.args, fn.keywords
+    owner = getattr(fn, "__self__", None)
+    return None if inspect.ismodule(owner) else owner
 
 
 def _is_async(fn: Callable[..., Any]) -> bool:

@@ -124,7 +124,11 @@ def codes_of_tasks(functions: Iterable[FunctionType | None]) -> dict[str, str]:
                     spaces[id(vars(value))] = vars(value)
     found: defaultdict[str, set[str]] = defaultdict(set)
     for space in spaces.values():
-        for value in list(space.values()):
+        values = list(space.values())
+        for kind in values:
+            if isinstance(kind, type) and is_own(kind.__module__):
+                values = [*values, *vars(kind).values()]
+        for value in values:
             if getattr(type(value), "kind", None) == "Task" and hasattr(value, "fn"):
                 found[value.name].add(code_of(value.fn))
     # Of two tasks of one name, which a run is of is known only when it is called.

@@ -7,14 +7,14 @@ from typing import TYPE_CHECKING
 from localflow.errors import RunNotFoundError, suggestion
 from localflow.history import FlowRunHistory
 from localflow.records import TaskRun
-from localflow.states import StateType
+from localflow.states import INTERRUPTED, StateType
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
 
     from localflow.history import RunHistory
     from localflow.interfaces import StateStore
-    from localflow.records import FlowRunSummary
+    from localflow.records import FlowRunSummary, StateChange
 
 LAST, LAST_FAILED = "@last", "@last-failed"
 
@@ -128,9 +128,13 @@ def _last(runs: Sequence[FlowRunSummary], reference: str) -> FlowRunSummary:
     if reference not in (LAST, LAST_FAILED):
         raise RunNotFoundError(f"{reference!r} means no run{suggestion(reference, (LAST, LAST_FAILED))}")
     for run in runs:
-        if run.flow_run.parent_id is None and (reference == LAST or (run.change and run.change.type in _FAILURES)):
+        if run.flow_run.parent_id is None and (reference == LAST or (run.change and _is_failure(run.change))):
             return run
-    raise RunNotFoundError("no flow run that failed or crashed is recorded")
+    raise RunNotFoundError("no flow run that failed, crashed or was interrupted is recorded")
+
+
+def _is_failure(change: StateChange) -> bool:
+    return change.type in _FAILURES or (change.type is StateType.CANCELLED and change.name == INTERRUPTED)
 
 
 def _listed(texts: Iterable[str]) -> str:

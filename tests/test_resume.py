@@ -279,7 +279,7 @@ def test_arguments_that_have_changed_make_a_call_run_again(
     """It is a run of its own: nothing that completed is lost, should a later call have its arguments."""
     assert resumed_after(fix, "second(first(n))", "second(first(n + 1))", caplog) == ["first", "last", "second"]
 
-    assert "task run 'first-0' completed before, but arguments have changed since: a new run" in caplog.text
+    assert "task run 'first-0' completed before, but the arguments have changed since: a new run" in caplog.text
     assert attempts() == {"first-0": 1, "first-1": 1, "second-0": 1, "second-1": 1, "second-2": 1, "last-0": 2}
 
 
@@ -689,6 +689,33 @@ def test_a_subflow_is_called_again_if_what_it_is_given_was_run_again(fix: Callab
     main()
 
     assert main.resume("@last", rerun="give").result() == 5
+
+
+def test_calls_of_methods_are_known_by_their_object(fix: Callable[[], None]) -> None:
+    """A method's object is one of its arguments."""
+
+    class Source:
+        def __init__(self, place: str) -> None:
+            self.place = place
+
+        @task
+        def read(self) -> str:
+            note(self.place)
+            return self.place
+
+    order = [["Oslo", "Rome"], ["Rome", "Nice", "Oslo"]]
+
+    @flow
+    def main() -> Any:
+        read = [Source(place).read().result() for place in order.pop(0)]
+        return [*read, transform(20)]
+
+    main()
+    noted()
+    fix()
+
+    assert main.resume("@last").result() == ["Rome", "Nice", "Oslo", 21]
+    assert noted() == ["Nice", "transform20"]
 
 
 # -- as a property ---------------------------------------------------------------------------------------------------

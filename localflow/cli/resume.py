@@ -99,6 +99,7 @@ def _print_plan(plan: Plan) -> None:
     rows = [[step.run.name, "reuse" if step.is_reused else "run", step.reason] for step in plan.steps]
     if rows:
         output.print_table(["TASK RUN", "PLAN", "REASON"], rows)
+    output.say_line("what the flow calls beside these shows when it runs")
 
 
 def _say_steps(plan: Plan) -> None:

@@ -79,7 +79,7 @@ def test_an_empty_store_and_one_without_failures_say_so() -> None:
         with pytest.raises(RunNotFoundError, match="no flow run is recorded in memory"):
             find_flow_run(store, "@last")
         store.append([OLD])
-        with pytest.raises(RunNotFoundError, match="no flow run that failed or crashed is recorded"):
+        with pytest.raises(RunNotFoundError, match="no flow run that failed, crashed or was interrupted is recorded"):
             find_flow_run(store, "@last-failed")
 
 
