@@ -1,9 +1,13 @@
 """A fingerprint of what a function does, by which `resume` notices that its code has changed.
 
-It covers the function's compiled body and defaults, and whatever of the user's own code it names: functions and classes
-of its module or of other modules that are not installed, and from there on; and constants of its module that stand
-there as literals. Not what is computed when a module is loaded, which may be another at every start; not the names of
-files nor line numbers, so code may be moved; not comments. Nothing of the user's is run.
+It covers the function's compiled body, defaults and decorators, and whatever of the user's own code it names: classes
+with their bases, functions, and containers of these, of its module or of other modules that are not installed, and
+from there on; and what stands in the source where a name of a module or a member of a class is given its value.
+
+That is the text of the source, not the value, which may be another at every start or change while tasks run: in the
+places of `time.time()`, of a connection that is opened late, of a counter. A false change would run completed work
+again, which is worse than to miss one. The names of files and line numbers do not count, so code may be moved; nor do
+comments, docstrings and the options of @task and @flow. Nothing of the user's is run.
 
 Python compiles to other code in each of its versions, so fingerprints made under two versions cannot be compared.
 """
@@ -11,22 +15,26 @@ Python compiles to other code in each of its versions, so fingerprints made unde
 from __future__ import annotations
 
 import functools
-import linecache
 import os
 import sys
 import weakref
 from types import CodeType, FunctionType, MethodType, ModuleType
 from typing import TYPE_CHECKING, Any
 
+from localflow.bytecode import ATOMS, compiled, names_in, settled, shown, stored
+from localflow.sources import source_of
+
 if TYPE_CHECKING:
-    import ast
-    from collections.abc import Callable, Mapping
+    from collections.abc import Callable, Iterable, Mapping
+
+    from localflow.sources import Expression
+
+    Space = dict[str, Any]  # the names of a module
 
 _VERSION = f"{sys.version_info.major}.{sys.version_info.minor}:"
 _DIGEST_BYTES = 8
-_MOST = 1000  # functions and classes that are looked into for one fingerprint
+_MOST = 1000  # functions, classes and names that are looked into for one fingerprint; items of a container likewise
 _STANDARD_LIBRARY = os.path.dirname(os.path.realpath(os.__file__))  # noqa: PTH120 - a str in, a str out
-_ATOMS = (bool, int, float, complex, str, bytes, type(None), type(Ellipsis))
 
 
 def code_of(function: Callable[..., Any], *, with_tasks: bool = True) -> str:
@@ -37,13 +45,17 @@ def code_of(function: Callable[..., Any], *, with_tasks: bool = True) -> str:
         with_tasks: whether the code of tasks that it names is part of it, as for a task, where they are plain
             functions; a flow only makes runs of them.
     """
-    plain = _plain(function)
-    if plain is None:
+    value: Any = function
+    while isinstance(value, (MethodType, staticmethod, classmethod)):
+        value = value.__func__
+    if _unwrapped(value)[0] is None:
         return ""
+    if type(value) not in _HASHED_BY_IDENTITY:
+        return _VERSION + _Reader(with_tasks).read(value)
     known = _known if with_tasks else _known_flows
-    code = known.get(plain)
+    code = known.get(value)
     if code is None:
-        code = known[plain] = _VERSION + _Reader(with_tasks).read(plain)
+        code = known[value] = _VERSION + _Reader(with_tasks).read(value)
     return code
 
 
@@ -66,128 +78,221 @@ def is_own(module: str | None) -> bool:
     return _is_own_file(file)
 
 
+_CONTAINERS = (dict, list, tuple, set, frozenset)
+_HASHED_BY_IDENTITY = (FunctionType, functools.partial, type(functools.lru_cache(lambda: None)))
 #: Fingerprints of functions met before: to make one takes about a tenth of a millisecond.
-_known: weakref.WeakKeyDictionary[FunctionType, str] = weakref.WeakKeyDictionary()
-_known_flows: weakref.WeakKeyDictionary[FunctionType, str] = weakref.WeakKeyDictionary()
+_known: weakref.WeakKeyDictionary[Any, str] = weakref.WeakKeyDictionary()
+_known_flows: weakref.WeakKeyDictionary[Any, str] = weakref.WeakKeyDictionary()
 
 
 class _Reader:
     def __init__(self, with_tasks: bool) -> None:
         self._with_tasks = with_tasks
-        self._seen: set[int] = set()
-        self._pending: list[tuple[str, Any]] = []
+        self._seen: set[Any] = set()
+        self._pending: list[tuple[str, Any, Space]] = []
         self._parts: list[str] = []
 
-    def read(self, function: FunctionType) -> str:
+    def read(self, value: Any) -> str:
         from hashlib import blake2b  # which loads OpenSSL
 
-        self._add("", function)
+        plain, wrappers = _unwrapped(value)
+        assert plain is not None
+        self._add("", plain, plain.__globals__)
+        self._wrappers(plain, wrappers)
+        if isinstance(value, functools.partial):
+            self._parts.append(shown((value.args, value.keywords)))
         while self._pending:
-            name, value = self._pending.pop(0)
+            name, found, space = self._pending.pop(0)
             self._parts.append(f"<{name}>")
-            if isinstance(value, FunctionType):
-                self._function(value)
-            elif isinstance(value, type):
-                for member, content in sorted(vars(value).items()):
-                    self._member(member, content)
+            if isinstance(found, FunctionType):
+                self._function(found)
+            elif isinstance(found, type):
+                self._class(found, space)
             else:
-                self._parts.append(str(value))
+                self._given(name, space)
         text = "\n".join(self._parts)
         return blake2b(text.encode("utf-8", "surrogatepass"), digest_size=_DIGEST_BYTES).hexdigest()
 
-    def _add(self, name: str, value: Any) -> None:
-        if id(value) not in self._seen and len(self._seen) < _MOST:
-            self._seen.add(id(value))
-            self._pending.append((name, value))
+    def _add(self, name: str, value: Any, space: Space) -> None:
+        key = id(value) if value is not None else (name, id(space))
+        if key not in self._seen and len(self._seen) < _MOST:
+            self._seen.add(key)
+            self._pending.append((name, value, space))
 
     def _function(self, function: FunctionType) -> None:
-        self._code(function.__code__)
-        self._parts.append(_shown((function.__defaults__, function.__kwdefaults__)))
-        for cell in function.__closure__ or ():
+        code, space = function.__code__, function.__globals__
+        self._parts.append(compiled(code))
+        defaults = (function.__defaults__, function.__kwdefaults__)
+        written = None
+        if any(not isinstance(each, (bool, type(None))) for each in _flat(defaults)) and _is_own_space(space):
+            written = source_of(space).defaults.get(code.co_qualname)
+        if written is None:
+            self._parts.append(shown(defaults))
+        else:
+            self._written(written, space)
+        for name, cell in zip(code.co_freevars, function.__closure__ or (), strict=False):
             try:
-                self._value("cell", cell.cell_contents)
+                value = cell.cell_contents
             except ValueError:  # nothing has been put in yet
                 continue
-        names = function.__globals__
-        literals: Mapping[str, str] | None = None
-        for name in _names(function.__code__):
-            if name not in names:
-                continue
-            value = names[name]
-            if isinstance(value, ModuleType):
-                self._module(value, function.__code__)
-            elif not self._value(name, value):
-                if literals is None:
-                    literals = _literals(names) if is_own(names.get("__name__")) else {}
-                if name in literals:
-                    self._parts.append(f"{name} = {literals[name]}")
+            if isinstance(value, ATOMS):
+                if _is_settled(name, function):
+                    self._parts.append(f"{name} = {shown(value)}")
+            else:
+                self._value("cell", value, space)
+        self._names(names_in(code), space)
 
-    def _value(self, name: str, value: Any) -> bool:
-        """Take code that a function names; return whether it is code."""
+    def _names(self, names: tuple[str, ...], space: Space) -> None:
+        for name in names:
+            if name in space:
+                self._name(name, name, space, names)
+
+    def _name(self, label: str, name: str, space: Space, names: tuple[str, ...]) -> None:
+        """Take a name of a module, and if it is a module itself, those of it that are among the names."""
+        value = space[name]
+        if isinstance(value, ModuleType):
+            key = (id(value), names)
+            if is_own(value.__name__) and key not in self._seen and len(self._seen) < _MOST:
+                self._seen.add(key)
+                for each in names:
+                    if each in vars(value):
+                        self._name(f"{value.__name__}.{each}", each, vars(value), names)
+            return
+        stands = isinstance(value, FunctionType) and value.__name__ == name and not _has_inner(value)
+        if stands or _is_task(value) or not _is_own_space(space):
+            self._value(label, value, space)
+            return
+        if isinstance(value, type) and not is_own(value.__module__):
+            return
+        source = source_of(space)
+        if name in source.imported or not _is_put_in_later(source.given.get(name, [])):
+            self._value(label, value, space)
+        self._add(name, None, space)
+
+    def _given(self, name: str, space: Space) -> None:
+        """Take the statements that give a name its value, in the module that it is imported from if it is."""
+        source = source_of(space)
+        self._written(source.given.get(name, ()), space)
+        origins = [source.imported[name]] if name in source.imported else [] if name in source.given else source.stars
+        for module, original in origins:
+            found = sys.modules.get(_absolute(module, space))
+            if found is not None and is_own(found.__name__) and (original or name) in vars(found):
+                self._add(original or name, None, vars(found))
+
+    def _written(self, expressions: Iterable[Expression], space: Space) -> None:
+        for expression in expressions:
+            self._parts.append(expression.text)
+            self._names(expression.names, space)
+
+    def _value(self, label: str, value: Any, space: Space) -> None:
+        """Take code of the user, or what a container holds of it."""
         if _is_task(value) and not self._with_tasks:
-            return True
-        plain = _plain(value)
-        if plain is not None:
-            if is_own(plain.__module__):
-                self._add(name, plain)
-            return True
+            return
         if isinstance(value, type):
             if is_own(value.__module__):
-                self._add(name, value)
-            return True
-        if name == "cell" and isinstance(value, _ATOMS):
-            self._parts.append(_shown(value))
-        return False
+                self._add(label, value, _space_of(value, space))
+        elif isinstance(value, _CONTAINERS):
+            self._container(label, value, space)
+        else:
+            plain, wrappers = _unwrapped(value)
+            if plain is not None:
+                if _is_own_space(plain.__globals__):
+                    self._add(label, plain, plain.__globals__)
+                self._wrappers(plain, wrappers)
 
-    def _module(self, module: ModuleType, code: CodeType) -> None:
-        if is_own(module.__name__):
-            for name in _names(code):
-                value = vars(module).get(name)
-                if value is not None and not isinstance(value, ModuleType):
-                    self._value(f"{module.__name__}.{name}", value)
+    def _wrappers(self, plain: FunctionType, wrappers: list[FunctionType]) -> None:
+        """Take what is around a function: its decorators as they are written, or else the wrappers themselves."""
+        if not wrappers:
+            return
+        space = plain.__globals__
+        decorators: list[Expression] = []
+        if _is_own_space(space):
+            decorators = source_of(space).decorators.get(plain.__code__.co_qualname, [])
+        decorators = [each for each in decorators if not _is_ours(each, space)]
+        self._written(decorators, space)
+        own = [each for each in wrappers if _is_own_space(each.__globals__)]
+        if len(decorators) < len(wrappers):
+            for wrapper in own:
+                self._add("wrapper", wrapper, wrapper.__globals__)
 
-    def _member(self, name: str, content: Any) -> None:
+    def _container(self, label: str, value: Any, space: Space, depth: int = 2) -> None:
+        """Take functions and classes that stand in a module by themselves: others may have come in while tasks ran."""
+        if len(value) > _MOST:
+            return
+        found: list[tuple[str, Any]] = []
+        for each in list(value.values() if isinstance(value, dict) else value):
+            if isinstance(each, _CONTAINERS):
+                if depth > 1:
+                    self._container(label, each, space, depth - 1)
+                continue
+            code = each if isinstance(each, type) else _unwrapped(each)[0]
+            if code is not None and "<" not in code.__qualname__:
+                found.append((f"{code.__module__}.{code.__qualname__}", each))
+        for _, each in sorted(found, key=lambda pair: pair[0]):
+            self._value(label, each, space)
+
+    def _class(self, value: type, space: Space) -> None:
+        for base in (*value.__bases__, type(value)):
+            self._value("base", base, space)
+        source = source_of(space)
+        body = source.bodies.get(value.__qualname__)
+        if body is not None:
+            self._written(source.decorators.get(value.__qualname__, ()), space)
+            self._written(body, space)
+        for name, content in sorted(vars(value).items()):
+            if body is None and isinstance(content, ATOMS) and not name.startswith("__"):
+                self._parts.append(f"{name} = {shown(content)}")
+            self._member(name, content, space, value, generated=body is None)
+
+    def _member(self, name: str, content: Any, space: Space, owner: type, *, generated: bool) -> None:
+        """Take code of a class; what a decorator of it has generated only if there is no source to make it from."""
         if isinstance(content, property):
             for each in (content.fget, content.fset, content.fdel):
-                self._member(name, each)
-        elif isinstance(content, (staticmethod, classmethod)):
-            self._member(name, content.__func__)
-        elif isinstance(content, FunctionType):
-            self._parts.append(name)
-            self._function(content)
-        elif isinstance(content, _ATOMS) and not name.startswith("__"):
-            self._parts.append(f"{name} = {_shown(content)}")
-
-    def _code(self, code: CodeType) -> None:
-        self._parts.append(
-            f"{code.co_code.hex()} {code.co_names} {code.co_varnames} {code.co_freevars} {code.co_flags} "
-            f"{code.co_argcount} {code.co_posonlyargcount} {code.co_kwonlyargcount}"
-        )
-        documentation = code.co_consts[0] if code.co_consts and isinstance(code.co_consts[0], str) else None
-        for constant in code.co_consts:
-            if isinstance(constant, CodeType):
-                self._code(constant)
-            elif constant is not documentation:
-                self._parts.append(_shown(constant))
+                self._member(name, each, space, owner, generated=generated)
+        elif isinstance(content, functools.cached_property):
+            self._member(name, content.func, space, owner, generated=generated)
+        elif isinstance(content, type):
+            if content.__qualname__.rpartition(".")[0] == owner.__qualname__:
+                self._value(name, content, space)
+        elif not isinstance(content, _CONTAINERS):
+            plain, _ = _unwrapped(content)
+            if plain is not None and (generated or not plain.__code__.co_filename.startswith("<")):
+                self._value(name, content, space)
 
 
-def _plain(value: Any) -> FunctionType | None:
-    """Return the function inside decorators, partials, methods, tasks and callable objects; None if there is none."""
+def _unwrapped(value: Any) -> tuple[FunctionType | None, list[FunctionType]]:
+    """Return the function inside decorators, partials, methods and tasks, or None; and functions around it."""
+    wrappers: list[FunctionType] = []
     for _ in range(100):
-        if isinstance(value, FunctionType):
-            inner = getattr(value, "__wrapped__", None)
-            if inner is None:
-                return value
-            value = inner
-        elif isinstance(value, functools.partial):
+        if isinstance(value, functools.partial):
             value = value.func
         elif isinstance(value, (MethodType, staticmethod, classmethod)):
             value = value.__func__
         elif _is_task(value):
             value = value.fn
+        elif _has_inner(value):
+            if isinstance(value, FunctionType):
+                wrappers.append(value)
+            value = _attributes(value)["__wrapped__"]
         else:
             break
-    return None
+    return (value if isinstance(value, FunctionType) else None), wrappers
+
+
+def _attributes(value: Any) -> Mapping[str, Any]:
+    try:
+        found = object.__getattribute__(value, "__dict__")
+    except AttributeError:
+        return {}
+    return found if isinstance(found, dict) else {}
+
+
+def _has_inner(value: Any) -> bool:
+    return not isinstance(value, (type, ModuleType)) and "__wrapped__" in _attributes(value)
+
+
+def _flat(defaults: tuple[tuple[Any, ...] | None, dict[str, Any] | None]) -> list[Any]:
+    return [*(defaults[0] or ()), *(defaults[1] or {}).values()]
 
 
 def _is_task(value: Any) -> bool:
@@ -195,71 +300,57 @@ def _is_task(value: Any) -> bool:
     return getattr(kind, "kind", None) == "Task" and kind.__module__.startswith("localflow.")
 
 
-@functools.lru_cache(maxsize=1024)
-def _names(code: CodeType) -> tuple[str, ...]:
-    """Return the names that code and the functions inside it use, attributes among them."""
-    names = set(code.co_names)
-    for constant in code.co_consts:
-        if isinstance(constant, CodeType):
-            names.update(_names(constant))
-    return tuple(sorted(names))
+def _is_own_space(space: Space) -> bool:
+    return is_own(space.get("__name__"))
 
 
-def _literals(module: dict[str, Any]) -> Mapping[str, str]:
-    """Return what stands as a literal in the source of a module, by the name it is given there and nowhere else."""
-    file = module.get("__file__")
-    lines = linecache.getlines(file, module) if isinstance(file, str) else []
-    return _literals_in("".join(lines)) if lines else {}
+def _space_of(value: type, space: Space) -> Space:
+    if space.get("__name__") == value.__module__:
+        return space
+    return vars(sys.modules[value.__module__]) if value.__module__ in sys.modules else {}
 
 
-@functools.lru_cache(maxsize=64)
-def _literals_in(source: str) -> Mapping[str, str]:
-    import ast  # which most code does not need
-
-    try:
-        body = ast.parse(source).body
-    except (SyntaxError, ValueError, RecursionError):
-        return {}
-    found: dict[str, str] = {}
-    given: set[str] = set()
-    for statement in body:
-        if isinstance(statement, ast.Assign):
-            targets = statement.targets
-        elif isinstance(statement, (ast.AnnAssign, ast.AugAssign)):
-            targets = [statement.target]
-        else:
-            continue
-        for target in targets:
-            if not isinstance(target, ast.Name):
-                continue
-            name, value = target.id, statement.value
-            if name in given or value is None or isinstance(statement, ast.AugAssign) or not _is_literal(value):
-                found.pop(name, None)
-            else:
-                found[name] = ast.dump(value)
-            given.add(name)
-    return found
+def _absolute(module: str, space: Space) -> str:
+    bare = module.lstrip(".")
+    if bare == module:
+        return module
+    package = str(space.get("__package__") or "").split(".")
+    return ".".join([*package[: len(package) - (len(module) - len(bare) - 1)], *filter(None, [bare])])
 
 
-def _is_literal(value: ast.expr) -> bool:
-    import ast
+def _is_ours(decorator: Expression, space: Space) -> bool:
+    """Return whether a decorator is one of localflow's, whose options do not count."""
+    value: Any = space.get(decorator.callee[0]) if decorator.callee else None
+    for name in (*decorator.callee[1:], ""):
+        module = value.__name__ if isinstance(value, ModuleType) else type(value).__module__
+        if f"{value.__module__ if isinstance(value, FunctionType) else module}.".startswith("localflow."):
+            return True
+        value = _attributes(value).get(name)
+    return False
 
-    try:
-        ast.literal_eval(value)
-    except (ValueError, TypeError, SyntaxError, MemoryError, RecursionError):
-        return False
-    return True
+
+def _is_put_in_later(given: list[Expression]) -> bool:
+    """Return whether a name is None when its module has been loaded, so that what it is depends on when one looks."""
+    return bool(given) and all(each.text.endswith(" Constant(value=None)") for each in given)
 
 
-def _shown(value: Any) -> str:
-    """Return a constant as text that is the same in every process."""
-    if isinstance(value, frozenset):
-        return f"frozenset({sorted(map(_shown, value))})"
-    if isinstance(value, tuple):
-        return f"({', '.join(map(_shown, value))})"
-    if isinstance(value, dict):
-        return f"{{{', '.join(f'{_shown(key)}: {_shown(item)}' for key, item in value.items())}}}"
-    return f"{type(value).__name__} {value!r}" if type(value) in _ATOMS else type(value).__name__
+def _is_settled(name: str, function: FunctionType) -> bool:
+    """Return whether a variable of an enclosing function is its argument or a constant, and not computed or counted."""
+    first, *rest = function.__code__.co_qualname.replace(".<locals>", "").split(".")
+    found = function.__globals__.get(first)
+    while rest and isinstance(found, type):
+        found = vars(found).get(rest.pop(0))
+    enclosing = _unwrapped(found)[0]
+    codes = [enclosing.__code__] if enclosing is not None else []
+    for part in rest[:-1] if codes else ():
+        inner = [each for each in codes[-1].co_consts if isinstance(each, CodeType) and each.co_name == part]
+        if not inner:
+            break
+        codes.append(inner[0])
+    for code in reversed(codes):
+        if name in code.co_cellvars:
+            return name in settled(code)
+    return name not in stored(function.__code__)
 
 
 @functools.lru_cache(maxsize=512)
