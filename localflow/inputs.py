@@ -1,36 +1,43 @@
 """A fingerprint of what a task or flow was called with, by which `resume` tells one call from another.
 
-It is made at every call, so it is quick: a microsecond or two for plain values, and large ones that are passed again
-and again are looked at once. It runs none of the user's code. Values of the built-in and standard types, arrays and
-tables count by their content, objects of other classes by their attributes, everything else (connections, locks,
-generators) by its type alone. A future counts as the run it belongs to, not as the data it will have.
+It is made at every call, so it is quick: a microsecond or two for plain values. What cannot be changed in place and is
+passed again and again is looked at once, everything else at each call. A fingerprint that ends with `~` is vague:
+something in the call counts by its type alone, so that another call may have the same one. A future counts as the run
+it belongs to, not as the data it will have.
 """
 
 from __future__ import annotations
 
-import enum
-import types
-from contextlib import suppress
-from struct import pack
-from typing import TYPE_CHECKING, Any
+import sys
+import threading
+from typing import TYPE_CHECKING, Any, NamedTuple
 
-from localflow.arguments import Marker
-from localflow.code import code_of
-from localflow.futures import TaskFuture
-from localflow.states import State
+from localflow.input_values import LONG, QUICK, Encoder, TooMuchError, digest, type_name
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Mapping
+    import weakref
+    from collections.abc import Iterable, Mapping
 
 #: The fingerprint of a call without arguments.
 NO_INPUTS = "0"
+#: What a vague fingerprint ends with.
+VAGUE = "~"
 
 _DIGEST_BYTES = 8
-_DEPTH = 50
 _LARGE = 200  # parts of a value from which on it is kept in mind
-_MOST_PARTS = 500_000  # of one call; what has more counts by its type and length
-_MOST_BYTES = 64 << 20  # of one text or array; of what is longer its ends count
 _KEPT = 4
+_MOST_KEPT = 4 << 20  # bytes, about; what is larger is not kept alive
+
+
+class _Known(NamedTuple):
+    value: object
+    """Kept, for an id is used again once its object is gone."""
+    encoded: bytes
+    is_vague: bool
+
+
+class KnownInputs(dict[int, _Known]):
+    """Values that have been looked at, by id: those that go to each run of a map."""
 
 
 class InputPrints:
@@ -40,216 +47,91 @@ class InputPrints:
         from hashlib import blake2b  # which loads OpenSSL
 
         self._hash = blake2b
-        # Large values by id; with the values themselves, for an id is used again once its object is gone.
-        self._large: dict[int, tuple[object, bytes]] = {}
+        self._lock = threading.Lock()
+        self._fixed = KnownInputs()
+        self._arrays: dict[int, tuple[weakref.ref[Any], bytes]] = {}
 
-    def of(self, args: tuple[Any, ...], kwargs: Mapping[str, Any], wait_for: object = None) -> str:
-        """Return the fingerprint of a call."""
+    def of(
+        self,
+        args: tuple[Any, ...],
+        kwargs: Mapping[str, Any],
+        wait_for: object = None,
+        known: KnownInputs | None = None,
+    ) -> str:
+        """Return the fingerprint of a call; it ends with `~` if it is vague.
+
+        Args:
+            args: the positional arguments.
+            kwargs: the other ones.
+            wait_for: what the call waits for.
+            known: values among all these that have been looked at; they count as they were then.
+        """
         if not args and not kwargs and wait_for is None:
             return NO_INPUTS
-        parts = [self._value(value) for value in args]
-        if kwargs:
-            parts.append(b"=")
-            parts += [b"%b:%b" % (name.encode(), self._value(kwargs[name])) for name in sorted(kwargs)]
-        if wait_for is not None:
-            parts.append(b"w%b" % self._value(wait_for))
-        return self._hash(b"".join(parts), digest_size=_DIGEST_BYTES).hexdigest()
+        encoder = None
+        parts = []
+        values = (
+            args if not kwargs and wait_for is None else (*args, *map(kwargs.__getitem__, sorted(kwargs)), wait_for)
+        )
+        for value in values:
+            kind = type(value)
+            quick = QUICK.get(kind)
+            if quick is not None and (kind is not str or len(value) < LONG):
+                parts.append(quick(value))
+                continue
+            if encoder is None:
+                encoder = Encoder(self._arrays)
+            parts.append(self._encoded(value, encoder, known))
+        if values is not args:
+            parts.insert(len(args), b"=%d;" % len(kwargs) + b"".join(b"%b:" % name.encode() for name in sorted(kwargs)))
+        fingerprint = self._hash(b"".join(parts), digest_size=_DIGEST_BYTES).hexdigest()
+        return fingerprint + VAGUE if encoder is not None and encoder.is_vague else fingerprint
 
-    def _value(self, value: object) -> bytes:
-        quick = _QUICK.get(type(value))
-        if quick is not None:
-            return quick(value)
-        known = self._large.get(id(value))
-        if known is not None:
-            return known[1]
-        encoder = _Encoder()
+    def known(self, values: Iterable[object]) -> KnownInputs:
+        """Look at values that go to many calls, and return what is to be passed to `of` for each of these."""
+        found = KnownInputs()
+        for value in values:
+            if type(value) not in QUICK or (type(value) is str and len(value) >= LONG):
+                encoder = Encoder(self._arrays)
+                found[id(value)] = _Known(value, self._encoded(value, encoder, None), encoder.is_vague)
+        return found
+
+    def _encoded(self, value: Any, encoder: Encoder, known: KnownInputs | None) -> bytes:
+        found = known.get(id(value)) if known else None
+        if found is None:
+            found = self._fixed.get(id(value))
+        if found is not None:
+            encoder.is_vague |= found.is_vague
+            return found.encoded
+        was_vague, encoder.is_vague, encoder.is_changeable = encoder.is_vague, False, False
+        parts, size = encoder.parts, encoder.bytes
         try:
-            encoded = encoder.encode(value, 0)
-        except Exception:  # it has too many parts, or is of a class that does not let itself be looked at
-            size = len(value) if type(value) in (list, tuple, dict, set, frozenset) else 0  # type: ignore[arg-type]
-            encoded = b"!%b%d;" % (_type_name(type(value)), size)
-        if encoder.parts >= _LARGE:
-            encoded = b"#" + self._hash(encoded, digest_size=16).digest()
-            if len(self._large) >= _KEPT:
-                del self._large[next(iter(self._large))]
-            self._large[id(value)] = value, encoded
+            encoded = encoder.encode(value)
+        except Exception as error:  # it has too many parts, or is of a class that does not let itself be looked at
+            length = len(value) if type(value) in (list, tuple, dict, set, frozenset) else 0
+            encoder.restart()
+            return b"!%b%d;%b" % (type_name(type(value)), length, b"+" if isinstance(error, TooMuchError) else b"")
+        size = len(value) if type(value) is str else encoder.bytes - size
+        if not encoder.is_changeable and (encoder.parts - parts >= _LARGE or size >= LONG):
+            encoded = b"#" + digest(encoded)
+            if _size(value, _MOST_KEPT) <= _MOST_KEPT:
+                self._keep(value, _Known(value, encoded, encoder.is_vague))
+        encoder.is_vague |= was_vague
         return encoded
 
-
-class _TooMuchError(Exception):
-    """A value has too many parts."""
-
-
-def _text(tag: bytes, data: bytes | memoryview) -> bytes:
-    if len(data) <= 64:
-        return b"%b%d:%b" % (tag, len(data), bytes(data))
-    from hashlib import blake2b
-
-    ends = (data,) if len(data) <= _MOST_BYTES else (data[: _MOST_BYTES // 2], data[-_MOST_BYTES // 2 :])
-    digest = blake2b(digest_size=16)
-    for each in ends:
-        digest.update(each)
-    return b"%b%d#%b" % (tag, len(data), digest.digest())
+    def _keep(self, value: object, known: _Known) -> None:
+        with self._lock:
+            if len(self._fixed) >= _KEPT:
+                del self._fixed[next(iter(self._fixed))]
+            self._fixed[id(value)] = known
 
 
-#: Every encoding begins with a tag and says where it ends, so a row of them reads in one way only.
-_QUICK: dict[type, Callable[[Any], bytes]] = {
-    type(None): lambda value: b"N",
-    bool: lambda value: b"T" if value else b"F",
-    int: lambda value: b"i%x;" % value,
-    float: lambda value: pack(">cd", b"f", value),
-    str: lambda value: _text(b"s", value.encode("utf-8", "surrogatepass")),
-    TaskFuture: lambda value: b"r%b;" % value.task_run_id.encode(),
-}
-
-#: Classes whose `repr` says all; by name, for most programs import few of them.
-_BY_REPR = frozenset(
-    {
-        b"builtins.complex", b"builtins.range", b"builtins.slice", b"builtins.ellipsis", b"builtins.NotImplementedType",
-        b"datetime.datetime", b"datetime.date", b"datetime.time", b"datetime.timedelta", b"datetime.timezone",
-        b"decimal.Decimal", b"fractions.Fraction", b"uuid.UUID", b"re.Pattern", b"pathlib.PurePosixPath",
-        b"pathlib.PureWindowsPath", b"pathlib.PosixPath", b"pathlib.WindowsPath", b"pathlib._local.PosixPath",
-        b"pathlib._local.WindowsPath", b"pathlib._local.PurePosixPath", b"pathlib._local.PureWindowsPath",
-    }
-)  # fmt: skip
-
-
-class _Encoder:
-    def __init__(self) -> None:
-        self.parts = 0
-
-    def encode(self, value: Any, depth: int) -> bytes:
-        kind = type(value)
-        quick = _QUICK.get(kind)
-        if quick is not None:
-            return quick(value)
-        self.parts += 1
-        if self.parts > _MOST_PARTS:
-            raise _TooMuchError
-        if depth >= _DEPTH:
-            return b"!%b;" % _type_name(kind)
-        deeper = depth + 1
-        if kind is list or kind is tuple:
-            return b"%b%d:%b" % (b"l" if kind is list else b"t", len(value), b"".join(self._each(value, deeper)))
-        if kind is dict:
-            return self._dict(value, deeper)
-        if kind is set or kind is frozenset:
-            return b"e%d:%b" % (len(value), b"".join(sorted(self._each(value, deeper))))
-        if _type_name(kind) in _BY_REPR:
-            return _text(b"p", f"{kind.__name__} {value!r}".encode("utf-8", "surrogatepass"))
-        if kind is bytes or kind is bytearray or kind is memoryview:
-            return self._bytes(value)
-        return self._other(value, kind, deeper)
-
-    def _each(self, items: Iterable[Any], depth: int) -> list[bytes]:
-        quick, encode = _QUICK.get, self.encode
-        encoded = [one(item) if (one := quick(type(item))) else encode(item, depth) for item in items]
-        self.parts += len(encoded)
-        return encoded
-
-    def _dict(self, value: dict[Any, Any], depth: int) -> bytes:
-        keys = self._each(dict.keys(value), depth)
-        items = sorted(map(bytes.__add__, keys, self._each(dict.values(value), depth)))
-        return b"d%d:%b" % (len(items), b"".join(items))
-
-    def _bytes(self, value: bytes | bytearray | memoryview) -> bytes:
-        view = memoryview(value)
-        self.parts += view.nbytes // 64
-        return _text(b"b", view.cast("B") if view.contiguous else view.tobytes())
-
-    def _other(self, value: Any, kind: type, depth: int) -> bytes:
-        if isinstance(value, Marker):
-            return b"m%b;%b" % (kind.__name__.encode(), self.encode(value.value, depth))
-        if isinstance(value, State):
-            run = value.run_id.encode() if value.run_id else self.encode(value.message, depth)
-            return b"S%b;%b;%b;" % (value.type.value.encode(), value.name.encode("utf-8", "surrogatepass"), run)
-        if isinstance(value, TaskFuture):
-            return _QUICK[TaskFuture](value)
-        if isinstance(value, type):
-            return b"k%b;" % _type_name(value)
-        if isinstance(value, types.ModuleType):
-            return b"M%b;" % value.__name__.encode()
-        if isinstance(value, enum.Enum):
-            return b"E%b;%b;" % (_type_name(kind), str(value._name_).encode())
-        code = code_of(value) if callable(value) else ""
-        if code or isinstance(value, types.BuiltinFunctionType):
-            return b"c%b;%b;%b" % (_function_name(value), code.encode(), self._carried(value, depth))
-        name = _type_name(kind)
-        if name in (b"numpy.ndarray", b"numpy.ma.MaskedArray") or name.startswith(b"numpy."):
-            return self._array(value, name, depth)
-        if name.endswith((b".DataFrame", b".Series")) and name.startswith(b"pandas."):
-            columns = [value[column] for column in value] if name.endswith(b"DataFrame") else [value]
-            contents = [(str(each.name), str(each.dtype), each.to_numpy()) for each in columns]
-            return b"P%b" % self.encode([str(value.index)[:1000], contents], depth)
-        return b"o%b;%b" % (name, self._object(value, kind, depth))
-
-    def _carried(self, value: Any, depth: int) -> bytes:
-        """Encode what a partial or a method has put into the function."""
-        keywords = getattr(value, "keywords", None)
-        if isinstance(keywords, dict):
-            return self.encode([value.args, keywords], depth)
-        owner = getattr(value, "__self__", None)
-        return b"" if owner is None or isinstance(owner, types.ModuleType) else self.encode(owner, depth)
-
-    def _array(self, value: Any, name: bytes, depth: int) -> bytes:
-        dtype = getattr(value, "dtype", None)
-        if dtype is None or not hasattr(value, "tobytes"):
-            return b"o%b;" % name
-        head = b"a%b;%b;%b;" % (name, str(dtype).encode(), str(value.shape).encode())
-        if dtype.hasobject:
-            return head + self.encode(value.ravel().tolist(), depth)
-        self.parts += value.nbytes // 64
-        if value.shape and value.flags.c_contiguous and value.nbytes:
-            return head + _text(b"b", memoryview(value.reshape(-1).view("u1")))
-        return head + _text(b"b", value.tobytes())
-
-    def _object(self, value: Any, kind: type, depth: int) -> bytes:
-        """Encode an object of another class by its attributes, and by its items if it is a container of ours too."""
-        parts: list[bytes] = []
-        if isinstance(value, list):
-            parts += self._each(list.__iter__(value), depth)
-        elif isinstance(value, tuple):
-            parts += self._each(tuple.__iter__(value), depth)
-        elif isinstance(value, dict):
-            parts.append(self._dict(value, depth))
-        elif isinstance(value, set):
-            parts += sorted(self._each(set.__iter__(value), depth))
-        elif isinstance(value, frozenset):
-            parts += sorted(self._each(frozenset.__iter__(value), depth))
-        elif isinstance(value, (str, int, float, bytes)):
-            base: Any = next(each for each in (str, int, float, bytes) if isinstance(value, each))
-            parts.append(self.encode(base.__getnewargs__(value)[0], depth))
-        elif isinstance(value, BaseException):
-            parts.append(self.encode(value.args, depth))
-        if kind.__module__ != "builtins" and not kind.__flags__ & _IMMUTABLE:
-            parts.append(self.encode(_attributes(value, kind), depth))
-        return b"%d:%b" % (len(parts), b"".join(parts))
-
-
-_IMMUTABLE = 1 << 8  # Py_TPFLAGS_IMMUTABLETYPE: a class written in C
-
-
-def _attributes(value: Any, kind: type) -> dict[str, Any]:
-    """Return the attributes of an object, without a call of anything that its class defines."""
-    found: dict[str, Any] = {}
-    for each in kind.__mro__:
-        for name, member in vars(each).items():
-            if isinstance(member, types.MemberDescriptorType) and each.__module__ != "builtins":
-                try:
-                    found[name] = member.__get__(value, kind)
-                except AttributeError:
-                    continue
-    with suppress(AttributeError, TypeError):
-        found.update(object.__getattribute__(value, "__dict__"))
-    return found
-
-
-def _type_name(kind: type) -> bytes:
-    module = kind.__module__
-    if not isinstance(module, str) or module in ("__main__", "__localflow_main__"):
-        module = "__main__"  # a script has one name for Python and one for the command line
-    return f"{module}.{kind.__qualname__}".encode("utf-8", "surrogatepass")
-
-
-def _function_name(value: Any) -> bytes:
-    return str(getattr(value, "__qualname__", type(value).__qualname__)).encode("utf-8", "surrogatepass")
+def _size(value: Any, most: int) -> int:
+    """Return how many bytes a value that cannot be changed takes, not counted further than `most`."""
+    size = sys.getsizeof(value)
+    if type(value) in (tuple, frozenset):
+        for each in value:
+            if size > most:
+                break
+            size += _size(each, most - size)
+    return size
