@@ -172,9 +172,12 @@ class Flow(DecoratedFunction[P, R], Generic[P, R]):
         """
         bound = self.fitted(self.bind((), parameters))
         notifications = project.make_notifications()
-        with begun(self, project, store, bound, None, on_start, notifications) as call:
-            state = run_to_end(call)
-        return FinishedRun(call.record, state, notifications.close(), call.active.incomplete())
+        try:
+            with begun(self, project, store, bound, None, on_start, notifications) as call:
+                state = run_to_end(call)
+        finally:
+            failed = notifications.close()
+        return FinishedRun(call.record, state, failed, call.active.incomplete())
 
     def _subflow(
         self, context: FlowContext, called: SubflowCall, parameters: dict[str, Any], blocker: State | None

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import inspect
 import logging
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from localflow.control import ControlChannel, control_path
@@ -62,22 +62,29 @@ def begun(
     left: tuple[FlowRun, Resumption, str] | None = None,
 ) -> Iterator[FlowCall]:
     """Give what is needed to run the flow at the top of a tree, and release it afterwards."""
-    notifications = notifications or project.make_notifications()
-    engine = Engine(store, project.choose, notifications, project.limits_of())
-    channels: list[ControlChannel] = []
-    claim: Claim | None = None
+    with ExitStack() as exits:  # the last is released first
+        if project.settings.retention:
+            exits.callback(_apply_retention, project, store)
+        claims: list[Claim] = []
+        exits.callback(_release, claims)
+        if notifications is None:
+            notifications = project.make_notifications()
+            exits.callback(notifications.close)
+        engine = Engine(store, project.choose, notifications, project.limits_of())
+        exits.callback(engine.close)
 
-    def started(active: ActiveFlow) -> None:
-        if store.survives:
-            channels.append(_listen(project, active))
-        if on_start is not None:
-            on_start(active.record)
+        def started(active: ActiveFlow) -> None:
+            if store.survives:
+                exits.callback(_listen(project, active).close)
+            if on_start is not None:
+                on_start(active.record)
 
-    try:
         if left is None:
             lane = engine.lane(flow.executor or project.executor)
             record, resumption, left_flow = flow_record(flow, parameters, lane.name), None, None
             claim = store.claim(record.id)
+            if claim is not None:  # nobody else knows the id
+                claims.append(claim)
         else:
             run, resumption, executor = left
             lane = _lane_again(engine, flow.executor or executor, project.executor)
@@ -87,17 +94,17 @@ def begun(
                 engine, flow, record, lambda: flow.body(parameters), lane, 0, blocker, started, left_flow,
                 resumption,
             )  # fmt: skip
-    finally:
-        for channel in channels:
-            channel.close()
-        engine.close()
-        notifications.close()
-        if claim is not None:
-            claim.release()
-        if project.settings.retention:
-            from localflow.housekeeping import apply_retention
 
-            apply_retention(project, store)
+
+def _release(claims: Sequence[Claim]) -> None:
+    for claim in claims:
+        claim.release()
+
+
+def _apply_retention(project: Project, store: StateStore) -> None:
+    from localflow.housekeeping import apply_retention
+
+    apply_retention(project, store)
 
 
 def execute_again(
