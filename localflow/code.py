@@ -18,6 +18,7 @@ import functools
 import os
 import sys
 import weakref
+from collections import defaultdict
 from types import CodeType, FunctionType, MethodType, ModuleType
 from typing import TYPE_CHECKING, Any
 
@@ -78,7 +79,7 @@ def is_own(module: str | None) -> bool:
     return _is_own_file(file)
 
 
-_CONTAINERS = (dict, list, tuple, set, frozenset)
+_CONTAINERS = (dict, defaultdict, list, tuple, set, frozenset)
 _HASHED_BY_IDENTITY = (FunctionType, functools.partial, type(functools.lru_cache(lambda: None)))
 #: Fingerprints of functions met before: to make one takes about a tenth of a millisecond.
 _known: weakref.WeakKeyDictionary[Any, str] = weakref.WeakKeyDictionary()
@@ -101,16 +102,19 @@ class _Reader:
         self._wrappers(plain, wrappers)
         if isinstance(value, functools.partial):
             self._parts.append(shown((value.args, value.keywords)))
+        chunks = []
         while self._pending:
             name, found, space = self._pending.pop(0)
-            self._parts.append(f"<{name}>")
             if isinstance(found, FunctionType):
                 self._function(found)
             elif isinstance(found, type):
                 self._class(found, space)
             else:
                 self._given(name, space)
-        text = "\n".join(self._parts)
+            if self._parts:
+                chunks.append("\n".join([f"<{name}>", *self._parts]))
+                self._parts.clear()
+        text = "\n".join(sorted(chunks))  # in which way it is come by may change while tasks run
         return blake2b(text.encode("utf-8", "surrogatepass"), digest_size=_DIGEST_BYTES).hexdigest()
 
     def _add(self, name: str, value: Any, space: Space) -> None:
@@ -139,15 +143,15 @@ class _Reader:
                 if _is_settled(name, function):
                     self._parts.append(f"{name} = {shown(value)}")
             else:
-                self._value("cell", value, space)
+                self._value(value, space)
         self._names(names_in(code), space)
 
     def _names(self, names: tuple[str, ...], space: Space) -> None:
         for name in names:
             if name in space:
-                self._name(name, name, space, names)
+                self._name(name, space, names)
 
-    def _name(self, label: str, name: str, space: Space, names: tuple[str, ...]) -> None:
+    def _name(self, name: str, space: Space, names: tuple[str, ...]) -> None:
         """Take a name of a module, and if it is a module itself, those of it that are among the names."""
         value = space[name]
         if isinstance(value, ModuleType):
@@ -156,23 +160,26 @@ class _Reader:
                 self._seen.add(key)
                 for each in names:
                     if each in vars(value):
-                        self._name(f"{value.__name__}.{each}", each, vars(value), names)
+                        self._name(each, vars(value), names)
             return
         stands = isinstance(value, FunctionType) and value.__name__ == name and not _has_inner(value)
         if stands or _is_task(value) or not _is_own_space(space):
-            self._value(label, value, space)
+            self._value(value, space)
             return
         if isinstance(value, type) and not is_own(value.__module__):
             return
-        source = source_of(space)
-        if name in source.imported or not _is_put_in_later(source.given.get(name, [])):
-            self._value(label, value, space)
+        if source_of(space).has_when_loaded(name):
+            self._value(value, space)
+            for each in _attributes(value).values() if not isinstance(value, type) else ():
+                if isinstance(each, FunctionType) and each.__name__ == name:  # a decorator has made an object of it
+                    self._value(each, space)
         self._add(name, None, space)
 
     def _given(self, name: str, space: Space) -> None:
         """Take the statements that give a name its value, in the module that it is imported from if it is."""
         source = source_of(space)
         self._written(source.given.get(name, ()), space)
+        self._written([each for each in source.decorators.get(name, ()) if not _is_ours(each, space)], space)
         origins = [source.imported[name]] if name in source.imported else [] if name in source.given else source.stars
         for module, original in origins:
             found = sys.modules.get(_absolute(module, space))
@@ -184,20 +191,20 @@ class _Reader:
             self._parts.append(expression.text)
             self._names(expression.names, space)
 
-    def _value(self, label: str, value: Any, space: Space) -> None:
+    def _value(self, value: Any, space: Space) -> None:
         """Take code of the user, or what a container holds of it."""
         if _is_task(value) and not self._with_tasks:
             return
         if isinstance(value, type):
             if is_own(value.__module__):
-                self._add(label, value, _space_of(value, space))
-        elif isinstance(value, _CONTAINERS):
-            self._container(label, value, space)
+                self._add(value.__qualname__, value, _space_of(value, space))
+        elif type(value) in _CONTAINERS:
+            self._container(value, space)
         else:
             plain, wrappers = _unwrapped(value)
             if plain is not None:
                 if _is_own_space(plain.__globals__):
-                    self._add(label, plain, plain.__globals__)
+                    self._add(plain.__qualname__, plain, plain.__globals__)
                 self._wrappers(plain, wrappers)
 
     def _wrappers(self, plain: FunctionType, wrappers: list[FunctionType]) -> None:
@@ -215,25 +222,22 @@ class _Reader:
             for wrapper in own:
                 self._add("wrapper", wrapper, wrapper.__globals__)
 
-    def _container(self, label: str, value: Any, space: Space, depth: int = 2) -> None:
+    def _container(self, value: Any, space: Space, depth: int = 2) -> None:
         """Take functions and classes that stand in a module by themselves: others may have come in while tasks ran."""
         if len(value) > _MOST:
             return
-        found: list[tuple[str, Any]] = []
         for each in list(value.values() if isinstance(value, dict) else value):
-            if isinstance(each, _CONTAINERS):
+            if type(each) in _CONTAINERS:
                 if depth > 1:
-                    self._container(label, each, space, depth - 1)
+                    self._container(each, space, depth - 1)
                 continue
             code = each if isinstance(each, type) else _unwrapped(each)[0]
             if code is not None and "<" not in code.__qualname__:
-                found.append((f"{code.__module__}.{code.__qualname__}", each))
-        for _, each in sorted(found, key=lambda pair: pair[0]):
-            self._value(label, each, space)
+                self._value(each, space)
 
     def _class(self, value: type, space: Space) -> None:
         for base in (*value.__bases__, type(value)):
-            self._value("base", base, space)
+            self._value(base, space)
         source = source_of(space)
         body = source.bodies.get(value.__qualname__)
         if body is not None:
@@ -253,11 +257,11 @@ class _Reader:
             self._member(name, content.func, space, owner, generated=generated)
         elif isinstance(content, type):
             if content.__qualname__.rpartition(".")[0] == owner.__qualname__:
-                self._value(name, content, space)
-        elif not isinstance(content, _CONTAINERS):
+                self._value(content, space)
+        elif type(content) not in _CONTAINERS:
             plain, _ = _unwrapped(content)
             if plain is not None and (generated or not plain.__code__.co_filename.startswith("<")):
-                self._value(name, content, space)
+                self._value(content, space)
 
 
 def _unwrapped(value: Any) -> tuple[FunctionType | None, list[FunctionType]]:
@@ -327,11 +331,6 @@ def _is_ours(decorator: Expression, space: Space) -> bool:
             return True
         value = _attributes(value).get(name)
     return False
-
-
-def _is_put_in_later(given: list[Expression]) -> bool:
-    """Return whether a name is None when its module has been loaded, so that what it is depends on when one looks."""
-    return bool(given) and all(each.text.endswith(" Constant(value=None)") for each in given)
 
 
 def _is_settled(name: str, function: FunctionType) -> bool:

@@ -28,6 +28,12 @@ class Source(NamedTuple):
     imported: dict[str, tuple[str, str]]
     stars: list[tuple[str, str]]
 
+    def has_when_loaded(self, name: str) -> bool:
+        """Return whether a name has its value once the module is loaded: not one that is None until it is needed."""
+        if name in self.imported or name in self.decorators or self.stars or not any(self):
+            return True
+        return not all(each.text.endswith(" Constant(value=None)") for each in self.given.get(name, ()))
+
 
 _sources: dict[str, tuple[list[str], Source]] = {}
 

@@ -206,6 +206,10 @@ def times(n, by=1):
         (f"{DECORATOR}def t(x): return x\nt = times(2)(t)", "times(2)", "times(3)"),
         (f"{DECORATOR}def t(x): return x\nt = times(2)(t)", "scale = 10", "scale = 11"),
         (f"{DECORATOR}@times(2)\ndef h(x): return x\ndef t(x): return h(x)", "@times(2)", "@times(3)"),
+        ("class D:\n    def __init__(self, f): self.f = f\n    def __call__(self, *a): return self.f(*a)\n"
+         "@D\ndef h(x): return x+1\ndef t(x): return h(x)", "x+1", "x+2"),
+        ("class D:\n    def __init__(self, f): self.f = f\n    def __call__(self, *a): return self.f(*a)\n"
+         "@D\ndef h(x): return x+1\ndef t(x): return h(x)", "f(*a)", "f(1)"),
         ("import contextlib\n@contextlib.contextmanager\ndef h(): yield 1\ndef t(x):\n    with h() as y: return y",
          "yield 1", "yield 2"),
         ("import functools\ndef h(a, b): return a*b\nd = functools.partial(h, 2)\ndef t(x): return d(x)",
@@ -217,6 +221,8 @@ def times(n, by=1):
         ("class M(type):\n    def f(cls): return 1\nclass K(metaclass=M): pass\ndef t(x): return K.f()",
          "return 1", "return 2"),
         ("FNS = {'a': lambda x: x+1}\ndef t(x): return FNS['a'](x)", "x+1", "x+2"),
+        ("def a(): return 1\ndef b(): return 2\ndef t(x): return a() - b()",
+         "a(): return 1\ndef b(): return 2", "a(): return 2\ndef b(): return 1"),
         ("def h(x): return x+1\nFNS = [(h, 1)]\ndef t(x): return FNS[0][0](x)", "x+1", "x+2"),
         ("FNS = {}\ndef put(f): FNS[f.__name__] = f\n@put\ndef h(x): return x+1\ndef t(x): return FNS['h'](x)",
          "x+1", "x+2"),
@@ -279,6 +285,9 @@ def test_a_change_of_a_constant_in_another_module_is_noticed(fresh: Any, text: s
         ("class K:\n    kept = None\n    def f(self):\n        K.kept = 1\ndef t(x): return K().f()", "t(1)"),
         ("import functools\n@functools.cache\ndef h(x): return x\ndef t(x): return h(x)", "t(1)"),
         ("import functools\n@functools.singledispatch\ndef h(x): return x\ndef t(x): return h(x)", "t(1)"),
+        ("def t(x):\n    global k\n    k = 1", "t(1)"),
+        ("def h(): pass\ndef t(x):\n    global a\n    a = h", "t(1)"),
+        ("all = {}\ndef h(): pass\ndef a(): pass\ndef t(x):\n    all[x] = h\n    all[2] = a", "t(1)"),
         ("made = {}\ndef t(x): made[x] = lambda: 1", "t(1)"),
         ("def a(): pass\ndef b(): pass\nboth = {a, b}\ndef t(x): return both", "both.add(lambda: 1)"),
         (
