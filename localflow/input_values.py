@@ -62,7 +62,8 @@ def _text(tag: bytes, data: bytes | memoryview) -> bytes:
 
 def _string(value: str) -> bytes:
     if len(value) <= _SLICE:
-        return _text(b"s", value.encode("utf-8", "surrogatepass"))
+        data = value.encode("utf-8", "surrogatepass")
+        return b"s%d:%b" % (len(data), data) if len(data) <= _SHORT else _text(b"s", data)
     whole = blake2b(digest_size=16)
     for start in range(0, len(value), _SLICE):
         whole.update(value[start : start + _SLICE].encode("utf-8", "surrogatepass"))
@@ -94,25 +95,27 @@ _MEMBERS = (types.FunctionType, list, tuple, dict, set, frozenset, *QUICK)
 class Encoder:
     """Encodes the values of one call; what is met several times is looked at once, so that a graph takes its size."""
 
+    # Here, for one is made for each call that is not quite plain.
+    parts = objects = byte_count = 0
+    is_vague = False
+    is_changeable = False
+    """Whether anything was met that may have other content at the next call."""
+    _lowest = _NOWHERE  # place on the path that was referred to
+    _numbers = 0
+    _sets = 0
+    _has_unordered = False
+
     def __init__(self, arrays: dict[int, tuple[weakref.ref[Any], bytes]]) -> None:
         """Begin; `arrays` are those met in earlier calls that cannot be changed, by id."""
-        self.parts = self.objects = self.bytes = 0
-        self.is_vague = False
-        self.is_changeable = False
-        """Whether anything was met that may have other content at the next call."""
         self._arrays = arrays
         # By id, with the objects, for an id is used again: containers that are done, with a number if they refer to
         # what is around them, so that their encoding means nothing elsewhere.
         self._done: dict[int, tuple[object, bytes, int | None]] = {}
         self._path: dict[int, int] = {}
-        self._lowest = _NOWHERE  # place on the path that was referred to
-        self._numbers = 0
-        self._sets = 0
-        self._has_unordered = False
 
     def restart(self) -> None:
         """Forget what was begun; the value counts by its type, which is vague."""
-        self.parts = self.objects = self.bytes = self._sets = 0
+        self.parts = self.objects = self.byte_count = self._sets = 0
         self._done.clear()
         self._path.clear()
         self._lowest = _NOWHERE
@@ -190,18 +193,26 @@ class Encoder:
         return b"e%d:%b" % (len(items), b"".join(items))
 
     def _dict(self, value: dict[Any, Any]) -> bytes:
-        keys = self._each(dict.keys(value))
-        items = sorted(map(bytes.__add__, keys, self._each(dict.values(value))))
+        if self.parts + len(value) > MOST_PARTS:
+            raise TooMuchError
+        quick, encode = QUICK.get, self.encode
+        items = [
+            (one(key) if (one := quick(type(key))) else encode(key))
+            + (one(item) if (one := quick(type(item))) else encode(item))
+            for key, item in dict.items(value)
+        ]
+        self.parts += len(items)
+        items.sort()
         return b"d%d:%b" % (len(items), b"".join(items))
 
     def _bytes(self, value: bytes | bytearray | memoryview) -> bytes:
         view = memoryview(value)
         content = view.cast("B") if view.c_contiguous and view.nbytes else view.tobytes()
-        if self.bytes + len(content) > MOST_BYTES:
+        if self.byte_count + len(content) > MOST_BYTES:
             self.is_vague = True
             ends = digest(bytes(content[:_END]) + bytes(content[-_END:]))
             return b"b%d##%b" % (len(content), ends)
-        self.bytes += len(content)
+        self.byte_count += len(content)
         return _text(b"b", content)
 
     def _by_type(self, kind: type) -> bytes:

@@ -70,9 +70,11 @@ class InputPrints:
             return NO_INPUTS
         encoder = None
         parts = []
-        values = (
-            args if not kwargs and wait_for is None else (*args, *map(kwargs.__getitem__, sorted(kwargs)), wait_for)
-        )
+        values: Iterable[Any] = args
+        if kwargs or wait_for is not None:
+            names = sorted(kwargs)
+            parts.append(f"{len(args)}={':'.join(names)};".encode("utf-8", "surrogatepass"))
+            values = [*args, *[kwargs[name] for name in names], wait_for]
         for value in values:
             kind = type(value)
             quick = QUICK.get(kind)
@@ -82,8 +84,6 @@ class InputPrints:
             if encoder is None:
                 encoder = Encoder(self._arrays)
             parts.append(self._encoded(value, encoder, known))
-        if values is not args:
-            parts.insert(len(args), b"=%d;" % len(kwargs) + b"".join(b"%b:" % name.encode() for name in sorted(kwargs)))
         fingerprint = self._hash(b"".join(parts), digest_size=_DIGEST_BYTES).hexdigest()
         return fingerprint + VAGUE if encoder is not None and encoder.is_vague else fingerprint
 
@@ -104,14 +104,14 @@ class InputPrints:
             encoder.is_vague |= found.is_vague
             return found.encoded
         was_vague, encoder.is_vague, encoder.is_changeable = encoder.is_vague, False, False
-        parts, size = encoder.parts, encoder.bytes
+        parts, size = encoder.parts, encoder.byte_count
         try:
             encoded = encoder.encode(value)
         except Exception as error:  # it has too many parts, or is of a class that does not let itself be looked at
             length = len(value) if type(value) in (list, tuple, dict, set, frozenset) else 0
             encoder.restart()
             return b"!%b%d;%b" % (type_name(type(value)), length, b"+" if isinstance(error, TooMuchError) else b"")
-        size = len(value) if type(value) is str else encoder.bytes - size
+        size = len(value) if type(value) is str else encoder.byte_count - size
         if not encoder.is_changeable and (encoder.parts - parts >= _LARGE or size >= LONG):
             encoded = b"#" + digest(encoded)
             if _size(value, _MOST_KEPT) <= _MOST_KEPT:
