@@ -42,6 +42,7 @@ _OTHERS: dict[type, Callable[[Any], Iterable[Any]]] = {
     set: lambda value: (set(set.__iter__(value)),),
     frozenset: lambda value: (set(frozenset.__iter__(value)),),
     array.array: lambda value: (value.typecode, array.array.tobytes(value)),
+    OSError: lambda value: (value.args, *(getattr(OSError, name).__get__(value) for name in ("filename", "filename2"))),
     BaseException: lambda value: (value.args,),
     io.BytesIO: lambda value: (io.BytesIO.getvalue(value), io.BytesIO.tell(value)),
     io.StringIO: lambda value: (io.StringIO.getvalue(value), io.StringIO.tell(value)),

@@ -22,7 +22,7 @@ from localflow.arguments import Marker
 from localflow.class_contents import FIXED, content_of
 from localflow.code import code_of
 from localflow.futures import TaskFuture
-from localflow.own_classes import attributes, facts_of, module_name
+from localflow.own_classes import attributes, facts_of, members, module_name
 from localflow.states import State
 
 if TYPE_CHECKING:
@@ -89,7 +89,6 @@ _VIEWS = frozenset(map(type, ({}.values(), {}.items(), _NO_ITEMS.keys(), _NO_ITE
 #: Classes of which a base says all, but for the attributes that a subclass adds.
 _BASES = frozenset({object, datetime.tzinfo, types.SimpleNamespace, Generic})
 _PANDAS_SCALARS = frozenset({"Timestamp", "Timedelta", "Period", "Interval", "NaTType", "NAType"})
-_MEMBERS = (types.FunctionType, list, tuple, dict, set, frozenset, *QUICK)
 
 
 class Encoder:
@@ -269,8 +268,9 @@ class Encoder:
                 inner = types.FunctionType(
                     value.__code__, value.__globals__, value.__name__, value.__defaults__, value.__closure__
                 )
+            more = {name: each for name, each in vars(value).items() if name != "__wrapped__"}
             cells = [cell.cell_contents for cell in value.__closure__ or () if _has_contents(cell)]
-            parts = [value.__qualname__, code_of(inner), value.__defaults__, value.__kwdefaults__, cells]
+            parts = [value.__qualname__, code_of(inner), value.__defaults__, value.__kwdefaults__, cells, more]
             return self._named(b"c", module_name(value.__module__), *parts)
         if kind is types.MethodType:
             return self._named(b"c", "method", value.__func__, value.__self__)
@@ -300,12 +300,7 @@ class Encoder:
         """Encode what tells a class that a function has defined from others that it defines."""
         if not facts_of(kind).is_local:
             return b""
-        members = {
-            name: member
-            for name, member in vars(kind).items()
-            if type(member) in _MEMBERS and name not in ("__module__", "__doc__", "__firstlineno__", "__qualname__")
-        }
-        return self._dict(members)
+        return self.encode(kind.__bases__) + self._dict(members(kind))
 
     def _of_library(self, value: Any, kind: type, name: bytes) -> bytes:
         if name.endswith((b".DataFrame", b".Series")):
@@ -322,7 +317,7 @@ class Encoder:
             )  # fmt: skip
         if name == b"numpy.dtype" or name.startswith(b"numpy.dtypes."):
             return self._named(b"p", "dtype", str(value))
-        if name == b"numpy.ufunc":
+        if name in (b"numpy.ufunc", b"numpy._ArrayFunctionDispatcher"):
             return self._named(b"p", "ufunc", value.__name__)
         if not hasattr(value, "tobytes") or not hasattr(value, "dtype"):
             return self._by_type(kind)

@@ -30,6 +30,11 @@ class ClassFacts(NamedTuple):
     """Whether it is defined in a function, which may define another one of that name at its next call."""
 
 
+#: What is in a class but says nothing of what it does.
+_NO_MEMBERS = frozenset(
+    {"__module__", "__doc__", "__firstlineno__", "__qualname__", "__annotations__", "__orig_bases__"}
+)
+_NO_CONTENT = frozenset({"getset_descriptor", "member_descriptor", "_abc_data", "_tuplegetter"})
 #: By id, for a metaclass may have a hash of the user's; with a reference, for an id is used again.
 _known: dict[int, tuple[weakref.ref[type], ClassFacts]] = {}
 
@@ -70,6 +75,23 @@ def attributes(value: Any, kind: type) -> dict[str, Any]:
     with suppress(AttributeError, TypeError):
         found.update(object.__getattribute__(value, "__dict__"))
     return found
+
+
+def members(kind: type) -> dict[str, Any]:
+    """Return what a class itself defines: its functions and values."""
+    return {
+        name: _within(member)
+        for name, member in vars(kind).items()
+        if type(member).__name__ not in _NO_CONTENT and name not in _NO_MEMBERS
+    }
+
+
+def _within(member: Any) -> Any:
+    """Return the functions inside what a class makes of them."""
+    kind = type(member)
+    if kind is property:
+        return [member.fget, member.fset, member.fdel]
+    return member.__func__ if kind is staticmethod or kind is classmethod else member
 
 
 def _forget(key: int, gone: weakref.ref[type]) -> None:

@@ -152,6 +152,20 @@ def local_class(number: int) -> Any:
     return Local
 
 
+def local_data(number: int) -> Any:
+    """Return a dataclass of the same name as others, with another property."""
+
+    @dataclass
+    class Local:
+        tags: list[str] = field(default_factory=list)
+
+        @property
+        def number(self) -> int:
+            return number
+
+    return Local
+
+
 def nested(depth: int) -> Any:
     """Return lists inside of each other."""
     value: Any = 1
@@ -211,7 +225,8 @@ PAIRS: list[tuple[Any, Any]] = [
     (OrderedDict(a=1, b=2), OrderedDict(b=2, a=1)), (SimpleNamespace(a=1), SimpleNamespace(a=2)), (slice(1), slice(2)),
     (str.upper, str.lower), (list[int], list[str]), (int | str, int | None), (memoryview(b"a"), memoryview(b"b")),
     (logging.getLogger("a"), logging.getLogger("b")), (1j, 2j),
-    (wrapped(1), wrapped(2)),
+    (wrapped(1), wrapped(2)), (local_data(1), local_data(2)), (local_data(1)(), local_data(2)()),
+    (OSError(2, "no", "a"), OSError(2, "no", "b")),
 ]  # fmt: skip
 
 
