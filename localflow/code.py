@@ -211,16 +211,15 @@ class _Reader:
         """Take what is around a function: its decorators as they are written, or else the wrappers themselves."""
         if not wrappers:
             return
-        space = plain.__globals__
-        decorators: list[Expression] = []
+        space, name = plain.__globals__, plain.__code__.co_qualname
+        written = []
         if _is_own_space(space):
-            decorators = source_of(space).decorators.get(plain.__code__.co_qualname, [])
-        decorators = [each for each in decorators if not _is_ours(each, space)]
-        self._written(decorators, space)
-        own = [each for each in wrappers if _is_own_space(each.__globals__)]
-        if len(decorators) < len(wrappers):
-            for wrapper in own:
-                self._add("wrapper", wrapper, wrapper.__globals__)
+            written = [each for each in source_of(space).decorators.get(name, ()) if not _is_ours(each, space)]
+            self._add(name, None, space)
+        if len(written) < len(wrappers):
+            for wrapper in wrappers:
+                if _is_own_space(wrapper.__globals__):
+                    self._add("wrapper", wrapper, wrapper.__globals__)
 
     def _container(self, value: Any, space: Space, depth: int = 2) -> None:
         """Take functions and classes that stand in a module by themselves: others may have come in while tasks ran."""
