@@ -21,10 +21,11 @@ from localflow.states import State
 from localflow.tags import current_tags, joined_tags
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator, Mapping, Sequence
+    from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 
     from localflow.engine import Engine
     from localflow.flows import Flow
+    from localflow.inputs import KnownInputs
     from localflow.interrupts import FlowStop
     from localflow.lanes import Lane
     from localflow.recovery import Resumption
@@ -136,6 +137,10 @@ class ActiveFlow:
         """Return the number for another `map` call."""
         return next(self._map_numbers)
 
+    def known_inputs(self, values: Iterable[object]) -> KnownInputs:
+        """Look at values that go to many calls, and return what is to be passed on to `submit` with each of these."""
+        return self._inputs.known(values)
+
     def submit(
         self,
         task: Task[..., Any],
@@ -144,6 +149,7 @@ class ActiveFlow:
         wait_for: object = None,
         map_number: int = 0,
         map_index: int = 0,
+        known: KnownInputs | None = None,
     ) -> TaskFuture[Any]:
         """Make a task run of a call; with an executor that runs in the caller it has ended on return."""
         engine = self.engine
@@ -153,7 +159,7 @@ class ActiveFlow:
         if task.timeout_seconds is not None and not lane.executor.kills_on_timeout and not task.is_async:
             engine.lanes.warn_of_timeout(task.name, lane)
         ordinal = next(self._ordinals[task.name])
-        inputs = self._inputs.of(args if task.owner is None else (task.owner, *args), kwargs, wait_for)
+        inputs = self._inputs.of(args if task.owner is None else (task.owner, *args), kwargs, wait_for, known)
         found = arguments.find((args, kwargs), _INPUTS)
         resolve = bool(found)
         tolerated: frozenset[int] = frozenset()

@@ -14,6 +14,7 @@ from itertools import islice
 from typing import TYPE_CHECKING, Generic, TypeVar
 
 from localflow.code import is_changed
+from localflow.inputs import VAGUE
 from localflow.records import FlowRun, TaskRun
 from localflow.states import StateType
 
@@ -23,8 +24,6 @@ if TYPE_CHECKING:
 
 #: In the place of a task run's code: what it was built on has run again since it completed.
 OUTDATED = "outdated"
-#: The end of inputs of which something could not be looked at.
-VAGUE = "~"
 
 _LOOKED_AT = 100  # runs with the same inputs, for one whose code is the same as well
 

@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from typing import Literal
 
     from localflow.active import ActiveFlow
+    from localflow.inputs import KnownInputs
     from localflow.tasks import Task
 
 R = TypeVar("R")
@@ -135,8 +136,9 @@ def map_task(
 
     def submit(values: Sequence[object]) -> None:
         call = tuple(values[:positional]), dict(zip(kwargs, values[positional:], strict=True))
-        futures.append(active.submit(task, *call, wait_for, number, len(futures)))
+        futures.append(active.submit(task, *call, wait_for, number, len(futures), known))
 
+    known: KnownInputs | None = None
     names = _names(args, kwargs, task.bind(args, kwargs))
     if wait_for is not None:
         futures_in(wait_for)  # what cannot be waited for is told before anything else
@@ -165,6 +167,9 @@ def map_task(
     window = _Window() if any(argument.length is None for argument in mapped) else None
     places = [(place, item.tolerant) for place, item in enumerate(arguments) if item.items is not None]
     values = given.copy()
+    known = active.known_inputs(
+        [*(value for value, item in zip(given, arguments, strict=True) if item.items is None), wait_for]
+    )
     for items in _in_step(task.name, mapped):
         for (place, tolerant), item in zip(places, items, strict=True):
             values[place] = allow_failure(item) if tolerant else item
