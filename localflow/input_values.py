@@ -19,8 +19,8 @@ from struct import pack
 from typing import TYPE_CHECKING, Any, Generic
 
 from localflow.arguments import Marker
-from localflow.class_contents import FIXED, content_of
 from localflow.code import code_of
+from localflow.contents import FIXED, content_of
 from localflow.futures import TaskFuture
 from localflow.own_classes import attributes, facts_of, members, module_name
 from localflow.states import State
