@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gc
 import os
+import signal
 import threading
 import time
 import uuid
@@ -15,6 +16,15 @@ import pytest
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
+
+# What is ignored here, as in a shell's background, programs that the tests start would ignore as well.
+for _signal, _disposition in (
+    (signal.SIGINT, signal.default_int_handler),
+    (signal.SIGTERM, signal.SIG_DFL),
+    (signal.SIGHUP, signal.SIG_DFL),
+):
+    if signal.getsignal(_signal) is signal.SIG_IGN:
+        signal.signal(_signal, _disposition)
 
 MARK = "TEST_PROCESS_MARK"
 LEAK_DEADLINE = 5.0
