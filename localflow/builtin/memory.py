@@ -152,8 +152,9 @@ class _RecordedRun:
     def add_change(self, change: StateChange) -> None:
         if change.type is StateType.COMPLETED:
             self.results.pop(change.run.number, None)
+            if change.result is not None:
+                self.results[change.run.number] = change.result
         if change.result is not None:
-            self.results[change.run.number] = change.result
             change = change._replace(result=None)
         self.changes.append(change)
         if change.run.number == 0:

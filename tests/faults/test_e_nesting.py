@@ -26,13 +26,13 @@ def inner():
 
 @flow
 def middle():
-    work("middle 1")
+    work("middle 1").result()
     inner()
     work("middle 2")
 
 @flow
 def main():
-    work("outer 1")
+    work("outer 1").result()
     middle()
     work("outer 2")
 """
