@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import signal
+from contextlib import suppress
 from datetime import datetime
 from typing import TYPE_CHECKING, Any
 
@@ -143,15 +144,19 @@ def test_fault_A10_what_a_task_has_started_is_killed_at_its_timeout(place: Place
 
 
 def test_fault_A10_what_a_task_has_started_dies_with_its_worker(place: Place) -> None:
-    """They hide no death, and end with it, but for what has left both the session and, by the death, its parent."""
+    """They hide no death, and end with it.
+
+    What has left the session and, by the death, its parent may be missed: a limit that is documented, and told when
+    the run ends. It is found where the death is noticed in time, so there is nothing to check.
+    """
     seen_after = start_and(place, "@task", "os.kill(os.getpid(), signal.SIGKILL)")
 
     *family, stranger = children(place)
     assert place.states() == {"starts-0": ("CRASHED", "WorkerLost")}
     assert seen_after < 1
     eventually(lambda: not any(map(is_alive, family)), seconds=2)
-    assert is_alive(stranger)  # a limit that is documented, and told when the run ends
-    os.kill(stranger, signal.SIGKILL)
+    with suppress(ProcessLookupError):
+        os.kill(stranger, signal.SIGKILL)
 
 
 def start_and(place: Place, decorator: str, end: str) -> float:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import subprocess
 import sys
 from collections.abc import Callable
@@ -53,7 +54,8 @@ def test_fault_C5_torture_kill_9_at_any_instant_loses_nothing(torture: Torture, 
     ("store", "where", "found"),
     [
         ("in-place", "--in-store-only", "the store cannot be read: "),
-        ("early-answer", "", "was shown COMPLETED, the store has it "),
+        # What it says too early may be that a task has completed, or that a run is lost: `localflow runs` marks that.
+        ("early-answer", "", "was shown COMPLETED, the store has it |`localflow runs` says .*'RUNNING'"),
         ("result-after-record", "--in-store-only", "the file is missing"),
         ("lock-file", "", "the run cannot be claimed though its engine is dead"),
     ],
@@ -66,4 +68,4 @@ def test_the_torture_notices_a_store_that_breaks_its_promise(
     code, told, _ = torture(store, "20", "--lanes", "1", "--until-violation", *([where] if where else []))
 
     assert code == 1
-    assert found in told
+    assert re.search(found, told), told
