@@ -1,35 +1,34 @@
 """The default state store: one SQLite file that several processes write and read at the same time.
 
-Records are only ever inserted, each `append` in one transaction on the one connection that writes. Reading has
-connections of its own: with SQLite's write-ahead log readers and the writer do not wait for each other.
+Records are only ever inserted, on the one connection that writes; those of an engine at work go through a spool, see
+`filing`. Reading has connections of its own: with SQLite's write-ahead log readers and the writer do not wait for each
+other.
 """
 
 from __future__ import annotations
 
-import os
 import sqlite3
 import threading
-from contextlib import closing, contextmanager, suppress
+from contextlib import closing, contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, ClassVar, Literal
 
-from localflow.builtin.storage import reading, rows, statements
+from localflow.builtin.storage import reading, rows
 from localflow.builtin.storage.audit import wrongs
 from localflow.builtin.storage.checksums import DamagedRowError
 from localflow.builtin.storage.claims import Claims
-from localflow.builtin.storage.database import begin, connect, open_database, open_writer, sqlite_failure
-from localflow.builtin.storage.failures import not_a_record, not_recorded, was_removed
+from localflow.builtin.storage.database import connect, open_database, sqlite_failure
+from localflow.builtin.storage.filing import Filing
 from localflow.builtin.storage.lifetime import Lifetime
 from localflow.builtin.storage.removal import remove_runs
 from localflow.builtin.storage.schema import FORMAT_VERSION
+from localflow.builtin.storage.writing import Writer
 from localflow.errors import CorruptStoreError
-from localflow.failpoints import reach
-from localflow.interfaces import FlowRun, LogEntry, StateChange, StateStore, TaskRun
+from localflow.interfaces import LogEntry, StateStore
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
 
-    from localflow.builtin.storage.checksums import Row
     from localflow.interfaces import CachedResult, Claim, FlowRunSummary, Payload, Record
 
 _MAX_KEYS = 10_000
@@ -51,16 +50,17 @@ class SqliteStateStore(StateStore):
         self._lifetime = Lifetime(self.location)
         self._reader = open_database(self._path)
         try:
-            self._writer = open_writer(self._path, power_safe=durability == "full")
+            self._writer = Writer(self._path, power_safe=durability == "full")
+            try:
+                # A spool is not safe against power loss.
+                self._filing = Filing(self._path, self._writer, uses_spool=durability == "process")
+            except BaseException:
+                self._writer.close()
+                raise
         except BaseException:
             self._reader.close()
             raise
-        self._cursor = self._writer.cursor()
-        self._write_lock = threading.Lock()
         self._read_lock = threading.Lock()
-        self._file = str(self._path)
-        self._inode = self._path.stat().st_ino
-        self._keys: dict[str, int] = {}  # of flow runs, by id
         self._claims = Claims(self._path.parent / "engines")
 
     @classmethod
@@ -78,21 +78,9 @@ class SqliteStateStore(StateStore):
         return str(self._path)
 
     def append(self, records: Sequence[Record]) -> None:
-        """Add records in one transaction."""
-        with self._write_lock:
-            self._lifetime.check()
-            self._refuse_removed()
-            try:
-                try:
-                    self._commit(records)
-                except (UnicodeEncodeError, OverflowError, sqlite3.IntegrityError):  # the last for NaN, as NULL
-                    self._roll_back()
-                    self._commit(records, box=True)
-            except sqlite3.Error as error:
-                raise sqlite_failure(self._path, error) from error
-            finally:
-                if self._writer.in_transaction:
-                    self._roll_back()
+        """Add records in one transaction, or commit them to the spool of this process."""
+        self._lifetime.check()
+        self._filing.append(records)
 
     def list_flow_runs(
         self, limit: int | None = None, *, root_id: str | None = None, unfinished: bool = False
@@ -125,16 +113,17 @@ class SqliteStateStore(StateStore):
     def claim(self, flow_run_id: str) -> Claim | None:
         """Take hold of a flow run by a lock on a file in `engines`, beside the database."""
         self._lifetime.check()
-        return self._claims.take(flow_run_id)
+        claim = self._claims.take(flow_run_id)
+        return None if claim is None else self._filing.take_claim(flow_run_id, claim)
 
     def remove(self, root_ids: Sequence[str], *, results_only: bool = False) -> None:
         """Remove flow runs at the top of a tree with all below them, in transactions of bounded size."""
         with self._failures():
             self._lifetime.check()
-            self._refuse_removed()
+            self._filing.file_all()
+            self._writer.refuse_removed()
             remove_runs(self._path, root_ids, results_only=results_only)
-        with self._write_lock:
-            self._keys.clear()
+        self._filing.forget_keys()
 
     def check(self) -> list[str]:
         """Read everything; return a line for each thing that is wrong."""
@@ -144,105 +133,20 @@ class SqliteStateStore(StateStore):
 
     def close(self) -> None:
         """Release the file; the last process to do so folds the write-ahead log into it."""
-        with self._write_lock, self._read_lock:
+        with self._read_lock:
             if self._lifetime.end():
-                self._reader.close()
-                self._writer.close()
-
-    def _commit(self, records: Sequence[Record], box: bool = False) -> None:
-        """Insert all records in one transaction, their rows as they are or boxed."""
-        key_of = self._keys.get
-        task_runs: list[Row] = []
-        plain_changes: list[Row] = []
-        full_changes: list[Row] = []
-        large_results: list[Row] = []
-        cache_entries: list[Row] = []
-        log_entries: list[Row] = []
-        log_ends: dict[int, int] = {}
-        moved: set[int] = set()  # flow runs that have entered a state themselves
-        begin(self._path, self._cursor)
-        for record in records:
-            if isinstance(record, StateChange):
-                run = record.run
-                flow_run = run.flow_run
-                key = key_of(flow_run.id) or self._find_key(flow_run)
-                if run.number == 0:
-                    moved.add(key)
-                if record[8:] == _NOTHING_MORE:
-                    plain_changes.append(rows.plain_change_row(key, record, box))
-                    continue
-                full_changes.append(rows.full_change_row(key, record, box))
-                large_result = rows.large_result_row(key, record)
-                if large_result is not None:
-                    large_results.append(large_result)
-                if record.cache is not None:
-                    cache_entries.append(rows.cache_row(key, record, record.cache, box))
-            elif isinstance(record, TaskRun):
-                key = key_of(record.flow_run.id) or self._find_key(record.flow_run)
-                task_runs.append(rows.task_run_row(key, record, box))
-            elif isinstance(record, LogEntry):
-                flow_run = record.run.flow_run
-                key = key_of(flow_run.id) or self._find_key(flow_run)
-                position = log_ends.get(key) or self._find_log_end(key)
-                log_ends[key] = position + 1
-                log_entries.append(rows.log_row(key, position, record, box))
-            elif isinstance(record, FlowRun):
-                self._cursor.execute(statements.ADD_FLOW_RUN, rows.flow_run_row(record))
-                self._cursor.execute(statements.ADD_PROGRESS, (self._find_key(record),))
-            else:
-                raise not_a_record(record)
-        for statement, added in (
-            (statements.ADD_TASK_RUN, task_runs),
-            (statements.ADD_PLAIN_CHANGE, plain_changes),
-            (statements.ADD_FULL_CHANGE, full_changes),
-            (statements.ADD_LARGE_RESULT, large_results),
-            (statements.ADD_CACHE_ENTRY, cache_entries),
-            (statements.ADD_LOG_ENTRY, log_entries),
-        ):
-            if added:
-                self._cursor.executemany(statement, added)
-        for key in moved:
-            self._cursor.execute(statements.SET_FINAL, (key,))
-            self._cursor.execute(statements.COUNT_ALL, (key,))
-        reach("in-transaction")
-        self._cursor.execute("COMMIT")
-        reach("committed")
-
-    def _find_key(self, flow_run: FlowRun) -> int:
-        """Return the key of a flow run that an earlier store object, maybe another process's, has recorded."""
-        row = self._cursor.execute(statements.FIND_KEY, (flow_run.id,)).fetchone()
-        if row is None:
-            raise not_recorded(flow_run.id)
-        if len(self._keys) >= _MAX_KEYS:
-            self._keys.clear()
-        key: int = row[0]
-        self._keys[flow_run.id] = key
-        return key
-
-    def _find_log_end(self, key: int) -> int:
-        """Return the first free position in a flow run's log: nobody else adds to it before we commit."""
-        last: int = self._cursor.execute(statements.FIND_LOG_END, (key,)).fetchone()[0]
-        return last + 1
-
-    def _roll_back(self) -> None:
-        self._keys.clear()  # those of flow runs that are now not there
-        with suppress(sqlite3.Error):  # what went wrong before is what the caller must hear of
-            self._cursor.execute("ROLLBACK")
-
-    def _refuse_removed(self) -> None:
-        """Notice that the file has gone or is another one: SQLite would go on writing into the void."""
-        try:
-            removed = os.stat(self._file).st_ino != self._inode  # noqa: PTH116 - twice as quick, at every commit
-        except OSError:
-            removed = True
-        if removed:
-            raise was_removed(self._path)
+                try:
+                    self._filing.close()
+                finally:
+                    self._reader.close()
+                    self._writer.close()
 
     @contextmanager
     def _reading(self) -> Iterator[sqlite3.Connection]:
         """Give the connection for short reads, to which the store is as it is at the first SELECT."""
         with self._read_lock, self._failures():
             self._lifetime.check()
+            self._filing.file_all()
             self._reader.execute("BEGIN")  # or a run that ends between two SELECTs would seem damaged
             try:
                 yield self._reader
@@ -265,6 +169,7 @@ class SqliteStateStore(StateStore):
     def _snapshot(self) -> Iterator[sqlite3.Connection]:
         """Give a connection of its own, to which the store is as it is at the first SELECT."""
         with self._failures(), closing(connect(self._path)) as connection:
+            self._filing.file_all()
             connection.execute("BEGIN")
             yield connection
 

@@ -6,7 +6,7 @@ cache entry, which few state changes have, does so too.
 
 Every row has a checksum of its own. `progress` says which flow runs have ended, and how many state changes and
 log entries there were by then, so that one which is missing is noticed. The rows of a run in `removed_runs` are on
-their way out.
+their way out. `spools` says how far each spool beside the database has been filed.
 """
 
 from __future__ import annotations
@@ -126,4 +126,9 @@ TABLES = (
     PRIMARY KEY (flow_run, position)
 ) WITHOUT ROWID""",
     "CREATE TABLE removed_runs (flow_run INTEGER PRIMARY KEY)",
+    """CREATE TABLE spools (
+    name TEXT PRIMARY KEY,
+    generation INTEGER NOT NULL,
+    end INTEGER NOT NULL
+) WITHOUT ROWID""",
 )

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import functools
+
 ADD_FLOW_RUN = """
     INSERT INTO flow_runs (id, name, flow, created_at, root_id, parent_id, parameters, entry_point, executor, versions,
                            host, pid, tags, code, inputs, arguments_format, arguments, checksum)
@@ -41,8 +43,22 @@ COUNT_ALL = """
     WHERE flow_run = ?1 AND is_final
 """
 
+
+@functools.cache
+def repeated(statement: str, times: int) -> str:
+    """Return a statement that inserts so many rows at once as one of those above inserts one."""
+    start, values, row = statement.rpartition("VALUES")
+    return f"{start}{values} {', '.join([row] * times)}"
+
+
 FIND_KEY = "SELECT key FROM flow_runs WHERE id = ?"
 FIND_LOG_END = "SELECT coalesce(max(position), 0) FROM log_entries WHERE flow_run = ?"
+
+FIND_LAST_CHANGE = "SELECT coalesce(max(sequence), 0) FROM state_changes WHERE flow_run = ? AND number = ?"
+FIND_MARK = "SELECT generation, end FROM spools WHERE name = ?"
+SET_MARK = "INSERT OR REPLACE INTO spools VALUES (?, ?, ?)"
+REMOVE_MARK = "DELETE FROM spools WHERE name = ?"
+LIST_MARKS = "SELECT name FROM spools"
 
 _FLOW_RUN_COLUMNS = """
     SELECT key, progress.*, id, name, flow, created_at, root_id, parent_id, parameters, entry_point, executor, versions,
