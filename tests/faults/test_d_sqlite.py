@@ -73,6 +73,7 @@ def count(number):
     if number == 5 and not os.path.exists("space"):
         limit = os.path.getsize(".localflow/localflow.db-wal") + 5000
         resource.setrlimit(resource.RLIMIT_FSIZE, (limit, resource.RLIM_INFINITY))
+    time.sleep(0.02)
     return number
 
 @flow
@@ -510,7 +511,7 @@ def main():
 
 
 def test_fault_D11_a_store_locked_for_good(place: Place) -> None:
-    """Beyond all patience the run ends with 3 and names the holder; its task has not failed, and runs again."""
+    """Beyond all patience the run ends with 3 and names the holder; its task has not failed: it is there."""
     place.write(IMPATIENT)
     (place.folder / "hold.py").write_text(HOLD)
 
@@ -522,7 +523,7 @@ def test_fault_D11_a_store_locked_for_good(place: Place) -> None:
     assert f"it is held by pid {holder}" in done.stderr
     assert "Failed" not in done.stderr
     assert place.states()["load-0"] == ("COMPLETED", "Completed")
-    assert place.states()["load-1"][0] == "CRASHED"  # not recorded, so it was in flight
+    assert place.states()["load-1"] == ("COMPLETED", "Completed")  # it was committed to the spool before that
 
 
 # -- forked, sent elsewhere --------------------------------------------------------------------------------------------
@@ -596,17 +597,16 @@ def test_fault_C7_full_durability_waits_for_the_disk(tmp_path: Path) -> None:
                 assert writer.execute("PRAGMA journal_mode").fetchone() == ("wal",)
 
 
-@pytest.mark.parametrize("failpoint", ["created", "claimed", "in-transaction", "committed"])
+@pytest.mark.parametrize("failpoint", ["created", "claimed", "in-transaction", "committed", "spooling", "spooled"])
 def test_fault_C5_kill_at_a_step_of_the_store(place: Place, failpoint: str) -> None:
     """An engine killed while the store is made or a commit is under way leaves a sound store and a run to resume."""
     place.write(FLOW)
-    arrival = 1 if failpoint in ("created", "claimed") else 3
+    nothing_recorded = failpoint in ("created", "claimed", "in-transaction")
 
-    died = place.localflow("run", "flows.py", LOCALFLOW_FAILPOINT=f"{failpoint}:{arrival}")
+    died = place.localflow("run", "flows.py", LOCALFLOW_FAILPOINT=f"{failpoint}:{3 if 'spool' in failpoint else 1}")
 
     assert died.returncode == -signal.SIGKILL
-    verb = ["run", "flows.py"] if failpoint in ("created", "claimed") else ["resume", "@last"]
-    done = place.localflow(*verb)
+    done = place.localflow(*(["run", "flows.py"] if nothing_recorded else ["resume", "@last"]))
     assert done.returncode == 0, done.stderr
     assert set(place.notes) == {"load 0", "load 1", "load 2"}
     with closing(SqliteStateStore(place.folder / STORE)) as store:
@@ -615,3 +615,18 @@ def test_fault_C5_kill_at_a_step_of_the_store(place: Place, failpoint: str) -> N
         ".gitignore",
         "localflow.db",
     ]
+
+
+@pytest.mark.parametrize("failpoint", ["in-transaction", "committed"])
+def test_fault_C5_kill_while_the_spool_is_filed(place: Place, failpoint: str) -> None:
+    """What was committed to the spool is there after the death of an engine that was filing it, and is there once."""
+    place.write(FLOW)
+
+    died = place.localflow("run", "flows.py", LOCALFLOW_FAILPOINT=f"{failpoint}:2")
+
+    assert died.returncode == -signal.SIGKILL
+    assert place.states() == {f"load-{number}": ("COMPLETED", "Completed") for number in range(3)}
+    assert place.notes == ["load 0", "load 1", "load 2"]
+    with closing(SqliteStateStore(place.folder / STORE)) as store:
+        assert store.check() == []
+    assert [*(place.folder / f"{STORE}-spool").iterdir()] == []

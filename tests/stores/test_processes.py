@@ -67,6 +67,7 @@ store.close()
 VICTIM = """
 store = open_store()
 flow_run = make_flow_run(id=sys.argv[3])
+claim = store.claim(flow_run.id)
 store.append([flow_run])
 for number in range(1, 1000000):
     task_run = make_task_run(flow_run, number)

@@ -21,7 +21,7 @@ ENGINE_POINTS = {"before-commit": 60, "after-commit": 60, "started": 2, "claimed
                  "in-notifier": 120}  # fmt: skip
 PROCESS_POINTS = {"dispatched": 40, "result-sent": 12}
 STORE_POINTS = {
-    "sqlite": {"in-transaction": 60, "committed": 60},
+    "sqlite": {"in-transaction": 8, "committed": 8, "spooling": 60, "spooled": 60},
     "json": {"mid-line": 70, "line-written": 70, "line-synced": 70, "result-written": 4, "before-replace": 4,
              "after-replace": 4},
     "in-place": {"mid-rewrite": 60},

@@ -49,6 +49,7 @@ _KNOWN = [
     for each in (
         r"\.gitignore",
         r"localflow\.db(-wal|-shm)?",
+        r"localflow\.db-spool",
         rf"control(/{_ID})?",
         rf"engines(/{_ID})?",
         r"runs",
@@ -60,7 +61,7 @@ _KNOWN = [
         r"in-place",
     )
 ]
-_DRAFT = re.compile(r".*\.(part|new)(-journal|-wal|-shm)?")
+_DRAFT = re.compile(r".*\.(part|new)(-journal|-wal|-shm)?|.*\.db-spool/[0-9a-f]{16}")
 
 
 class Note(NamedTuple):
@@ -156,7 +157,7 @@ class Place:
     def strange_files(self, *, at_the_end: bool) -> list[str]:
         """Return what is in the state folder under a name that nobody expects, or open to others.
 
-        Before the end, drafts may be there: of files that a killed process was writing.
+        Before the end, drafts may be there, of files that a killed process was writing, and its spool.
         """
         found = []
         for path in sorted((self.folder / ".localflow").rglob("*")):

@@ -22,6 +22,7 @@ from localflow.builtin.storage.database import connect
 from localflow.builtin.storage.database_pages import open_pages
 from localflow.builtin.storage.directory import make_private_directory, sole_maker, sync_directory
 from localflow.builtin.storage.failures import os_failure
+from localflow.builtin.storage.filing import set_torn_aside
 from localflow.builtin.storage.repair import Account, beside, copy_private, refuse_if_claimed, restore, stamp
 from localflow.builtin.storage.salvage import Salvage
 from localflow.builtin.storage.schema import FORMAT_VERSION
@@ -66,6 +67,9 @@ class _Repair:
 
     def run(self) -> list[str]:
         refuse_if_claimed(self._path.parent / "engines")
+        return [*set_torn_aside(self._path), *self._mend()]
+
+    def _mend(self) -> list[str]:
         shutil.rmtree(self._bench, ignore_errors=True)  # of a repair that died
         if self._finished.exists() and not self._opens():
             self._put_in_place()

@@ -11,7 +11,8 @@ from __future__ import annotations
 import logging
 import os
 import threading
-from contextlib import closing, suppress
+import time
+from contextlib import closing
 from typing import TYPE_CHECKING
 
 from localflow.builtin.storage.directory import make_private_directory
@@ -33,6 +34,8 @@ _log = logging.getLogger("localflow.stores")
 
 #: How long the records of a commit lie in the spool, at least; then they are filed with all that have come since.
 DELAY_SECONDS = 0.05
+#: How long nobody looks whether the database has been removed: a look is a system call, at which others take over.
+_LOOK_SECONDS = 0.001
 
 
 class Filing:
@@ -61,6 +64,8 @@ class Filing:
         self._wanted = threading.Event()
         self._closing = threading.Event()
         self._thread: threading.Thread | None = None
+        self._look_at = 0.0
+        """When to look again whether the database is still there."""
         self._forget_removed()
         self.file_others()
 
@@ -72,6 +77,10 @@ class Filing:
             if self._failure is not None:
                 self._failure = None
                 self.file()
+            now = time.monotonic()
+            if now > self._look_at:
+                self._writer.refuse_removed()
+                self._look_at = now + _LOOK_SECONDS
             content = spooled(records, self._roots) if self._roots else None
             spool = self._spool_for(content) if content is not None else None
             if content is None or spool is None:
@@ -179,15 +188,15 @@ class Filing:
             except OSError as error:
                 raise os_failure(path, error) from error
             with closing(found), self._writing:
-                if found.mark() > (self._writer.filed(found.name) or Mark()):
-                    self._file_found(found)
+                self._file_found(found)
                 if found.is_orphaned and found.is_there():
                     found.remove()
                     self._writer.transact(lambda _, name=found.name: self._writer.forget_spools([name]))  # type: ignore[misc]
 
     def _file_found(self, found: FoundSpool) -> None:
         try:
-            self._writer.transact(lambda box: self._insert_found(found, box))
+            if found.mark() > (self._writer.filed(found.name) or Mark()):
+                self._writer.transact(lambda box: self._insert_found(found, box))
         except TornEntryError as error:
             if found.is_orphaned and found.is_of_this_boot():
                 raise CorruptStoreError(found.path, str(error)) from None
@@ -281,8 +290,6 @@ class Filing:
             else:
                 spool.close()
         self._writer.transact(lambda _: self._writer.forget_spools([spool.name]))
-        with suppress(OSError):  # others have spools there
-            self._directory.rmdir()
 
 
 class _FilingClaim:

@@ -5,7 +5,7 @@ death of the process: the pages belong to the kernel. It does not survive a powe
 *files* what is in the spools there, that is, inserts it into the database and notes there, in the same transaction, how
 far it has come. So nothing is filed twice, and nobody has to be asked.
 
-    mark: generation << 32 | end            8 bytes: where the newest entry ends; moving it commits
+    mark: generation, end, check            8 bytes: where the newest entry ends; moving it commits
     boot                                    16 bytes: of the system that it was made under
     entry: size, checksum, content          4 + 4 + size bytes, one after the other
     ...
@@ -37,7 +37,7 @@ _MARK = struct.Struct("<Q")
 _ENTRY = struct.Struct("<II")
 _BEGIN = 24
 _BOOT_ID = Path("/proc/sys/kernel/random/boot_id")
-_END = (1 << 32) - 1
+_END_BITS, _CHECK_BITS = 24, 16
 
 
 class Mark(NamedTuple):
@@ -92,9 +92,9 @@ class Spool:
         self._map[end:begin] = _ENTRY.pack(len(content), crc32(content))
         self._map[begin:after] = content
         reach("spooling")
-        self._map[: _MARK.size] = _MARK.pack(generation << 32 | after)
+        mark = Mark(generation, after)
+        self._set(mark)
         reach("spooled")
-        self.mark = mark = Mark(generation, after)
         return mark
 
     def begin_anew(self) -> None:
@@ -113,7 +113,7 @@ class Spool:
         os.close(self._descriptor)
 
     def _set(self, mark: Mark) -> None:
-        self._map[: _MARK.size] = _MARK.pack(mark.generation << 32 | mark.end)
+        self._map[: _MARK.size] = _word(mark)
         self.mark = mark
 
 
@@ -149,12 +149,15 @@ class FoundSpool:
         return self.path.name
 
     def mark(self) -> Mark:
-        """Return how far it is filled."""
-        head = os.pread(self._descriptor, _MARK.size, 0)
-        if len(head) < _MARK.size:
-            return Mark()  # its process died as it made it
-        (word,) = _MARK.unpack(head)
-        return Mark(word >> 32, max(word & _END, _BEGIN))
+        """Return how far it is filled. Raises TornEntryError."""
+        word = os.pread(self._descriptor, _MARK.size, 0)
+        if not any(word):
+            return Mark()  # its process is making it, or died as it did
+        packed = int.from_bytes(word, "little") >> _CHECK_BITS
+        mark = Mark(packed >> _END_BITS, packed & ((1 << _END_BITS) - 1))
+        if word != _word(mark):
+            raise TornEntryError("the mark of its newest entry is not as it was written")
+        return mark
 
     def is_of_this_boot(self) -> bool:
         """Return whether the system has not been started since, so that no commit can have been lost."""
@@ -179,7 +182,7 @@ class FoundSpool:
             size, checksum = _ENTRY.unpack(head)
             place += _ENTRY.size
             content = data[place : place + size]
-            if len(content) < size or crc32(content) != checksum:
+            if not size or len(content) < size or crc32(content) != checksum:
                 raise TornEntryError(f"the entry before byte {begin + place} is not as it was written")
             found.append(content)
             place += size
@@ -187,8 +190,8 @@ class FoundSpool:
 
     def sound_contents(self) -> Iterator[bytes]:
         """Yield the contents of all entries of this generation, up to the first that is not as it was written."""
-        begin, end = Mark().end, self.mark().end
         with suppress(TornEntryError):
+            begin, end = Mark().end, self.mark().end
             while begin < end:
                 (size, _) = _ENTRY.unpack(os.pread(self._descriptor, _ENTRY.size, begin))
                 after = begin + _ENTRY.size + size
@@ -224,6 +227,12 @@ def _create(directory: Path) -> tuple[Path, int]:
         if os.fstat(descriptor).st_nlink:
             return path, descriptor
         os.close(descriptor)  # somebody who met it without its lock has taken it for one that was left behind
+
+
+def _word(mark: Mark) -> bytes:
+    """Return a mark as one word, which is written or not, never in part."""
+    packed = mark.generation << _END_BITS | mark.end
+    return _MARK.pack(packed << _CHECK_BITS | packed % 65521)  # the largest prime below: any flipped bit shows
 
 
 def _boot() -> bytes:

@@ -164,8 +164,8 @@ class Writer:
 
     def filed(self, spool: str) -> Mark | None:
         """Return how far a spool has been filed; None if nothing of it was."""
-        row = self._cursor.execute(statements.FIND_MARK, (spool,)).fetchone()
-        return None if row is None else Mark._make(row)
+        found = self._query(statements.FIND_MARK, (spool,))
+        return Mark._make(found[0]) if found else None
 
     def set_filed(self, spool: str, mark: Mark) -> None:
         """Note how far a spool has been filed."""
@@ -177,7 +177,7 @@ class Writer:
 
     def known_spools(self) -> list[str]:
         """Return the names of all spools of which something was filed."""
-        return [name for (name,) in self._cursor.execute(statements.LIST_MARKS).fetchall()]
+        return [name for (name,) in self._query(statements.LIST_MARKS)]
 
     def continues(self, record: TaskRun | StateChange | FlowRun) -> bool:
         """Return whether a record, which another database may have, fits what is there."""
@@ -190,3 +190,9 @@ class Writer:
             return False
         last: int = self._cursor.execute(statements.FIND_LAST_CHANGE, place).fetchone()[0]
         return record.sequence == last + 1
+
+    def _query(self, statement: str, values: Row = ()) -> list[Row]:
+        try:
+            return self._cursor.execute(statement, values).fetchall()
+        except sqlite3.Error as error:
+            raise sqlite_failure(self._path, error) from error
