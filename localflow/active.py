@@ -160,7 +160,7 @@ class ActiveFlow:
             engine.lanes.warn_of_timeout(task.name, lane)
         ordinal = next(self._ordinals[task.name])
         inputs = self._inputs.of(args if task.owner is None else (task.owner, *args), kwargs, wait_for, known)
-        found = arguments.find((args, kwargs), _INPUTS)
+        found = arguments.find_in_call(args, kwargs, _INPUTS)
         resolve = bool(found)
         tolerated: frozenset[int] = frozenset()
         if found or wait_for is not None:

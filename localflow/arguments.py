@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 from localflow.signatures import StandIn
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Mapping
 
 T = TypeVar("T")
 
@@ -60,6 +60,17 @@ def find(value: object, kinds: tuple[type, ...]) -> list[Any]:
     A marker among the kinds is returned, and looked into all the same.
     """
     return _find(value, kinds, quote)
+
+
+def find_in_call(args: tuple[Any, ...], kwargs: Mapping[str, Any], kinds: tuple[type, ...]) -> list[Any]:
+    """Do `find` for the arguments of a call, most of which hold nothing that could be looked into."""
+    for item in args:
+        if type(item) not in _ATOMS:
+            break
+    else:
+        if not kwargs or all(type(item) in _ATOMS for item in kwargs.values()):
+            return []
+    return _find((*args, *kwargs.values()), kinds, quote)
 
 
 def find_tolerated(value: object, kinds: tuple[type, ...]) -> list[Any]:

@@ -62,6 +62,7 @@ if TYPE_CHECKING:
 _log = logging.getLogger("localflow.engine")
 
 _UNSAVED_LIMIT = 512
+_NEWS_LIMIT = 64  # calls that may wait for somebody who takes them along
 _LOG_DELAY = 0.2  # seconds for which log lines may wait for something else to be stored
 _STOP_DEADLINE = 7.0  # seconds in which executors stop what runs: their grace, and some
 
@@ -170,6 +171,8 @@ class Engine:
         with self.shield:  # what is counted must become news
             active.submitted += 1
             self._news.append(run)
+        if run.lane.has_plenty and len(self._news) < _NEWS_LIMIT:
+            return  # an outcome is to come, and whoever brings it takes this along: many calls make one turn
         self._turn()
         if run.lane.executor.runs_in_caller:
             self._see_through(run)

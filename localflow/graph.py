@@ -72,6 +72,8 @@ class RunGraph:
         if self._upstreams.pop(node, None) is not None:
             self._open_upstreams.pop(node, None)
             self._tolerated.pop(node, None)
+        if node not in self._downstreams:
+            return
         ended = deque([node])
         while ended:
             for downstream in self._downstreams.pop(ended.popleft(), ()):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import logging
+import math
 import threading
 from collections import deque
 from typing import TYPE_CHECKING
@@ -21,6 +22,7 @@ if TYPE_CHECKING:
 
 _log = logging.getLogger("localflow.lanes")
 
+_MANY = 16
 _SPARE = "_localflow_spare"
 
 
@@ -32,7 +34,9 @@ class Lane:
     which others would miss while they wait here.
     """
 
-    __slots__ = ("_takes_async", "async_in_hand", "async_ready", "executor", "in_hand", "limited", "name", "ready")
+    __slots__ = (
+        "_plenty", "_takes_async", "async_in_hand", "async_ready", "executor", "in_hand", "limited", "name", "ready"
+    )  # fmt: skip
 
     def __init__(self, name: str, executor: Executor) -> None:
         self.name = name
@@ -43,6 +47,7 @@ class Lane:
         self.async_in_hand = 0
         self.limited: deque[LiveRun] = deque()
         self._takes_async = executor.async_capacity is not None
+        self._plenty = math.inf
 
     def start(self, report: Report) -> None:
         """Start the executor; one that cannot is a mistake in it or in its options."""
@@ -52,6 +57,11 @@ class Lane:
             raise
         except BaseException as error:
             raise PluginError(f"executor {self.described()} cannot start: {type_and_text(error)}") from error
+
+    @property
+    def has_plenty(self) -> bool:
+        """Whether the executor has so many calls in hand that nobody is idle before the next outcome comes."""
+        return self.in_hand >= self._plenty
 
     def described(self) -> str:
         """Return the executor's name and class, for messages."""
@@ -81,7 +91,10 @@ class Lane:
         taken: list[LiveRun] = []
         if self.ready:
             capacity = self._capacity()
-            _move(self.ready, taken, len(self.ready) if capacity is None else capacity - self.in_hand)
+            if capacity is None:
+                _move(self.ready, taken, len(self.ready))
+            elif not self.has_plenty:  # or they would go one by one
+                _move(self.ready, taken, capacity - self.in_hand)
             self.in_hand += len(taken)
         if self.async_ready:
             others = len(taken)
@@ -91,12 +104,17 @@ class Lane:
 
     def _capacity(self) -> int | None:
         try:
-            return self.executor.capacity
+            capacity = self.executor.capacity
         except STOPS:
             raise
         except BaseException as error:
             text = type_and_text(error)
             raise ExecutorError(f"executor {self.described()} does not tell its capacity: {text}") from error
+        if capacity is None:
+            self._plenty = math.inf
+        else:  # of short calls many are in hand, and half of these last long enough
+            self._plenty = max(capacity, 1) if capacity < _MANY else capacity // 2
+        return capacity
 
     def cancel(self, run: LiveRun) -> None:
         """Ask the executor to stop a call."""

@@ -10,7 +10,7 @@ from localflow.calls import Call
 from localflow.futures import TaskFuture
 from localflow.payloads import Packed
 from localflow.records import StateChange, TaskRun
-from localflow.states import NOT_READY, Pending, Retrying, Returned, Running, State, StateType
+from localflow.states import NOT_READY, Pending, Retrying, Returned, State, StateType
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
@@ -104,7 +104,7 @@ class LiveRun:
         self.begun = self.attempt
         note, self.note = self.note, ""
         if self.attempt == 1:
-            return self.change(Running(note))
+            return self.change(State(StateType.RUNNING, "Running", note))
         self.call = self.call._replace(attempt=self.attempt)
         return self.change(Retrying(note))
 

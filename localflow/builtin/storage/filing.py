@@ -2,7 +2,8 @@
 
 What an engine records of the flow runs that it has claimed goes into the spool of its process, and is committed by
 that; a thread files it a moment later, many commits in one transaction. Everything else (flow runs themselves, large
-results, what somebody records without a claim) goes straight into the database, after all that is in the spool. Readers
+results, many records at once, what is recorded without a claim) goes straight into the database, after all that is in
+the spool. Readers
 file first, so they see all that was ever committed, in whatever process.
 """
 
@@ -34,6 +35,8 @@ _log = logging.getLogger("localflow.stores")
 
 #: How long the records of a commit lie in the spool, at least; then they are filed with all that have come since.
 DELAY_SECONDS = 0.05
+#: From so many records on a transaction of their own is the cheaper way, and no thread competes with the engine.
+_MANY = 64
 #: How long nobody looks whether the database has been removed: a look is a system call, at which others take over.
 _LOOK_SECONDS = 0.001
 
@@ -81,7 +84,7 @@ class Filing:
             if now > self._look_at:
                 self._writer.refuse_removed()
                 self._look_at = now + _LOOK_SECONDS
-            content = spooled(records, self._roots) if self._roots else None
+            content = spooled(records, self._roots) if self._roots and len(records) < _MANY else None
             spool = self._spool_for(content) if content is not None else None
             if content is None or spool is None:
                 self.file()
