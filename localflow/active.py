@@ -17,7 +17,7 @@ from localflow.futures import TaskFuture, futures_in
 from localflow.inputs import InputPrints
 from localflow.records import FlowRun, TaskRun
 from localflow.run_names import run_name
-from localflow.states import State
+from localflow.states import RunRef, State
 from localflow.tags import current_tags, joined_tags
 
 if TYPE_CHECKING:
@@ -200,7 +200,7 @@ class ActiveFlow:
         if self._earlier is not None and run.answer is None:
             run.outdated = self._renew(record, self._earlier)
         run.upstreams, run.tolerated, run.blocker = upstreams, tolerated, blocker
-        run.future = TaskFuture((self.record.id, record.number), record.name, PENDING, engine, engine.lock)
+        run.future = TaskFuture(RunRef(self.record.id, record.number, record.name), PENDING, engine, engine.lock)
         if self._runs is not None:
             self._runs.append(run)
         self.futures.append(run.future)
@@ -260,7 +260,7 @@ class ActiveFlow:
             return f"upstream {renewed} was run again"
         if earlier.future is None:
             assert self.resumption is not None
-            run.answer = self.resumption.answer(earlier, run.described())
+            run.answer = self.resumption.answer(earlier)
             if run.answer is None:
                 return "its result was not kept"
         return None
@@ -332,11 +332,11 @@ class ActiveFlow:
                     futures[item] = None
                     continue
                 if not item.done():
-                    raise ForeignFutureError(item.name, item._run_id[0], self.record.id)
+                    raise ForeignFutureError(item.name, item._run.flow_run_id, self.record.id)
                 state = item.state
             if isinstance(state, State):
-                if state.run_id:
-                    ids[state.run_id] = None
+                if state.run is not None:
+                    ids[state.run.id] = None
                 allowed = id(item) in tolerated and may_be_tolerated(state)
                 if blocker is None and not allowed and not state.is_completed():
                     blocker = state

@@ -33,6 +33,7 @@ from localflow.states import (
     Cancelled,
     Retrying,
     Running,
+    RunRef,
     State,
     StateType,
     not_ready,
@@ -266,8 +267,8 @@ class FlowCall:
     def _enter(self, state: State) -> State:
         """Record that the flow run is in another state, and call the hooks for it."""
         record, active, engine = self.record, self.active, self.engine
-        if not state.run_id:
-            state.run_id, state.run_label = record.id, f"flow run '{record.name}'"
+        if state.run is None:
+            state.run = RunRef(record.id, 0, record.name)
         before = [] if self._is_recorded else [record]
         self._is_recorded = True
         self._sequence += 1

@@ -17,6 +17,8 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Generator, Iterable, Sequence
     from typing import Literal
 
+    from localflow.states import RunRef
+
 R_co = TypeVar("R_co", covariant=True)
 
 
@@ -61,14 +63,11 @@ class TaskFuture(Handle[R_co]):
     """The handle of one task run: wait for it, ask for its state or its data, pass it to other calls."""
 
     __slots__ = (
-        "_callbacks", "_done", "_ending", "_engine", "_error", "_lock", "_node", "_run_id", "_state", "_waiters",
-        "name",
+        "_callbacks", "_done", "_ending", "_engine", "_error", "_lock", "_node", "_run", "_state", "_waiters",
     )  # fmt: skip
 
-    def __init__(self, run_id: tuple[str, int], name: str, state: State, engine: Any, lock: threading.Lock) -> None:
-        self.name = name
-        """The task run's name, such as `add_project-0`."""
-        self._run_id = run_id
+    def __init__(self, run: RunRef, state: State, engine: Any, lock: threading.Lock) -> None:
+        self._run = run
         self._state = state
         self._engine = engine
         self._lock = lock
@@ -80,9 +79,14 @@ class TaskFuture(Handle[R_co]):
         self._callbacks: list[Callback] | None = None
 
     @property
+    def name(self) -> str:
+        """The task run's name, such as `add_project-0`."""
+        return self._run.name
+
+    @property
     def task_run_id(self) -> str:
         """The id under which the task run is recorded."""
-        return f"{self._run_id[0]}-{self._run_id[1]}"
+        return self._run.id
 
     @property
     def state(self) -> State:

@@ -99,7 +99,7 @@ def _reason_to_run(
     upstream = next((renewed[each] for each in record.upstreams if each in renewed), None)
     if upstream is not None:
         return f"its upstream '{upstream}' runs"
-    return "" if resumption.answer(run, "") is not None else "its result was not kept"
+    return "" if resumption.answer(run) is not None else "its result was not kept"
 
 
 def _reason_left(run: EarlierRun[TaskRun]) -> str:

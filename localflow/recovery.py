@@ -18,6 +18,7 @@ from localflow.liveness import mark_claimed
 from localflow.payloads import Stored
 from localflow.records import FlowRun, StateChange, TaskRun
 from localflow.states import (
+    RunRef,
     State,
     StateType,
     type_and_text,
@@ -123,7 +124,7 @@ class Resumption:
             return None
         if record.inputs != inputs or is_changed(code, record.code):
             return None
-        return self.answer(run, f"flow run '{record.name}'")
+        return self.answer(run)
 
     def task_runs(self) -> Iterator[EarlierRun[TaskRun]]:
         """Yield the task runs of the flow run and of the flows it has called, in the order of their calls."""
@@ -154,7 +155,7 @@ class Resumption:
             return True
         return any(_matches(run, pattern) for pattern in self._patterns)
 
-    def answer(self, run: EarlierRun[Any], described: str) -> State | None:
+    def answer(self, run: EarlierRun[Any]) -> State | None:
         """Return the state that a run completed with, its data read when it is asked for; None if it is not there."""
         flow_run_id, number = run.record.flow_run.id, run.record.number
         payload = self._store.load_result(flow_run_id, number)
@@ -164,9 +165,8 @@ class Resumption:
             data = Stored(lambda: payload)
         else:
             data = Stored(lambda: self._reload(flow_run_id, number))
-        return State(
-            run.type, run.name, run.message, data, instant=run.timestamp, run_id=run.record.id, run_label=described
-        )
+        ref = RunRef(flow_run_id, number, run.record.name)
+        return State(run.type, run.name, run.message, data, instant=run.timestamp, run=ref)
 
     def _reload(self, flow_run_id: str, number: int) -> Payload:
         payload = self._store.load_result(flow_run_id, number)

@@ -185,8 +185,8 @@ class Scheduler:
     def _conclude(
         self, run: LiveRun, state: State, execution: Execution | None = None, result: Payload | None = None
     ) -> None:
-        if not state.run_id:
-            state.run_id, state.run_label = run.record.id, run.described()
+        if state.run is None:
+            state.run = run.future._run
         run.future._ending = state
         if run.permit is not None:
             self._admission.leave(run)

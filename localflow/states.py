@@ -79,6 +79,25 @@ class Cause(NamedTuple):
     """What the task or flow was called with, by parameter: the `repr` of it, bounded, secrets masked."""
 
 
+class RunRef(NamedTuple):
+    """Which run a state or future is of, in few bytes: there may be a million of them."""
+
+    flow_run_id: str
+    number: int
+    """As in the run's record: 0 for the flow run itself."""
+    name: str
+
+    @property
+    def id(self) -> str:
+        """The id under which the run is recorded."""
+        return f"{self.flow_run_id}-{self.number}" if self.number else self.flow_run_id
+
+    @property
+    def label(self) -> str:
+        """The run as messages name it: `task run 'create_tables-0'`."""
+        return f"{'task' if self.number else 'flow'} run '{self.name}'"
+
+
 class State:
     """Where a run is, and with it the data or the exception that brought it there.
 
@@ -86,7 +105,7 @@ class State:
     a failed one, or the list of states (or the returned structure with states in it) of a flow.
     """
 
-    __slots__ = ("_data", "_id", "cause", "instant", "message", "name", "run_id", "run_label", "type")
+    __slots__ = ("_data", "_id", "cause", "instant", "message", "name", "run", "type")
 
     def __init__(
         self,
@@ -97,21 +116,23 @@ class State:
         *,
         instant: float | None = None,
         cause: Cause | None = None,
-        run_id: str = "",
-        run_label: str = "",
+        run: RunRef | None = None,
     ) -> None:
         self.type = type
         self.name = name or type.value.capitalize()
         self.message = message
         self.cause = cause
-        self.run_id = run_id
-        """The id of the run whose last state this is; empty until the engine has taken it."""
-        self.run_label = run_label
-        """That run as messages name it: `task run 'create_tables-0'`."""
+        self.run = run
+        """The run whose last state this is; None until the engine has taken it."""
         self.instant = time.time() if instant is None else instant
         """When the run changed, in seconds since the epoch."""
         self._data = data
         self._id: str | None = None
+
+    @property
+    def run_id(self) -> str:
+        """The id of the run whose last state this is; empty until the engine has taken it."""
+        return self.run.id if self.run is not None else ""
 
     @property
     def id(self) -> str:
@@ -270,7 +291,7 @@ class State:
         return f"State(name={self.name!r}, type=StateType.{self.type.value}{message})"
 
     def __reduce__(self) -> tuple[Any, ...]:
-        fields = (self.type, self.name, self.message, self._data, self.instant, self.cause, self.run_id, self.run_label)
+        fields = (self.type, self.name, self.message, self._data, self.instant, self.cause, self.run)
         return _restore, (self.id, *fields)
 
 
@@ -282,10 +303,9 @@ def _restore(
     data: object,
     instant: float,
     cause: Cause | None,
-    run_id: str,
-    run_label: str,
+    run: RunRef | None,
 ) -> State:
-    state = State(type, name, message, data, instant=instant, cause=cause, run_id=run_id, run_label=run_label)
+    state = State(type, name, message, data, instant=instant, cause=cause, run=run)
     state._id = id
     return state
 
@@ -378,7 +398,8 @@ def Retrying(message: str = "", data: object = None, name: str = "Retrying") -> 
 
 def not_ready(upstream: State, label: str = "") -> State:
     """A run that will never start because `upstream`, the state of the run that `label` names, did not complete."""
-    label = label or upstream.run_label or f"state '{upstream.name}'"
+    if not label:
+        label = upstream.run.label if upstream.run is not None else f"state '{upstream.name}'"
     return State(StateType.PENDING, NOT_READY, upstream_message(label), Blocked(upstream))
 
 

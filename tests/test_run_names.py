@@ -14,6 +14,7 @@ from hypothesis import strategies as st
 
 from localflow import Pending, Task, TaskFuture, flow, get_run_context, quote, task
 from localflow.run_names import check_template, run_name
+from localflow.states import RunRef
 
 
 def load(path: Any, limit: int = 10, *parts: int, **options: Any) -> None:
@@ -96,7 +97,7 @@ def test_a_function_names_a_run() -> None:
 
 def test_a_future_stands_for_itself_as_the_name_of_its_run() -> None:
     """Its data may not be there yet."""
-    future: TaskFuture[int] = TaskFuture(("run", 4), "add-3", Pending(), None, threading.Lock())
+    future: TaskFuture[int] = TaskFuture(RunRef("run", 4, "add-3"), Pending(), None, threading.Lock())
 
     assert name("of {path}", future) == "of add-3"
     assert name("of {path!r:>6}", [future]) == "of [add-3]"

@@ -36,7 +36,16 @@ from localflow.errors import (
     UpstreamFailedError,
     WorkerCrashedError,
 )
-from localflow.states import Blocked, Returned, aggregate, exception_message, first_failure, not_ready, upstream_message
+from localflow.states import (
+    Blocked,
+    Returned,
+    RunRef,
+    aggregate,
+    exception_message,
+    first_failure,
+    not_ready,
+    upstream_message,
+)
 
 TYPES = ["SCHEDULED", "PENDING", "RUNNING", "COMPLETED", "FAILED", "CRASHED", "CANCELLING", "CANCELLED"]
 
@@ -325,7 +334,7 @@ def test_a_failure_carries_its_cause_as_plain_data() -> None:
 def test_the_message_of_a_blocked_run() -> None:
     """It names the upstream and what was expected of it."""
     upstream = Failed()
-    upstream.run_label = "task run 'create_tables-0'"
+    upstream.run = RunRef("a-flow-run", 1, "create_tables-0")
 
     state = not_ready(upstream)
 
