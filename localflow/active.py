@@ -235,11 +235,14 @@ class ActiveFlow:
             name = run_name(task, args, kwargs, name)
         tags = current_tags()
         number, created_at = next(self._numbers) if earlier is None else earlier.record.number, time.time()
-        return TaskRun(
-            self.record, number, name, task.name, ordinal,
-            created_at if earlier is None else earlier.record.created_at, upstreams,
-            joined_tags(tags, task.tags) if tags else task.tags, task.version or "", map_number, map_index,
-            task.code, inputs,
+        return tuple.__new__(  # see `LiveRun.change`
+            TaskRun,
+            (
+                self.record, number, name, task.name, ordinal,
+                created_at if earlier is None else earlier.record.created_at, upstreams,
+                joined_tags(tags, task.tags) if tags else task.tags, task.version or "", map_number, map_index,
+                task.code, inputs,
+            ),
         )  # fmt: skip
 
     def _why_again(self, run: LiveRun, earlier: EarlierRun[TaskRun]) -> str | None:
