@@ -8,6 +8,7 @@ of this is loops over explicit queues: chains may be far longer than the recursi
 
 from __future__ import annotations
 
+from array import array
 from collections import deque
 from typing import TYPE_CHECKING
 
@@ -34,7 +35,8 @@ class RunGraph:
         self.ready: deque[int] = deque()
         self.blocked: deque[tuple[int, int]] = deque()
         self._endings = bytearray()
-        # Only nodes that still wait are in here: an ended node costs one byte.
+        self._depths = array("I")
+        # Only nodes that still wait are in here: an ended node costs five bytes.
         self._upstreams: dict[int, tuple[int, ...]] = {}
         self._tolerated: dict[int, frozenset[int]] = {}
         self._open_upstreams: dict[int, int] = {}
@@ -44,11 +46,13 @@ class RunGraph:
         """Add a node that waits for `upstreams`, of which it tolerates some, and return its number."""
         node = len(self._endings)
         self._endings.append(_OPEN)
+        self._depths.append(0)
         distinct = tuple(dict.fromkeys(upstreams))
         if not distinct:
             self.ready.append(node)
             return node
-        endings = self._endings
+        depths, endings = self._depths, self._endings
+        depths[node] = 1 + max([depths[upstream] for upstream in distinct])
         waits_for = [upstream for upstream in distinct if endings[upstream] == _OPEN]
         self._upstreams[node] = distinct
         if tolerated:
@@ -61,9 +65,14 @@ class RunGraph:
             self._settle(node)
         return node
 
+    def depth(self, node: int) -> int:
+        """Return how many nodes are above it on the longest way up."""
+        return self._depths[node]
+
     def add_ended(self, ending: int) -> int:
         """Add a node that will never run."""
         self._endings.append(ending)
+        self._depths.append(0)
         return len(self._endings) - 1
 
     def end(self, node: int, ending: int) -> None:

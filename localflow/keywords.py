@@ -62,6 +62,7 @@ class TaskKeywords(Keywords, total=False):
     cache_expiration: timedelta | float | None
     refresh_cache: bool | None
     task_run_name: RunName | None
+    priority: int | None
 
 
 class FlowKeywords(Keywords, total=False):
@@ -89,6 +90,15 @@ def checked_seconds(described: str, option: str, value: Any) -> float | None:
     if isinstance(seconds, bool) or not isinstance(seconds, (int, float)) or not math.isfinite(seconds) or seconds <= 0:
         raise TypeError(f"{described}: {option} takes seconds above 0, not {value!r}")
     return float(seconds)
+
+
+def checked_priority(described: str, value: Any) -> int:
+    """Return a whole number, 0 for None; raises TypeError."""
+    if value is None:
+        return 0
+    if isinstance(value, bool) or not isinstance(value, int):
+        raise TypeError(f"{described}: priority takes a whole number, not {value!r}")
+    return value
 
 
 def checked_flag(described: str, option: str, value: Any) -> bool | None:

@@ -6,12 +6,12 @@ import copy
 import logging
 import math
 import threading
-from collections import deque
 from typing import TYPE_CHECKING
 
 from localflow.errors import ExecutorError, PluginError
 from localflow.interrupts import STOPS
 from localflow.payloads import type_name
+from localflow.ready import ReadyQueue
 from localflow.states import type_and_text
 
 if TYPE_CHECKING:
@@ -41,11 +41,11 @@ class Lane:
     def __init__(self, name: str, executor: Executor) -> None:
         self.name = name
         self.executor = executor
-        self.ready: deque[LiveRun] = deque()
+        self.ready = ReadyQueue()
         self.in_hand = 0
-        self.async_ready: deque[LiveRun] = deque()
+        self.async_ready = ReadyQueue()
         self.async_in_hand = 0
-        self.limited: deque[LiveRun] = deque()
+        self.limited = ReadyQueue()
         self._takes_async = executor.async_capacity is not None
         self._plenty = math.inf
 
@@ -133,7 +133,7 @@ class Lane:
             self.in_hand -= 1
 
 
-def _move(ready: deque[LiveRun], taken: list[LiveRun], room: int) -> None:
+def _move(ready: ReadyQueue, taken: list[LiveRun], room: int) -> None:
     while room > 0 and ready:
         run = ready.popleft()
         if not run.has_ended:  # it may have been cancelled while it waited

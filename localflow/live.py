@@ -28,7 +28,7 @@ class LiveRun:
     """A task run between its call and its end."""
 
     __slots__ = (
-        "active", "answer", "args", "attempt", "begun", "blocker", "cache_key", "call", "caller", "cancelling",
+        "active", "answer", "args", "attempt", "begun", "blocker", "cache_key", "call", "caller", "cancelling", "depth",
         "first_attempt", "future", "go", "in_hand", "is_new", "kwargs", "lane", "node", "note", "outdated", "permit",
         "record", "resolve", "sequence", "state", "task", "tolerated", "upstreams",
     )  # fmt: skip
@@ -63,6 +63,8 @@ class LiveRun:
         self.answer: State | None = None
         """The state it completed with in an earlier process: it is not run again."""
         self.node = -1
+        self.depth = 0
+        """How many runs are above it in the graph, one below the other."""
         self.sequence = 0
         self.first_attempt = self.attempt = 1
         self.begun = 0

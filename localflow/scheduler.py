@@ -83,6 +83,7 @@ class Scheduler:
         elif run.blocker is None:
             tolerated = [future._node for future in run.upstreams if id(future) in run.tolerated]
             run.node = run.future._node = self._graph.add([future._node for future in run.upstreams], tolerated)
+            run.depth = self._graph.depth(run.node)
             self.open_runs[run.node] = run
         else:
             run.node = run.future._node = self._graph.add_ended(graph.FAILED)

@@ -10,7 +10,7 @@ from localflow.caching import make_caching
 from localflow.context import FlowContext, current_run
 from localflow.errors import OutsideFlowError
 from localflow.functions import DecoratedFunction, function_name
-from localflow.keywords import TaskKeywords, check_known
+from localflow.keywords import TaskKeywords, check_known, checked_priority
 from localflow.mapping import map_task
 
 if TYPE_CHECKING:
@@ -37,6 +37,7 @@ class Task(DecoratedFunction[P, R], Generic[P, R]):
     def __init__(self, fn: Callable[P, R], **options: Unpack[TaskKeywords]) -> None:
         super().__init__(fn, function_name(fn), options)
         self.tags = _sorted_tags(options.get("tags"))
+        self.priority = checked_priority(f"@task '{self.name}'", options.get("priority"))
         self.caching = make_caching(
             f"@task '{self.name}'",
             options.get("cache_policy"),
@@ -152,6 +153,8 @@ def _task(fn: Callable[..., Any] | None = None, /, **options: Any) -> Any:
             the policy, or None for no caching. Default: none.
         cache_expiration: for how long a result may be used again, a timedelta or seconds. Default: for ever.
         refresh_cache: whether to compute anew whatever is there, and keep that. Default: False.
+        priority: of the task runs that are ready and wait for a worker those with the highest priority start first,
+            among equals those that have the most behind them. Default: 0.
         task_run_name: a template for the parameters, as `"load {path}"`, or a function that takes nothing, or the
             parameters by name, and returns the name. Default: `{name}-{n}`.
         on_running: a hook or a list of them: functions `(task, run, state)` that get the state it entered,

@@ -208,6 +208,7 @@ def options_are_checked() -> None:
         cache_key_fn=lambda context, parameters: str(parameters["x"]),
         cache_expiration=timedelta(hours=1),
         refresh_cache=False,
+        priority=1,
         persist_result=True,
         task_run_name="add {x}",
         log_prints=True,

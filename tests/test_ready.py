@@ -1,0 +1,109 @@
+"""The order in which runs that are ready start."""
+
+from __future__ import annotations
+
+import threading
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from localflow import ThreadExecutor, flow, task
+from localflow.ready import ReadyQueue
+from localflow.testing import harness
+
+
+def run(priority: int, depth: int, number: int) -> Any:
+    """Return what the queue looks at of a run."""
+    return SimpleNamespace(task=SimpleNamespace(priority=priority), depth=depth, number=number)
+
+
+@given(st.lists(st.tuples(st.integers(-2, 2), st.integers(0, 3))))
+def test_the_order_is_by_priority_then_depth_then_call(ranks: list[tuple[int, int]]) -> None:
+    """And nothing is lost."""
+    queue = ReadyQueue()
+    for number, (priority, depth) in enumerate(ranks):
+        queue.append(run(priority, depth, number))
+    assert len(queue) == len(ranks)
+
+    taken = [queue.popleft() for _ in ranks]
+
+    expected = sorted(range(len(ranks)), key=lambda number: (-ranks[number][0], -ranks[number][1], number))
+    assert [each.number for each in taken] == expected
+    assert not queue
+
+
+def test_what_is_put_in_front_comes_first() -> None:
+    """A run that holds a permit already goes before any priority."""
+    queue = ReadyQueue()
+    queue.append(run(9, 9, 0))
+    queue.appendleft(run(0, 0, 1))
+
+    assert [queue.popleft().number, queue.popleft().number] == [1, 0]
+    with pytest.raises(IndexError):
+        queue.popleft()
+
+
+def test_a_higher_priority_starts_first() -> None:
+    """Of what waits for a worker, and without a say in what is at work already."""
+    order: list[str] = []
+    go_on = threading.Event()
+
+    @task
+    def hold() -> None:
+        go_on.wait(10)
+
+    @task
+    def note(name: str) -> None:
+        order.append(name)
+
+    @flow
+    def main() -> None:
+        hold()
+        note("usual")
+        note.with_options(priority=-1)("late")
+        note.with_options(priority=1)("urgent")
+        go_on.set()
+
+    with harness(ThreadExecutor(workers=1)):
+        assert main().is_completed()
+
+    assert order == ["urgent", "usual", "late"]
+
+
+def test_what_has_more_behind_it_starts_before_what_is_new() -> None:
+    """A run that has become ready by the end of another one goes before one that waits for a worker alone."""
+    order: list[str] = []
+    go_on = threading.Event()
+
+    @task
+    def hold() -> None:
+        go_on.wait(10)
+
+    @task
+    def note(name: str) -> None:
+        order.append(name)
+
+    @flow
+    def main() -> None:
+        held = hold()
+        note("new")
+        note("next", wait_for=[held])
+        go_on.set()
+
+    with harness(ThreadExecutor(workers=1)):
+        assert main().is_completed()
+
+    assert order == ["next", "new"]
+
+
+@pytest.mark.parametrize("priority", ["high", 1.5, True])
+def test_a_priority_is_a_whole_number(priority: Any) -> None:
+    """Anything else is told at the decoration."""
+    with pytest.raises(TypeError, match=r"@task 'note'.* priority takes a whole number, not"):
+
+        @task(priority=priority)
+        def note() -> None:
+            pass
