@@ -45,7 +45,7 @@ def pack(value: object) -> Payload:
         return _CONSTANTS[value]
     if kind is int or kind is float or kind is str or ((kind is list or kind is dict) and _is_plain(value)):
         try:
-            return Payload("json", json.dumps(value).encode())
+            return Payload("json", (repr(value) if kind is int else json.dumps(value)).encode())
         except (ValueError, RecursionError):  # an int of more digits than Python prints; deep nesting
             pass
     return Payload("pickle", pickle_value(value))

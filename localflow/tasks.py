@@ -187,7 +187,10 @@ def _sorted_tags(tags: Iterable[str] | None) -> tuple[str, ...]:
 
 def _unquoted(args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[tuple[Any, ...], dict[str, Any]]:
     """Take arguments out of their markers, as a call in a flow does."""
-    if not any(isinstance(value, Marker) for value in (*args, *kwargs.values())):
+    for value in (*args, *kwargs.values()) if kwargs else args:
+        if isinstance(value, Marker):
+            break
+    else:  # as nearly ever; any() of a generator would take three times as long
         return args, kwargs
     bare: tuple[tuple[Any, ...], dict[str, Any]] = replace((args, kwargs), (), lambda item: item)
     return bare

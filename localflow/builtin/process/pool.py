@@ -35,12 +35,12 @@ from typing import TYPE_CHECKING, Any
 from localflow.builtin.process.assignment import OVERDUE_SECONDS, Assignment, recall_all
 from localflow.builtin.process.deaths import Death, outgrown_state
 from localflow.builtin.process.memory import resident_bytes
-from localflow.builtin.process.outcomes import read_outcome
+from localflow.builtin.process.outcomes import read_done, read_outcome
 from localflow.builtin.process.output import FIRST_LOOK, show
 from localflow.builtin.process.packing import CallPacker
 from localflow.builtin.process.spawn import Supervisor
 from localflow.builtin.process.staff import Staff
-from localflow.builtin.process.transport import DIED, OUTCOME, READY, SPAWNED, UNABLE, UNSPAWNED
+from localflow.builtin.process.transport import DIED, DONE, OUTCOME, READY, SPAWNED, UNABLE, UNSPAWNED
 from localflow.calls import Outcome, Output
 from localflow.failpoints import reach
 from localflow.states import Cancelled, timed_out
@@ -222,17 +222,17 @@ class Pool:
         """Take in what a worker has written."""
         seconds = []
         for content in contents:
-            kind = content[0]
-            if kind == OUTCOME:
-                if worker.in_hand.pop(content[1], None) is None:
+            kind, number = content[:2]
+            if kind in (DONE, OUTCOME):
+                shipment = worker.in_hand.pop(number, None)
+                if shipment is None:
                     continue
-                outcome = read_outcome(content)
+                outcome = read_done(shipment.call.id, content) if kind == DONE else read_outcome(content)
                 ends = content[-1]
                 if ends is not None:
                     outcome = outcome._replace(lines=worker.output.at_end(ends))
-                sentence = worker.sentences.get(content[1])
-                if sentence is not None:  # it has ended in order, on being told to
-                    outcome = outcome._replace(state=sentence, result=None)
+                if worker.sentences and number in worker.sentences:  # it has ended in order, on being told to
+                    outcome = outcome._replace(state=worker.sentences[number], result=None)
                     self._staff.kill(worker)
                 self._answers.append(outcome)
                 execution = outcome.execution
