@@ -61,6 +61,10 @@ class Assignment:
             staff += not worker.retiring
         return min(self.size, calls) - staff
 
+    def busy(self) -> int:
+        """Return how many workers are in a call, or begin one now."""
+        return sum([bool(worker.in_hand) for worker in self.workers.values()])
+
     def take_backlog(self) -> list[Shipment]:
         """Return the calls of the backlog, which is empty then."""
         shipments = [*self.backlog]

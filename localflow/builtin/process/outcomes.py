@@ -10,7 +10,7 @@ import itertools
 import pickle
 from typing import TYPE_CHECKING, Any
 
-from localflow.builtin.process.transport import DONE, OUTCOME, frame
+from localflow.builtin.process.transport import DONE, FLAT, OUTCOME, frame
 from localflow.calls import Outcome
 from localflow.errors import UnpicklableError
 from localflow.payloads import Packed, Payload, pack, pickle_value, type_name
@@ -65,13 +65,13 @@ def outcome_frame(number: int, task: str, outcome: Outcome, ends: Ends | None = 
         and ended is not None
         and not (outcome.records or state.message or state.name != _COMPLETED or state.cause)
     ):
-        return frame((DONE, number, state.instant, *payload, *ended, ends))
+        return frame((DONE, number, state.instant, *payload, *ended, ends), FLAT)
     cause = None if state.cause is None else tuple(state.cause)
     execution = None if ended is None else tuple(ended)
     records = to_plain(outcome.records) if outcome.records else ()
     return frame(
         (
-            OUTCOME, number, outcome.call_id, state.type._value_, state.name, state.message, state.instant, cause,
+            OUTCOME, number, state.type._value_, state.name, state.message, state.instant, cause,
             None if payload is None else tuple(payload), execution, records, ends,
         )
     )  # fmt: skip
@@ -168,25 +168,22 @@ def chained(links: Sequence[BaseException]) -> BaseException:
 # -- in the engine ---------------------------------------------------------------------------------------------------
 
 
-def read_done(call_id: int, content: tuple[Any, ...]) -> Outcome:
-    """Return the outcome of a call that has COMPLETED, and of which there is no more to say, from its frame."""
-    # Here `tuple.__new__` makes the named tuples, at a third of the cost of `_make`: this is done for every call.
-    payload = tuple.__new__(Payload, content[3:5])
-    state = State(StateType.COMPLETED, _COMPLETED, "", Packed(payload), instant=content[2])
-    return tuple.__new__(Outcome, (call_id, state, payload, tuple.__new__(Execution, content[5:11]), (), ()))
-
-
-def read_outcome(content: tuple[Any, ...]) -> Outcome:
+def read_outcome(call_id: int, content: tuple[Any, ...]) -> Outcome:
     """Return the outcome of a call from the content of its frame."""
-    _, _, call_id, type, name, message, instant, cause, payload, execution, records, _ = content
-    kept = None if payload is None else Payload._make(payload)
-    state = State(_TYPES[type], name, message, None if kept is None else Packed(kept), instant=instant)
+    if content[0] == DONE:
+        # Here `tuple.__new__` makes the named tuples, at a third of the cost of `_make`: this is done for every call.
+        kept = tuple.__new__(Payload, content[3:5])
+        state = State(StateType.COMPLETED, _COMPLETED, "", Packed(kept), instant=content[2])
+        return tuple.__new__(Outcome, (call_id, state, kept, tuple.__new__(Execution, content[5:11]), (), ()))
+    _, _, type, name, message, instant, cause, payload, execution, records, _ = content
+    result = None if payload is None else Payload._make(payload)
+    state = State(_TYPES[type], name, message, None if result is None else Packed(result), instant=instant)
     if cause is not None:
         state.cause = Cause._make(cause)
     return Outcome(
         call_id,
         state,
-        kept if state.type is StateType.COMPLETED else None,
+        result if state.type is StateType.COMPLETED else None,
         None if execution is None else Execution._make(execution),
         from_plain(records) if records else (),
     )

@@ -22,7 +22,7 @@ from typing import TYPE_CHECKING, Any
 from localflow.builtin.process.blame import argument_message, function_message, size_message, size_warning
 from localflow.builtin.process.importing import keep_importable, shipped_path
 from localflow.builtin.process.outcomes import unsendable
-from localflow.builtin.process.transport import CALL, DEFINE, FLOW_RUN, FUNCTION, PATH, frame
+from localflow.builtin.process.transport import CALL, DEFINE, FLAT, FLOW_RUN, FUNCTION, PATH, frame
 from localflow.calls import Outcome
 from localflow.errors import StoreError, UnpicklableError
 from localflow.payloads import Packed, Stored, pickle_value
@@ -105,7 +105,7 @@ class CallPacker:
             *run[1:], args, kwargs,
         )  # fmt: skip
         try:
-            data = frame(content)
+            data = frame(content, FLAT)
         except (ValueError, MemoryError):
             raise _Refusal(size_message(call)) from None
         if len(data) > _LARGE and run.task not in self._warned_of:

@@ -32,15 +32,17 @@ import time
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
+from localflow.builtin.cores import usable_cores
 from localflow.builtin.process.assignment import OVERDUE_SECONDS, Assignment, recall_all
 from localflow.builtin.process.deaths import Death, outgrown_state
 from localflow.builtin.process.memory import resident_bytes
-from localflow.builtin.process.outcomes import read_done, read_outcome
+from localflow.builtin.process.outcomes import read_outcome
 from localflow.builtin.process.output import FIRST_LOOK, show
 from localflow.builtin.process.packing import CallPacker
 from localflow.builtin.process.spawn import Supervisor
 from localflow.builtin.process.staff import Staff
 from localflow.builtin.process.transport import DIED, DONE, OUTCOME, READY, SPAWNED, UNABLE, UNSPAWNED
+from localflow.builtin.process.waiting import look_out
 from localflow.calls import Outcome, Output
 from localflow.failpoints import reach
 from localflow.states import Cancelled, timed_out
@@ -58,6 +60,9 @@ _log = logging.getLogger("localflow.process")
 
 #: From one look at the memory of workers to the next; a call that is shorter is not killed, its worker is replaced.
 _MEMORY_SECONDS = 0.5
+
+#: How long the thread looks out for the next outcome before it sleeps: a few short calls.
+_ALERT_SECONDS = 50e-6
 
 
 class Pool:
@@ -78,6 +83,9 @@ class Pool:
         """Ids of calls to be cancelled."""
         self._patience: float | None = None
         """How long the thread waits for news."""
+        self._is_alert = False
+        """Whether there was an outcome just now, so that the next may be near."""
+        self._cores = usable_cores()
         self._closing = False
         self._woken = False
         self._selector = selectors.DefaultSelector()
@@ -175,13 +183,14 @@ class Pool:
             except Exception:
                 _log.exception("%d outcome(s) could not be reported", len(answers))
         with self._lock:
+            self._is_alert = bool(answers)
             self._patience = self._manage(is_idle=not (news or said or answers))
 
     def _listen(self, patience: float | None) -> tuple[list[tuple[Worker, list[Any]]], list[Any]]:
         """Wait for news; return what workers have written, and what the supervisor has said."""
         news: list[tuple[Worker, list[Any]]] = []
         said: list[Any] = []
-        for key, _ in self._selector.select(patience):
+        for key, _ in self._await(patience):
             source = key.data
             if source is None:
                 with self._lock:
@@ -196,6 +205,14 @@ class Pool:
                 with self._lock:
                     source.flush()
         return news, said
+
+    def _await(self, patience: float | None) -> list[tuple[selectors.SelectorKey, int]]:
+        """Return the sources of news; sleep at once if news will be long in coming, or a worker would miss the core."""
+        if self._is_alert and patience != 0 and 0 < self._assignment.busy() < self._cores:
+            ready = look_out(lambda: self._selector.select(0), min(_ALERT_SECONDS, patience or _ALERT_SECONDS))
+            if ready:
+                return ready
+        return self._selector.select(patience)
 
     def _manage(self, is_idle: bool) -> float | None:
         """Keep the staff complete, spread the calls, look after those that run; return how long to wait for news."""
@@ -227,7 +244,7 @@ class Pool:
                 shipment = worker.in_hand.pop(number, None)
                 if shipment is None:
                     continue
-                outcome = read_done(shipment.call.id, content) if kind == DONE else read_outcome(content)
+                outcome = read_outcome(shipment.call.id, content)
                 ends = content[-1]
                 if ends is not None:
                     outcome = outcome._replace(lines=worker.output.at_end(ends))

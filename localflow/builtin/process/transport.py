@@ -11,7 +11,7 @@ that only the other side's user code loads: reading a frame never runs code. The
     worker -> engine      READY, ends                                        it has started, initializer included
                           UNABLE, text, traceback text                       it has not, and exits
                           DONE, call number, ..., ends                       see `outcomes`, for `ends` see `capture`
-                          OUTCOME, call number, call id, ..., ends           the same for what needs more words
+                          OUTCOME, call number, ..., ends                    the same for what needs more words
     engine -> supervisor  SPAWN, worker number                               with the worker's ends of its pipes
                           RETIRE, worker number                              it was told to exit: leave its group be
                           TERMINATE, worker number                           by SIGTERM, with all that its tasks started
@@ -42,8 +42,8 @@ FUNCTION, FLOW_RUN = "function", "flow run"
 #: Where the files for output begin to be filled, so that one that somebody has cut off and begun anew is shorter.
 OUTPUT_BEGIN = 1 << 20
 
-#: The format of marshal that does not look for objects that are there twice: in frames they are few and small.
-_FORMAT = 2
+#: The format of marshal that makes two of an object that is there twice: it takes a third less time.
+FLAT = 2
 _LENGTH = Struct("<Q")
 _LARGEST = 1 << 40
 
@@ -53,12 +53,12 @@ TOKEN_SIZE = 8
 EXIT = b"\xff" * TOKEN_SIZE
 
 
-def frame(content: tuple[Any, ...]) -> bytes:
-    """Return the frame of a tuple of plain data."""
+def frame(content: tuple[Any, ...], format: int = marshal.version) -> bytes:
+    """Return the frame of a tuple of plain data; `FLAT` is the format for small ones."""
     try:
-        body = marshal.dumps(content, _FORMAT)
+        body = marshal.dumps(content, format)
     except ValueError:  # an instance of a subclass of str or the like, such as a member of a StrEnum
-        body = marshal.dumps(_exact(content), _FORMAT)
+        body = marshal.dumps(_exact(content), format)
     return _LENGTH.pack(len(body)) + body
 
 

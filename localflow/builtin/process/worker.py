@@ -41,6 +41,7 @@ from localflow.builtin.process.transport import (
     FrameReader,
     frame,
 )
+from localflow.builtin.process.waiting import look_out
 from localflow.calls import Call, Outcome
 from localflow.errors import UnpicklableError
 from localflow.failpoints import reach
@@ -58,6 +59,9 @@ if TYPE_CHECKING:
 
 _PIECE = 1 << 16
 _REASON_LIMIT = 10_000
+#: How long it looks out for the next call before it sleeps: about as long as the engine takes to send what depends on
+#: the one before.
+_ALERT_SECONDS = 100e-6
 _UNFINISHED = (GeneratorType, CoroutineType, AsyncGeneratorType)
 
 
@@ -150,12 +154,16 @@ class _Worker:
             try:
                 token = os.read(self._tokens, TOKEN_SIZE)
             except BlockingIOError:
-                self._token_came.poll()
+                if not look_out(self._has_token, _ALERT_SECONDS):
+                    self._token_came.poll()
                 self._meter.go_on()
             else:
                 if not token:
                     raise _EngineGone
                 return token
+
+    def _has_token(self) -> bool:
+        return bool(self._token_came.poll(0))
 
     def _find(self, number: int) -> _Work:
         """Return the call of this number; those before it have been taken back."""
