@@ -61,6 +61,9 @@ _log = logging.getLogger("localflow.process")
 #: From one look at the memory of workers to the next; a call that is shorter is not killed, its worker is replaced.
 _MEMORY_SECONDS = 0.5
 
+#: How long staff and long calls may be left alone while outcomes come one after the other.
+_MANAGE_SECONDS = 0.001
+
 #: How long the thread looks out for the next outcome before it sleeps: a few short calls.
 _ALERT_SECONDS = 50e-6
 
@@ -85,6 +88,10 @@ class Pool:
         """How long the thread waits for news."""
         self._is_alert = False
         """Whether there was an outcome just now, so that the next may be near."""
+        self._is_idle = False
+        """Whether nothing had happened when the thread looked last."""
+        self._manage_at = 0.0
+        """When what can wait a moment has waited long enough."""
         self._cores = usable_cores()
         self._closing = False
         self._woken = False
@@ -163,7 +170,7 @@ class Pool:
         self._finish()
 
     def _turn(self) -> None:
-        news, said = self._listen(self._patience)
+        news, said = self._listen(self._await())
         with self._lock:
             for worker, contents in news:
                 self._settle(worker, contents)
@@ -183,14 +190,35 @@ class Pool:
             except Exception:
                 _log.exception("%d outcome(s) could not be reported", len(answers))
         with self._lock:
-            self._is_alert = bool(answers)
-            self._patience = self._manage(is_idle=not (news or said or answers))
+            self._assignment.assign()
+            self._assignment.balance()
+            self._staff.watch_choked_pipes()
+        self._is_alert, self._is_idle = bool(answers), not (news or said or answers)
 
-    def _listen(self, patience: float | None) -> tuple[list[tuple[Worker, list[Any]]], list[Any]]:
-        """Wait for news; return what workers have written, and what the supervisor has said."""
+    def _await(self) -> list[tuple[selectors.SelectorKey, int]]:
+        """Wait for news; return where there is some.
+
+        While outcomes come one after the other, all that can wait a moment does.
+        """
+        select = self._selector.select
+        if self._is_alert and time.monotonic() < self._manage_at:
+            # Awake, but not if a worker would miss the core.
+            is_free = 0 < self._assignment.busy() < self._cores
+            ready = look_out(lambda: select(0), _ALERT_SECONDS) if is_free else select(_MANAGE_SECONDS)
+            if ready:
+                return ready
+        with self._lock:
+            self._manage_at = time.monotonic() + _MANAGE_SECONDS
+            self._patience = patience = self._manage()
+        return select(patience)
+
+    def _listen(
+        self, ready: Sequence[tuple[selectors.SelectorKey, int]]
+    ) -> tuple[list[tuple[Worker, list[Any]]], list[Any]]:
+        """Return what workers have written, and what the supervisor has said."""
         news: list[tuple[Worker, list[Any]]] = []
         said: list[Any] = []
-        for key, _ in self._await(patience):
+        for key, _ in ready:
             source = key.data
             if source is None:
                 with self._lock:
@@ -206,16 +234,8 @@ class Pool:
                     source.flush()
         return news, said
 
-    def _await(self, patience: float | None) -> list[tuple[selectors.SelectorKey, int]]:
-        """Return the sources of news; sleep at once if news will be long in coming, or a worker would miss the core."""
-        if self._is_alert and patience != 0 and 0 < self._assignment.busy() < self._cores:
-            ready = look_out(lambda: self._selector.select(0), min(_ALERT_SECONDS, patience or _ALERT_SECONDS))
-            if ready:
-                return ready
-        return self._selector.select(patience)
-
-    def _manage(self, is_idle: bool) -> float | None:
-        """Keep the staff complete, spread the calls, look after those that run; return how long to wait for news."""
+    def _manage(self) -> float | None:
+        """Keep the staff complete, look after the calls that run; return how long to wait for news."""
         assignment, staff = self._assignment, self._staff
         staff.kernel_kills.look(time.monotonic())
         waits = self._stop_overrunning() + self._stop_outgrown() + self._listen_to_calls()
@@ -231,7 +251,7 @@ class Pool:
         if assignment.is_ahead():
             waits.append(OVERDUE_SECONDS)
         waits += staff.waits()
-        if not waits and not is_idle:
+        if not waits and not self._is_idle:
             waits.append(FIRST_LOOK)  # a nap, from which the next call need not wake the thread
         return min(waits, default=None)
 
@@ -386,7 +406,7 @@ class Pool:
             self._assignment.take_backlog()
             self._staff.dismiss()
         while (patience := self._staff.dismissal_patience()) is not None:
-            _, said = self._listen(patience)
+            _, said = self._listen(self._selector.select(patience))
             with self._lock:
                 for kind, *rest in said:
                     if kind is None:
