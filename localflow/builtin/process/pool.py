@@ -12,7 +12,8 @@ the calls in front take longer than expected, and to learn what a dead worker wa
 Threads. `_lock` guards the backlog, what is in hand, and all that is written to workers; it is never held during
 `report`. Any thread may take calls and send them to workers that are there. The pool's own thread does the rest: it
 starts the supervisor and workers, reads outcomes and reports all it has at once, and buries the dead. `report` runs in
-it, and submits from there.
+it, and submits from there. As long as outcomes come one after the other it does only what they ask for, and looks out
+for the next one before it sleeps (see `waiting`); staff and long calls have their turn every millisecond.
 
 A worker that dies: what it wrote is read first (a result received before death counts), then what it had not begun is
 taken back; the one call left over, if any, is the one it was in. Three failed starts in a row, with no worker ready,
@@ -42,7 +43,7 @@ from localflow.builtin.process.packing import CallPacker
 from localflow.builtin.process.spawn import Supervisor
 from localflow.builtin.process.staff import Staff
 from localflow.builtin.process.transport import DIED, DONE, OUTCOME, READY, SPAWNED, UNABLE, UNSPAWNED
-from localflow.builtin.process.waiting import look_out
+from localflow.builtin.process.waiting import Lookout
 from localflow.calls import Outcome, Output
 from localflow.failpoints import reach
 from localflow.states import Cancelled, timed_out
@@ -86,6 +87,7 @@ class Pool:
         """Ids of calls to be cancelled."""
         self._patience: float | None = None
         """How long the thread waits for news."""
+        self._lookout = Lookout(_ALERT_SECONDS)
         self._is_alert = False
         """Whether there was an outcome just now, so that the next may be near."""
         self._is_idle = False
@@ -204,7 +206,7 @@ class Pool:
         if self._is_alert and time.monotonic() < self._manage_at:
             # Awake, but not if a worker would miss the core.
             is_free = 0 < self._assignment.busy() < self._cores
-            ready = look_out(lambda: select(0), _ALERT_SECONDS) if is_free else select(_MANAGE_SECONDS)
+            ready = self._lookout.find(lambda: select(0)) if is_free else select(_MANAGE_SECONDS)
             if ready:
                 return ready
         with self._lock:
@@ -246,7 +248,7 @@ class Pool:
         assignment.assign()
         assignment.balance()
         staff.watch_choked_pipes()
-        if self._answers:
+        if self._answers or self._unwanted:
             return 0
         if assignment.is_ahead():
             waits.append(OVERDUE_SECONDS)

@@ -41,7 +41,7 @@ from localflow.builtin.process.transport import (
     FrameReader,
     frame,
 )
-from localflow.builtin.process.waiting import look_out
+from localflow.builtin.process.waiting import Lookout
 from localflow.calls import Call, Outcome
 from localflow.errors import UnpicklableError
 from localflow.failpoints import reach
@@ -109,6 +109,7 @@ class _Worker:
         self._outcomes = outcomes
         self._token_came = select.poll()
         self._token_came.register(tokens, select.POLLIN)
+        self._lookout = Lookout(_ALERT_SECONDS)
         self._meter = ProcessMeter()
         self._reader = FrameReader()
         self._contents: deque[Any] = deque()
@@ -154,7 +155,7 @@ class _Worker:
             try:
                 token = os.read(self._tokens, TOKEN_SIZE)
             except BlockingIOError:
-                if not look_out(self._has_token, _ALERT_SECONDS):
+                if not self._lookout.find(self._has_token):
                     self._token_came.poll()
                 self._meter.go_on()
             else:
