@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
 #: How much work is sent ahead to each worker, so that it has its next call while the engine is busy.
 _AHEAD_SECONDS = 0.002
-_CALL_OVERHEAD = 20e-6
+_CALL_OVERHEAD = 10e-6
 _MOST_AHEAD = 128
 _MEMORY = 8
 #: A worker that has not answered for so long is in a long call: nothing else shall wait behind it.
