@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import inspect
 import os
-import sys
 import time
 from types import AsyncGeneratorType, CoroutineType, GeneratorType
 from typing import TYPE_CHECKING, Any, NamedTuple
@@ -17,12 +16,14 @@ from localflow.payloads import Packed
 from localflow.records import Execution
 from localflow.states import State, StateType, exception_message, timed_out
 from localflow.tracebacks import cause_of, described_arguments
+from localflow.usage import LoopMeter, ThreadMeter
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
 
     from localflow.payloads import Payload
     from localflow.records import LogLine, Record, TaskRun
+    from localflow.usage import Meter
 
 
 class Call(NamedTuple):
@@ -56,7 +57,7 @@ class Call(NamedTuple):
     def run(
         self,
         worker: str = "",
-        cpu_clock: Callable[[], float] = time.thread_time,
+        meter: Meter | None = None,
         log: Callable[[LogLine], None] | None = None,
     ) -> Outcome:
         """Run the call here and return its outcome; no exception escapes, whatever the task raises.
@@ -65,13 +66,13 @@ class Call(NamedTuple):
 
         Args:
             worker: the name of the worker that runs it, as `localflow show` prints it.
-            cpu_clock: CPU seconds used so far by whatever runs the call.
+            meter: measures what the call uses; without one its thread is measured.
             log: takes what the call says instead of the outcome.
         """
         if log is None and self.log is None and not logs.is_installed():
             with logs.recording_elsewhere():
-                return self._run(_Running(self, worker, cpu_clock, log))
-        return self._run(_Running(self, worker, cpu_clock, log))
+                return self._run(_Running(self, worker, meter or ThreadMeter(), log))
+        return self._run(_Running(self, worker, meter or ThreadMeter(), log))
 
     def _run(self, running: _Running) -> Outcome:
         with entered(running.context):
@@ -89,7 +90,7 @@ class Call(NamedTuple):
         Raises:
             asyncio.CancelledError: the asyncio task that runs it was cancelled.
         """
-        running = _Running(self, worker, None, log)  # a loop's CPU time is that of many calls
+        running = _Running(self, worker, LoopMeter(), log)
         with entered(running.context):
             try:
                 value = self._value()
@@ -141,23 +142,23 @@ class Outcome(NamedTuple):
 class _Running:
     """A call between its begin and its end."""
 
-    def __init__(
-        self, call: Call, worker: str, cpu_clock: Callable[[], float] | None, log: Callable[[LogLine], None] | None
-    ) -> None:
+    __slots__ = ("_began", "_call", "_lines", "_meter", "_started_at", "_worker", "context")
+
+    def __init__(self, call: Call, worker: str, meter: Meter, log: Callable[[LogLine], None] | None) -> None:
         self._call = call
         self._worker = worker
-        self._cpu_clock = cpu_clock
+        self._meter = meter
         self._lines: list[LogLine] = []
         log = log or call.log or self._lines.append
         self.context = TaskContext(call.task_run, call.attempt, [], log, call.log_prints, flow_depth())
         self._started_at, self._began = time.time(), time.monotonic()
-        self._cpu_before = cpu_clock() if cpu_clock else 0.0
+        meter.begin()
 
     def returned(self, value: object) -> Outcome:
         limit = self._call.timeout_seconds
         if limit is not None and time.monotonic() - self._began > limit:
             return self._ended(timed_out(limit))
-        state = value if isinstance(value, State) else State(StateType.COMPLETED, data=value)
+        state = value if isinstance(value, State) else State(StateType.COMPLETED, "Completed", "", value)
         return self._ended(state, state.recordable())
 
     def failed(self, error: BaseException) -> Outcome:
@@ -169,9 +170,8 @@ class _Running:
 
     def _ended(self, state: State, result: Payload | None = None) -> Outcome:
         logs.flush(self.context)
-        cpu_seconds = self._cpu_clock() - self._cpu_before if self._cpu_clock else None
         ended_at = self._started_at + (time.monotonic() - self._began)  # right also if the clock was set meanwhile
-        execution = Execution(self._worker, os.getpid(), self._started_at, ended_at, cpu_seconds, peak_rss_bytes())
+        execution = Execution(self._worker, os.getpid(), self._started_at, ended_at, *self._meter.end())
         return Outcome(self._call.id, state, result, execution, tuple(self.context.records), tuple(self._lines))
 
 
@@ -186,13 +186,3 @@ def timed_out_outcome(call: Call, execution: Execution | None = None, lines: Seq
     """Return the outcome of a call that an executor has stopped, or given up, at its deadline."""
     assert call.timeout_seconds is not None
     return Outcome(call.id, timed_out(call.timeout_seconds), None, execution, (), lines)
-
-
-def peak_rss_bytes() -> int | None:
-    """Return the largest resident size this process has had, or None where the system does not tell."""
-    try:
-        import resource
-    except ImportError:
-        return None
-    peak: int = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    return peak if sys.platform == "darwin" else peak * 1024

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-from contextlib import contextmanager
 from contextvars import ContextVar
 from typing import TYPE_CHECKING, NamedTuple
 
 from localflow.errors import NoRunError
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator, Mapping
+    from collections.abc import Callable, Mapping
 
     from localflow.active import ActiveFlow
     from localflow.records import FlowRun, LogLine, Record, TaskRun
@@ -56,14 +55,19 @@ def current_run() -> FlowContext | TaskContext | None:
     return _current.get()
 
 
-@contextmanager
-def entered(context: FlowContext | TaskContext) -> Iterator[None]:
-    """Make `context` the current one for the block."""
-    token = _current.set(context)
-    try:
-        yield
-    finally:
-        _current.reset(token)
+class entered:
+    """Make a context the current one for the block."""
+
+    __slots__ = ("_context", "_token")
+
+    def __init__(self, context: FlowContext | TaskContext) -> None:
+        self._context = context
+
+    def __enter__(self) -> None:
+        self._token = _current.set(self._context)
+
+    def __exit__(self, *_: object) -> None:
+        _current.reset(self._token)
 
 
 class FlowRunInfo(NamedTuple):

@@ -9,10 +9,9 @@ import io
 import json
 import pickle
 import sys
-from contextlib import suppress
 from functools import cache
 from types import FunctionType
-from typing import TYPE_CHECKING, Any, NamedTuple, cast
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from localflow import classes
 from localflow.errors import StoreError, TaskFailedError, UnpicklableError
@@ -44,13 +43,10 @@ def pack(value: object) -> Payload:
     kind = type(value)
     if value is None or kind is bool:
         return _CONSTANTS[value]
-    if kind is int:
-        with suppress(ValueError):  # more digits than Python prints
-            return Payload("json", b"%d" % cast(int, value))
-    if kind is float or kind is str or ((kind is list or kind is dict) and _is_plain(value)):
+    if kind is int or kind is float or kind is str or ((kind is list or kind is dict) and _is_plain(value)):
         try:
-            return Payload("json", json.dumps(value).encode())
-        except (ValueError, RecursionError):  # such an int among them; deep nesting
+            return Payload("json", (repr(value) if kind is int else json.dumps(value)).encode())
+        except (ValueError, RecursionError):  # an int of more digits than Python prints; deep nesting
             pass
     return Payload("pickle", pickle_value(value))
 

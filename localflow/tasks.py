@@ -193,7 +193,7 @@ def _unquoted(args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[tuple[Any,
     for value in (*args, *kwargs.values()) if kwargs else args:
         if isinstance(value, Marker):
             break
-    else:
+    else:  # as nearly ever; any() of a generator would take three times as long
         return args, kwargs
     bare: tuple[tuple[Any, ...], dict[str, Any]] = replace((args, kwargs), (), lambda item: item)
     return bare

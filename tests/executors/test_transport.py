@@ -74,11 +74,12 @@ def test_an_outcome_comes_back_whole() -> None:
         outcome_frame(1, "task", Outcome(7, failed, None, execution), None)
         + outcome_frame(2, "task", Outcome(8, completed, Payload("json", b"[1]"), execution), [1])
     )
-    failure, success = read_outcome(first), read_outcome(second)
+    failure, success = read_outcome(7, first), read_outcome(8, second)
 
     assert (failure.call_id, failure.state.name, failure.state.message) == (7, "Odd", "message \udcff")
     assert (failure.state.cause, failure.execution, failure.result) == (failed.cause, execution, None)
     assert (success.call_id, success.state.instant, success.result) == (8, 12.5, Payload("json", b"[1]"))
+    assert (success.state.name, success.state.message, success.execution) == ("Completed", "", execution)
     assert isinstance(success.state.packed_data, Packed)
     assert success.state.result() == [1]
 

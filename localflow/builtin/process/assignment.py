@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
 #: How much work is sent ahead to each worker, so that it has its next call while the engine is busy.
 _AHEAD_SECONDS = 0.002
-_CALL_OVERHEAD = 20e-6
+_CALL_OVERHEAD = 10e-6
 _MOST_AHEAD = 128
 _MEMORY = 8
 #: A worker that has not answered for so long is in a long call: nothing else shall wait behind it.
@@ -60,6 +60,10 @@ class Assignment:
             calls += len(worker.in_hand)
             staff += not worker.retiring
         return min(self.size, calls) - staff
+
+    def busy(self) -> int:
+        """Return how many workers are in a call, or begin one now."""
+        return sum([bool(worker.in_hand) for worker in self.workers.values()])
 
     def take_backlog(self) -> list[Shipment]:
         """Return the calls of the backlog, which is empty then."""

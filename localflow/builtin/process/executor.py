@@ -116,10 +116,11 @@ class ProcessExecutor(Executor):
 
     def shutdown(self) -> None:
         """End all workers; those in a task are killed at once, also if they have been told to end in order."""
-        pool, self._pool = self._pool, None
+        pool = self._pool
         if pool is not None and self._pid == os.getpid():  # in a forked child the processes are not its own
             atexit.unregister(self.shutdown)
-            pool.close()
+            pool.close()  # to the end of which calls may come, and are given up, too: the engine may be in `report`
+        self._pool = None
 
 
 def worker_environment(workers: int, env: dict[str, str]) -> dict[str, str]:

@@ -10,7 +10,7 @@ import itertools
 import pickle
 from typing import TYPE_CHECKING, Any
 
-from localflow.builtin.process.transport import OUTCOME, frame
+from localflow.builtin.process.transport import DONE, FLAT, OUTCOME, frame
 from localflow.calls import Outcome
 from localflow.errors import UnpicklableError
 from localflow.payloads import Packed, Payload, pack, pickle_value, type_name
@@ -27,6 +27,7 @@ if TYPE_CHECKING:
 #: The most that one argument or one result may take, in bytes: what `marshal` can write.
 SIZE_LIMIT = (1 << 31) - 1
 
+_COMPLETED = "Completed"
 _CHAIN_LIMIT = 16
 _REASON_LIMIT = 5_000
 _RECORD_KINDS: dict[str, type[Any]] = {kind.__name__: kind for kind in (FlowRun, TaskRun, StateChange, LogEntry)}
@@ -57,12 +58,20 @@ def outcome_frame(number: int, task: str, outcome: Outcome, ends: Ends | None = 
                 payload = _pack_data(state)
     if payload is not None and len(payload.data) > SIZE_LIMIT:
         state, payload = unsendable(size_message(task, outcome.state.packed_data, len(payload.data))), None
+    ended = outcome.execution
+    if (
+        state.type is StateType.COMPLETED
+        and payload is not None
+        and ended is not None
+        and not (outcome.records or state.message or state.name != _COMPLETED or state.cause)
+    ):
+        return frame((DONE, number, state.instant, *payload, *ended, ends), FLAT)
     cause = None if state.cause is None else tuple(state.cause)
-    execution = None if outcome.execution is None else tuple(outcome.execution)
+    execution = None if ended is None else tuple(ended)
     records = to_plain(outcome.records) if outcome.records else ()
     return frame(
         (
-            OUTCOME, number, outcome.call_id, state.type._value_, state.name, state.message, state.instant, cause,
+            OUTCOME, number, state.type._value_, state.name, state.message, state.instant, cause,
             None if payload is None else tuple(payload), execution, records, ends,
         )
     )  # fmt: skip
@@ -159,19 +168,23 @@ def chained(links: Sequence[BaseException]) -> BaseException:
 # -- in the engine ---------------------------------------------------------------------------------------------------
 
 
-def read_outcome(content: tuple[Any, ...]) -> Outcome:
+def read_outcome(call_id: int, content: tuple[Any, ...]) -> Outcome:
     """Return the outcome of a call from the content of its frame."""
-    _, _, call_id, type, name, message, instant, cause, payload, execution, records, _ = content
-    # Here `tuple.__new__` makes the named tuples, at a third of the cost of `_make`: this is done for every call.
-    kept = None if payload is None else tuple.__new__(Payload, payload)
-    state = State(_TYPES[type], name, message, None if kept is None else Packed(kept), instant=instant)
+    if content[0] == DONE:
+        # Here `tuple.__new__` makes the named tuples, at a third of the cost of `_make`: this is done for every call.
+        kept = tuple.__new__(Payload, content[3:5])
+        state = State(StateType.COMPLETED, _COMPLETED, "", Packed(kept), instant=content[2])
+        return tuple.__new__(Outcome, (call_id, state, kept, tuple.__new__(Execution, content[5:11]), (), ()))
+    _, _, type, name, message, instant, cause, payload, execution, records, _ = content
+    result = None if payload is None else Payload._make(payload)
+    state = State(_TYPES[type], name, message, None if result is None else Packed(result), instant=instant)
     if cause is not None:
         state.cause = Cause._make(cause)
     return Outcome(
         call_id,
         state,
-        kept if state.type is StateType.COMPLETED else None,
-        None if execution is None else tuple.__new__(Execution, execution),
+        result if state.type is StateType.COMPLETED else None,
+        None if execution is None else Execution._make(execution),
         from_plain(records) if records else (),
     )
 

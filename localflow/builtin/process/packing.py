@@ -16,13 +16,14 @@ from __future__ import annotations
 import itertools
 import json
 import logging
+import sys
 import threading
 from typing import TYPE_CHECKING, Any
 
 from localflow.builtin.process.blame import argument_message, function_message, size_message, size_warning
 from localflow.builtin.process.importing import keep_importable, shipped_path
 from localflow.builtin.process.outcomes import unsendable
-from localflow.builtin.process.transport import CALL, DEFINE, FLOW_RUN, FUNCTION, PATH, frame
+from localflow.builtin.process.transport import CALL, DEFINE, FLAT, FLOW_RUN, FUNCTION, PATH, frame
 from localflow.calls import Outcome
 from localflow.errors import StoreError, UnpicklableError
 from localflow.payloads import Packed, Stored, pickle_value
@@ -69,20 +70,21 @@ class CallPacker:
     """Packs the calls of one executor; several threads may use it at once."""
 
     def __init__(self) -> None:
-        self.path = shipped_path()
+        self.path: list[str] = []
         """The engine's sys.path."""
-        self.path_frame = frame((PATH, self.path))
+        self._look_at_path()
         self._call_numbers = itertools.count(1)
         self._definition_numbers = itertools.count(1)
         self._definitions: dict[int, Definition] = {}  # by the id of the original, which they keep alive
+        self._last_definitions: tuple[Definition, ...] = ()
+        """Those of the last call, to be one object with those of the next if they are the same."""
         self._warned_of: set[str] = set()
         self._lock = threading.RLock()  # pickling runs code of the user's, which may end up here again
 
     def pack(self, calls: Sequence[Call]) -> tuple[list[Shipment], list[Outcome]]:
         """Return the calls that can travel and the outcomes of those that cannot."""
-        path = shipped_path()
-        if path != self.path:
-            self.path, self.path_frame = path, frame((PATH, path))
+        if sys.path != self._seen_path or self._path_is_relative:
+            self._look_at_path()
         shipments, refused = [], []
         for call in calls:
             try:
@@ -91,12 +93,24 @@ class CallPacker:
                 refused.append(Outcome(call.id, unsendable(str(refusal))))
         return shipments, refused
 
+    def _look_at_path(self) -> None:
+        path = shipped_path()
+        if path != self.path:
+            self.path = path
+            self.path_frame = frame((PATH, path))
+            """What tells it to workers."""
+        self._seen_path = [*sys.path]
+        self._path_is_relative = path != self._seen_path
+
     def _pack(self, call: Call) -> Shipment:
-        run = call.task_run
-        function = self._definition(call.function) or self._define_function(call.function, call.task_run.task)
+        run, known = call.task_run, self._definitions
+        function = known.get(id(call.function)) or self._define_function(call.function, run.task)
         if function.problem:
             raise _Refusal(f"Task '{run.task}': {function.problem}")
-        flow_run = self._definition(run.flow_run) or self._define_flow_run(run.flow_run)
+        flow_run = known.get(id(run.flow_run)) or self._define_flow_run(run.flow_run)
+        definitions = self._last_definitions
+        if not definitions or definitions[0] is not function or definitions[1] is not flow_run:
+            definitions = self._last_definitions = (function, flow_run)
         args, kwargs = self._pack_arguments(call)
         number = next(self._call_numbers)
         content = (
@@ -105,22 +119,18 @@ class CallPacker:
             *run[1:], args, kwargs,
         )  # fmt: skip
         try:
-            data = frame(content)
+            data = frame(content, FLAT)
         except (ValueError, MemoryError):
             raise _Refusal(size_message(call)) from None
         if len(data) > _LARGE and run.task not in self._warned_of:
             self._warned_of.add(run.task)
             _log.warning("%s", size_warning(call))
-        return Shipment(call, number, (function, flow_run), data)
+        return Shipment(call, number, definitions, data)
 
     def _pack_arguments(self, call: Call) -> tuple[Any, dict[str, Any] | None]:
         kwargs = call.kwargs
-        for value in call.args:
-            if type(value) not in _PLAIN:
-                break
-        else:
-            if not kwargs:
-                return call.args, {}
+        if not kwargs and _PLAIN.issuperset(map(type, call.args)):
+            return call.args, {}
         packed: list[Packed] = []
         travelling = []
         for value in (*call.args, *kwargs.values()):
@@ -145,9 +155,6 @@ class CallPacker:
             raise _Refusal(argument_message(call, error)) from error
 
     # -- definitions -------------------------------------------------------------------------------------------------
-
-    def _definition(self, original: object) -> Definition | None:
-        return self._definitions.get(id(original))
 
     def _define_function(self, function: Any, task: str) -> Definition:
         with self._lock:

@@ -12,7 +12,8 @@ the calls in front take longer than expected, and to learn what a dead worker wa
 Threads. `_lock` guards the backlog, what is in hand, and all that is written to workers; it is never held during
 `report`. Any thread may take calls and send them to workers that are there. The pool's own thread does the rest: it
 starts the supervisor and workers, reads outcomes and reports all it has at once, and buries the dead. `report` runs in
-it, and submits from there.
+it, and submits from there. As long as outcomes come one after the other it does only what they ask for, and looks out
+for the next one before it sleeps (see `waiting`); staff and long calls have their turn every millisecond.
 
 A worker that dies: what it wrote is read first (a result received before death counts), then what it had not begun is
 taken back; the one call left over, if any, is the one it was in. Three failed starts in a row, with no worker ready,
@@ -32,6 +33,7 @@ import time
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
+from localflow.builtin.cores import usable_cores
 from localflow.builtin.process.assignment import OVERDUE_SECONDS, Assignment, recall_all
 from localflow.builtin.process.deaths import Death, outgrown_state
 from localflow.builtin.process.memory import resident_bytes
@@ -40,7 +42,8 @@ from localflow.builtin.process.output import FIRST_LOOK, show
 from localflow.builtin.process.packing import CallPacker
 from localflow.builtin.process.spawn import Supervisor
 from localflow.builtin.process.staff import Staff
-from localflow.builtin.process.transport import DIED, OUTCOME, READY, SPAWNED, UNABLE, UNSPAWNED
+from localflow.builtin.process.transport import DIED, DONE, OUTCOME, READY, SPAWNED, UNABLE, UNSPAWNED
+from localflow.builtin.process.waiting import Lookout
 from localflow.calls import Outcome, Output
 from localflow.failpoints import reach
 from localflow.states import Cancelled, timed_out
@@ -58,6 +61,12 @@ _log = logging.getLogger("localflow.process")
 
 #: From one look at the memory of workers to the next; a call that is shorter is not killed, its worker is replaced.
 _MEMORY_SECONDS = 0.5
+
+#: How long staff and long calls may be left alone while outcomes come one after the other.
+_MANAGE_SECONDS = 0.001
+
+#: How long the thread looks out for the next outcome before it sleeps: a few short calls.
+_ALERT_SECONDS = 50e-6
 
 
 class Pool:
@@ -78,6 +87,14 @@ class Pool:
         """Ids of calls to be cancelled."""
         self._patience: float | None = None
         """How long the thread waits for news."""
+        self._lookout = Lookout(_ALERT_SECONDS)
+        self._is_alert = False
+        """Whether there was an outcome just now, so that the next may be near."""
+        self._is_idle = False
+        """Whether nothing had happened when the thread looked last."""
+        self._manage_at = 0.0
+        """When what can wait a moment has waited long enough."""
+        self._cores = usable_cores()
         self._closing = False
         self._woken = False
         self._selector = selectors.DefaultSelector()
@@ -155,7 +172,7 @@ class Pool:
         self._finish()
 
     def _turn(self) -> None:
-        news, said = self._listen(self._patience)
+        news, said = self._listen(self._await())
         with self._lock:
             for worker, contents in news:
                 self._settle(worker, contents)
@@ -175,13 +192,35 @@ class Pool:
             except Exception:
                 _log.exception("%d outcome(s) could not be reported", len(answers))
         with self._lock:
-            self._patience = self._manage(is_idle=not (news or said or answers))
+            self._assignment.assign()
+            self._assignment.balance()
+            self._staff.watch_choked_pipes()
+        self._is_alert, self._is_idle = bool(answers), not (news or said or answers)
 
-    def _listen(self, patience: float | None) -> tuple[list[tuple[Worker, list[Any]]], list[Any]]:
-        """Wait for news; return what workers have written, and what the supervisor has said."""
+    def _await(self) -> list[tuple[selectors.SelectorKey, int]]:
+        """Wait for news; return where there is some.
+
+        While outcomes come one after the other, all that can wait a moment does.
+        """
+        select = self._selector.select
+        if self._is_alert and time.monotonic() < self._manage_at:
+            # Awake, but not if a worker would miss the core.
+            is_free = 0 < self._assignment.busy() < self._cores
+            ready = self._lookout.find(lambda: select(0)) if is_free else select(_MANAGE_SECONDS)
+            if ready:
+                return ready
+        with self._lock:
+            self._manage_at = time.monotonic() + _MANAGE_SECONDS
+            self._patience = patience = self._manage()
+        return select(patience)
+
+    def _listen(
+        self, ready: Sequence[tuple[selectors.SelectorKey, int]]
+    ) -> tuple[list[tuple[Worker, list[Any]]], list[Any]]:
+        """Return what workers have written, and what the supervisor has said."""
         news: list[tuple[Worker, list[Any]]] = []
         said: list[Any] = []
-        for key, _ in self._selector.select(patience):
+        for key, _ in ready:
             source = key.data
             if source is None:
                 with self._lock:
@@ -197,8 +236,8 @@ class Pool:
                     source.flush()
         return news, said
 
-    def _manage(self, is_idle: bool) -> float | None:
-        """Keep the staff complete, spread the calls, look after those that run; return how long to wait for news."""
+    def _manage(self) -> float | None:
+        """Keep the staff complete, look after the calls that run; return how long to wait for news."""
         assignment, staff = self._assignment, self._staff
         staff.kernel_kills.look(time.monotonic())
         waits = self._stop_overrunning() + self._stop_outgrown() + self._listen_to_calls()
@@ -209,12 +248,12 @@ class Pool:
         assignment.assign()
         assignment.balance()
         staff.watch_choked_pipes()
-        if self._answers:
+        if self._answers or self._unwanted:
             return 0
         if assignment.is_ahead():
             waits.append(OVERDUE_SECONDS)
         waits += staff.waits()
-        if not waits and not is_idle:
+        if not waits and not self._is_idle:
             waits.append(FIRST_LOOK)  # a nap, from which the next call need not wake the thread
         return min(waits, default=None)
 
@@ -222,17 +261,17 @@ class Pool:
         """Take in what a worker has written."""
         seconds = []
         for content in contents:
-            kind = content[0]
-            if kind == OUTCOME:
-                if worker.in_hand.pop(content[1], None) is None:
+            kind, number = content[:2]
+            if kind in (DONE, OUTCOME):
+                shipment = worker.in_hand.pop(number, None)
+                if shipment is None:
                     continue
-                outcome = read_outcome(content)
+                outcome = read_outcome(shipment.call.id, content)
                 ends = content[-1]
                 if ends is not None:
                     outcome = outcome._replace(lines=worker.output.at_end(ends))
-                sentence = worker.sentences.get(content[1])
-                if sentence is not None:  # it has ended in order, on being told to
-                    outcome = outcome._replace(state=sentence, result=None)
+                if worker.sentences and number in worker.sentences:  # it has ended in order, on being told to
+                    outcome = outcome._replace(state=worker.sentences[number], result=None)
                     self._staff.kill(worker)
                 self._answers.append(outcome)
                 execution = outcome.execution
@@ -369,7 +408,7 @@ class Pool:
             self._assignment.take_backlog()
             self._staff.dismiss()
         while (patience := self._staff.dismissal_patience()) is not None:
-            _, said = self._listen(patience)
+            _, said = self._listen(self._selector.select(patience))
             with self._lock:
                 for kind, *rest in said:
                     if kind is None:

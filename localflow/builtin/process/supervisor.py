@@ -69,7 +69,8 @@ def main(control: int, engine: int) -> NoReturn:
     for stream in (sys.stdout, sys.stderr):
         if stream is not None:
             stream.reconfigure(encoding="utf-8", errors="backslashreplace", line_buffering=True)  # type: ignore[union-attr]
-    for name in ("cloudpickle", "resource"):  # which the first call of each worker would import otherwise
+    # What the first call of each worker would import otherwise.
+    for name in ("cloudpickle", "resource", "localflow.tasks"):
         with contextlib.suppress(ImportError):
             importlib.import_module(name)
     gc.collect()

@@ -21,7 +21,6 @@ import os
 import pickle
 import select
 import sys
-import time
 from collections import deque
 from contextvars import Context
 from types import AsyncGeneratorType, CoroutineType, GeneratorType
@@ -42,6 +41,7 @@ from localflow.builtin.process.transport import (
     FrameReader,
     frame,
 )
+from localflow.builtin.process.waiting import Lookout
 from localflow.calls import Call, Outcome
 from localflow.errors import UnpicklableError
 from localflow.failpoints import reach
@@ -49,14 +49,19 @@ from localflow.payloads import Payload, unpack
 from localflow.printable import shortened
 from localflow.records import FlowRun, TaskRun
 from localflow.tracebacks import described_arguments, traceback_text
+from localflow.usage import ProcessMeter
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
     from localflow.records import LogLine
+    from localflow.usage import Meter
 
 _PIECE = 1 << 16
 _REASON_LIMIT = 10_000
+#: How long it looks out for the next call before it sleeps: about as long as the engine takes to send what depends on
+#: the one before.
+_ALERT_SECONDS = 100e-6
 _UNFINISHED = (GeneratorType, CoroutineType, AsyncGeneratorType)
 
 
@@ -104,6 +109,8 @@ class _Worker:
         self._outcomes = outcomes
         self._token_came = select.poll()
         self._token_came.register(tokens, select.POLLIN)
+        self._lookout = Lookout(_ALERT_SECONDS)
+        self._meter = ProcessMeter()
         self._reader = FrameReader()
         self._contents: deque[Any] = deque()
         self._proposed: deque[_Work] = deque()
@@ -136,7 +143,7 @@ class _Worker:
         capture = self._capture
         while (token := self._next_token()) != EXIT:
             work = self._find(int.from_bytes(token, "little"))
-            outcome = work.do(name, capture.log)
+            outcome = work.do(name, self._meter, capture.log)
             if os.getpid() != pid:
                 _end_forked(outcome)
             self._write(outcome_frame(work.number, work.call.task_run.task, outcome, capture.ends()))
@@ -148,11 +155,16 @@ class _Worker:
             try:
                 token = os.read(self._tokens, TOKEN_SIZE)
             except BlockingIOError:
-                self._token_came.poll()
+                if not self._lookout.find(self._has_token):
+                    self._token_came.poll()
+                self._meter.go_on()
             else:
                 if not token:
                     raise _EngineGone
                 return token
+
+    def _has_token(self) -> bool:
+        return bool(self._token_came.poll(0))
 
     def _find(self, number: int) -> _Work:
         """Return the call of this number; those before it have been taken back."""
@@ -226,17 +238,18 @@ class _Work:
         self._function = function
         self._called_with: tuple[Any, ...] | None = None
         self._value: object = None
-        task_run = TaskRun(flow_run, *fields)
-        self.call = Call(
-            call_id, task_run, attempt, self, (), {}, False, attempts, timeout_seconds, log_prints
-        )  # fmt: skip
+        # Here `tuple.__new__` makes the named tuples, at half the cost: this is done for every call.
+        task_run = tuple.__new__(TaskRun, (flow_run, *fields))
+        self.call = tuple.__new__(
+            Call, (call_id, task_run, attempt, self, (), {}, False, attempts, timeout_seconds, log_prints, None)
+        )
 
-    def do(self, worker: str, log: Callable[[LogLine], None]) -> Outcome:
+    def do(self, worker: str, meter: Meter, log: Callable[[LogLine], None]) -> Outcome:
         """Run the call in the worker of this name and return its outcome; `log` takes what it says."""
         call = self.call
         try:
             # In an empty context: nothing that a task sets is seen by the next one.
-            outcome = Context().run(call.run, worker, time.process_time, log)
+            outcome = Context().run(call.run, worker, meter, log)
         except BaseException as error:  # such as sys.exit() in the __reduce__ of the result
             outcome = Outcome(call.id, unsendable(result_message(call.task_run.task, self._value, error)))
         cause = outcome.state.cause
@@ -251,8 +264,11 @@ class _Work:
         if self._kwargs is None:
             args, kwargs = _load(self._args, "its arguments")
         else:
-            args = [_unpacked(value) for value in self._args]
-            kwargs = {name: _unpacked(value) for name, value in self._kwargs.items()}
+            args, kwargs = self._args, self._kwargs
+            if tuple in map(type, args):
+                args = [_unpacked(value) for value in args]
+            if kwargs:
+                kwargs = {name: _unpacked(value) for name, value in kwargs.items()}
         self._args = self._kwargs = None
         self._called_with = function, args, kwargs
         value = self._value = function(*args, **kwargs)

@@ -28,7 +28,7 @@ from localflow.failpoints import reach
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from localflow.builtin.process.packing import Shipment
+    from localflow.builtin.process.packing import Definition, Shipment
     from localflow.states import State
 
 _PIECE = 1 << 16
@@ -153,11 +153,14 @@ class Worker:
         known = self._known
         if not self.in_hand:
             self.news_at = time.monotonic()
+        told: Sequence[Definition] = ()
         for shipment in shipments:
-            for definition in shipment.definitions:
-                if definition.number not in known:
-                    known[definition.number] = None
-                    frames.append(definition.frame)
+            if shipment.definitions is not told:
+                told = shipment.definitions
+                for definition in told:
+                    if definition.number not in known:
+                        known[definition.number] = None
+                        frames.append(definition.frame)
             frames.append(shipment.frame)
             self.in_hand[shipment.number] = shipment
         while len(known) > _KNOWN_LIMIT:

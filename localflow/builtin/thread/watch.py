@@ -13,9 +13,10 @@ import threading
 import time
 from typing import TYPE_CHECKING
 
-from localflow.calls import peak_rss_bytes, timed_out_outcome
+from localflow.calls import timed_out_outcome
 from localflow.records import Execution
 from localflow.states import WORKER_LOST, Cause, State, StateType
+from localflow.usage import peak_rss_bytes
 
 if TYPE_CHECKING:
     from collections.abc import Callable
