@@ -361,7 +361,7 @@ def _left(earlier: EarlierRun[Any]) -> State:
 
 def _snapshot(args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> tuple[tuple[Any, ...], Mapping[str, Any]]:
     """Copy the containers that hold futures: the caller may change them before the call runs."""
-    if all(isinstance(value, _FIXED) for value in (*args, *kwargs.values())):
+    if all(arguments.is_atom(value) or isinstance(value, _FIXED) for value in (*args, *kwargs.values())):
         return args, kwargs
     copies: tuple[tuple[Any, ...], Mapping[str, Any]]
     copies = arguments.replace((args, kwargs), _INPUTS, _copied)

@@ -63,14 +63,16 @@ def find(value: object, kinds: tuple[type, ...]) -> list[Any]:
 
 
 def find_in_call(args: tuple[Any, ...], kwargs: Mapping[str, Any], kinds: tuple[type, ...]) -> list[Any]:
-    """Do `find` for the arguments of a call, most of which hold nothing that could be looked into."""
-    for item in args:
-        if type(item) not in _ATOMS:
-            break
-    else:
-        if not kwargs or all(type(item) in _ATOMS for item in kwargs.values()):
-            return []
-    return _find((*args, *kwargs.values()), kinds, quote)
+    """Do `find` for the arguments of a call, in most of which there is nothing that has to be looked into."""
+    values = (*args, *kwargs.values()) if kwargs else args
+    found: dict[int, Any] = {}
+    for item in values:
+        if type(item) in _ATOMS:
+            continue
+        if not isinstance(item, kinds) or isinstance(item, Marker):
+            return _find(values, kinds, quote)
+        found[id(item)] = item
+    return [*found.values()]
 
 
 def find_tolerated(value: object, kinds: tuple[type, ...]) -> list[Any]:
@@ -133,6 +135,27 @@ def replace(value: object, kinds: tuple[type, ...], substitute: Callable[[Any], 
                 pending.append((item, True))
                 pending.extend((child, False) for child in reversed(children))
     return replaced.get(id(value), value)
+
+
+def replace_in_call(
+    args: tuple[Any, ...], kwargs: Mapping[str, Any], kinds: tuple[type, ...], substitute: Callable[[Any], object]
+) -> tuple[tuple[Any, ...], Mapping[str, Any]]:
+    """Do `replace` for the arguments of a call, in most of which there is nothing that has to be looked into."""
+    values = (*args, *kwargs.values())
+    if not all(is_atom(item) or isinstance(item, kinds) for item in values):
+        replaced: tuple[tuple[Any, ...], Mapping[str, Any]] = replace((args, kwargs), kinds, substitute)
+        return replaced
+    substitutes: dict[int, object] = {}
+    for item in values:
+        if isinstance(item, kinds) and id(item) not in substitutes:
+            substitutes[id(item)] = substitute(item)
+    values = tuple([substitutes.get(id(item), item) for item in values])
+    return values[: len(args)], dict(zip(kwargs, values[len(args) :], strict=True))
+
+
+def is_atom(item: object) -> bool:
+    """Return whether there is never anything to be found in a value."""
+    return type(item) in _ATOMS
 
 
 def _children(item: object) -> list[object] | None:

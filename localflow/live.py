@@ -146,7 +146,7 @@ class LiveRun:
                 return value
 
             try:
-                args, kwargs = arguments.replace((args, kwargs), (TaskFuture, State), data)
+                args, kwargs = arguments.replace_in_call(args, kwargs, (TaskFuture, State), data)
             except Exception as error:  # such as a list put in the place of a future in a set
                 function, args, kwargs = _raise, (error,), {}
             holds_packed = bool(packed)

@@ -12,7 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from localflow import allow_failure, quote, unmapped
-from localflow.arguments import Marker, find, find_tolerated, replace
+from localflow.arguments import Marker, find, find_in_call, find_tolerated, replace, replace_in_call
 
 
 class Mark:
@@ -575,3 +575,17 @@ def test_any_structure_is_rebuilt_with_data_in_place(plan: Any) -> None:
     assert result == with_data
     if not find(with_marks, KINDS):
         assert result is with_marks
+
+
+@given(st.lists(st.integers(0, 4), max_size=5), st.dictionaries(st.sampled_from("ab"), st.integers(0, 4)))
+def test_the_arguments_of_a_call_are_treated_like_any_structure(places: list[int], named: dict[str, int]) -> None:
+    """What is found in them and put in its place is the same whether or not they hold containers."""
+    shared = Mark("s")
+    values: list[Any] = [1, shared, Mark("t"), [shared, Mark("u")], quote(shared)]
+    args = tuple(values[place] for place in places)
+    kwargs = {name: values[place] for name, place in named.items()}
+    kinds = (Mark, quote)
+
+    assert find_in_call(args, kwargs, kinds) == find((*args, *kwargs.values()), kinds)
+    substituted, named_ones = replace_in_call(args, kwargs, KINDS, value_of)
+    assert (substituted, dict(named_ones)) == replaced((args, kwargs))
