@@ -12,7 +12,8 @@ _LINE_LIMIT = 2_000
 class LogNotifier(Notifier):
     """Logs state changes: errors for FAILED and CRASHED, warnings for what was cancelled or is blocked, else infos.
 
-    Of an engine that is gone the flow run is the error, its task runs are infos: there may be hundreds. It sets up no handler: where the program has none, Python itself prints warnings and errors on stderr.
+    Of an engine that is gone the flow run is the error, its task runs are infos: there may be hundreds. It sets up no
+    handler: where the program has none, Python itself prints warnings and errors on stderr.
     """
 
     def notify(self, change: StateChange) -> None:
