@@ -4,7 +4,8 @@
 #   make test     run the tests
 #   make lint     check format, style, import direction and types
 #   make check    run everything a change must pass: lint and test
-#   make torture  kill -9 localflow N times per state store and look at everything after each: make torture N=1000
+#   make torture  kill -9 localflow N times per state store and look at everything after each: make torture N=1000;
+#                 a fifth as often with each of VARIANTS: two engines on one store, a full disk, appends that fail
 #   make clean    remove what these made
 #
 # Another interpreter: make test PYTHON=python3.13
@@ -18,6 +19,7 @@ BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip --quiet --disable-pip-version-check --no-input
 
 N ?= 1000
+VARIANTS ?= shared full faulty
 
 .PHONY: demo test lint check torture clean
 .NOTPARALLEL:
@@ -41,6 +43,10 @@ check: lint test
 torture: $(VENV)/.installed-dev
 	@for store in sqlite json; do \
 	    $(BIN)/python -m tests.torture $$store $(N) --keep build/torture || failed=yes; \
+	    for variant in $(VARIANTS); do \
+	        $(BIN)/python -m tests.torture $$store $$(($(N) / 5)) --variant $$variant --keep build/torture \
+	            || failed=yes; \
+	    done; \
 	done; test -z "$$failed"
 
 clean:

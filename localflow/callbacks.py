@@ -11,7 +11,7 @@ import threading
 from collections import deque
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from localflow.interrupts import STOPS
+from localflow.interrupts import STOPS, NappingCondition
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
@@ -37,7 +37,7 @@ class CallbackRunner:
 
     def __init__(self, name: str = "localflow-callbacks") -> None:
         self._name = name
-        self._changed = threading.Condition()
+        self._changed = NappingCondition()
         self._pending: deque[Callback] = deque()
         self._open = 0
         """Callbacks that have not returned."""

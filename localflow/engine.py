@@ -34,7 +34,7 @@ from localflow.context import task_run_info
 from localflow.errors import LocalflowError, RunCancelledError, StoreError
 from localflow.failpoints import reach
 from localflow.hooks import call_here, hooks_of
-from localflow.interrupts import SHIELD, STOPS, FlowStop
+from localflow.interrupts import SHIELD, STOPS, FlowStop, NappingCondition
 from localflow.lanes import Lane, Lanes
 from localflow.live import LiveRun
 from localflow.logbook import LogBook
@@ -80,7 +80,7 @@ class Engine:
         self.store = store
         self.lock = threading.Lock()
         """Guards the futures' waiters and callbacks; held for moments only."""
-        self.progress = threading.Condition()
+        self.progress = NappingCondition()
         """Told when a flow run has no open task runs left, and when a caller may run its call or give it up."""
         self.callbacks = CallbackRunner()
         self.alarms = Alarms()

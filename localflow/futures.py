@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import contextlib
+import math
 import threading
+import time
 from contextvars import copy_context
 from typing import TYPE_CHECKING, Any, Protocol, TypeVar, overload
 
 from localflow.arguments import allow_failure
 from localflow.callbacks import Callback
+from localflow.interrupts import NAP_SECONDS
 from localflow.signatures import Handle
 from localflow.states import State
 
@@ -56,7 +59,10 @@ class _Wakeup:
 
     def wait(self, timeout: float | None) -> None:
         """Wait until it is set, or for so many seconds."""
-        self._closed.acquire(timeout=-1 if timeout is None else min(max(timeout, 0), threading.TIMEOUT_MAX))
+        until = math.inf if timeout is None else time.monotonic() + timeout
+        while not self._closed.acquire(timeout=max(0.0, min(until - time.monotonic(), NAP_SECONDS))):
+            if time.monotonic() >= until:
+                return
 
 
 class TaskFuture(Handle[R_co]):

@@ -15,6 +15,7 @@ from contextlib import ExitStack, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
+from localflow.locks import is_claim_of_nobody, take_claim
 from localflow.masking import MASK, dotted
 from localflow.retention import Rule
 from localflow.states import FINAL_TYPES, NOT_READY
@@ -33,6 +34,7 @@ _AT_AN_END = 20  # runs whose removal the end of a run may have to wait for: hal
 _DRAFT_SECONDS = 3600.0  # nobody takes so long to write a file
 _DRAFT_ENDINGS = tuple(f"{draft}{part}" for draft in (".part", ".new") for part in ("", "-journal", "-wal", "-shm"))
 _SET_ASIDE = ".damaged-"  # in the names of what a repair has copied aside, which nobody but the user removes
+_ENGINES = "engines"  # the folder of claims of both stores
 _BLOCK_BYTES = 512  # of st_blocks, whatever the file system's own blocks are
 
 
@@ -150,7 +152,7 @@ def _entries(folder: Path) -> Iterator[os.DirEntry[str]]:
 
 
 def find_leftovers(project: Project, now: float) -> list[Path]:
-    """Return the named pipes that no engine listens at, and the drafts of files that nobody can be writing any more.
+    """Return named pipes that no engine listens at, claims of dead engines, and drafts of files that nobody can write.
 
     Looked at are the project's state folder and the place of its store, where they are ours alone.
     """
@@ -170,16 +172,29 @@ def find_leftovers(project: Project, now: float) -> list[Path]:
             if entry.name.endswith(_DRAFT_ENDINGS) and _SET_ASIDE not in entry.path
         ]
     pipes = [Path(entry.path) for entry in _entries(project.state_directory / "control")]
+    claims = [Path(entry.path) for engines in _claim_folders(path) for entry in _entries(engines)]
     found = [draft for draft in drafts if _is_old_draft(draft, now)]
     found += [pipe for pipe in pipes if not pipe.name.endswith(_DRAFT_ENDINGS) and _is_abandoned(pipe)]
+    found += [claim for claim in claims if is_claim_of_nobody(claim)]
     return sorted(set(found))
+
+
+def _claim_folders(path: Path | None) -> list[Path]:
+    """Return where engines have claims on what is in the store at `path`: beside a file, in a folder."""
+    if path is None:
+        return []
+    return [path / _ENGINES] if path.is_dir() else [path.parent / _ENGINES]
 
 
 def remove_leftovers(paths: Sequence[Path]) -> list[Path]:
     """Remove what `find_leftovers` found; return what could not be removed."""
     for path in paths:
         with suppress(OSError):
-            if stat.S_ISDIR(path.lstat().st_mode):
+            if path.parent.name == _ENGINES:
+                claim = take_claim(path)  # unless an engine was quicker: its claim must stay
+                if claim is not None:
+                    claim.release()
+            elif stat.S_ISDIR(path.lstat().st_mode):
                 shutil.rmtree(path)
             else:
                 path.unlink()

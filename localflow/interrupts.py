@@ -46,6 +46,19 @@ STOPS = (KeyboardInterrupt, Terminated, FlowStop)
 _ECHO_SECONDS = 0.1
 
 
+#: How long who waits for a run sleeps at a stretch. A signal that comes between the last look for one and the moment
+#: when the thread sleeps wakes nobody; on a busy machine that moment is long. So nobody sleeps for good.
+NAP_SECONDS = 0.2
+
+
+class NappingCondition(threading.Condition):
+    """A condition whose waits end early now and then, so that no signal is missed; `wait_for` goes on by itself."""
+
+    def wait(self, timeout: float | None = None) -> bool:
+        """Wait for a notification, for a nap at most; return whether there was one."""
+        return super().wait(NAP_SECONDS if timeout is None else min(timeout, NAP_SECONDS))
+
+
 class Shield:
     """Holds stops back while the thread that signals reach does what must not be torn.
 

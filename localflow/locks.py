@@ -114,6 +114,24 @@ def take_claim(path: Path) -> Claim | None:
         _close(descriptor)  # its holder has let it go meanwhile, and the file with it
 
 
+def is_claim_of_nobody(path: Path) -> bool:
+    """Return whether this is the file of a claim whose holder is dead; it stays where it is."""
+    try:
+        descriptor = os.open(path, os.O_RDONLY | _FLAGS)
+    except OSError:
+        return False
+    try:
+        status = os.fstat(descriptor)
+        if status.st_uid != os.geteuid() or not stat.S_ISREG(status.st_mode) or status.st_size:
+            return False
+        fcntl.flock(descriptor, fcntl.LOCK_SH | fcntl.LOCK_NB)
+    except OSError:
+        return False
+    finally:
+        os.close(descriptor)
+    return True
+
+
 def is_awaited(path: Path) -> bool:
     """Return whether somebody listens to the bell of a lock that is free or held by others; if in doubt, yes."""
     if not HAS_BELLS:

@@ -9,13 +9,13 @@ from __future__ import annotations
 
 import io
 import itertools
-import threading
 import time
 from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar, overload
 
 from localflow.arguments import Marker, allow_failure, quote
 from localflow.errors import MappingLengthMismatchError, MappingMissingIterableError
 from localflow.futures import TaskFuture, futures_in
+from localflow.interrupts import NappingCondition
 from localflow.signatures import StandIn
 from localflow.states import State
 
@@ -106,7 +106,7 @@ class _Window:
     """Holds back who makes more runs while too many are open."""
 
     def __init__(self) -> None:
-        self._changed = threading.Condition()
+        self._changed = NappingCondition()
         self._open = 0
 
     def add(self, future: TaskFuture[Any]) -> None:

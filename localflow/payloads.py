@@ -10,7 +10,7 @@ import json
 import pickle
 import sys
 from functools import cache
-from types import FunctionType
+from types import CodeType, FunctionType
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from localflow import classes
@@ -106,8 +106,14 @@ def _write_pickle(value: object, file: io.BytesIO | _Count, defines_classes: boo
 def _pickler() -> Any:
     import cloudpickle  # imported late: 30 ms that a flow without workers need not pay
 
+    def reduced_code(code: CodeType) -> tuple[Any, ...]:
+        """Keep the name of the file, for tracebacks in workers: newer releases of cloudpickle leave it out."""
+        constructor, parts = cloudpickle.Pickler.dispatch_table[CodeType](code)
+        return constructor, (*parts[:10], code.co_filename, *parts[11:])
+
     class Pickler(cloudpickle.Pickler):  # type: ignore[misc]  # it has no types
         defines_classes = False
+        dispatch_table = cloudpickle.Pickler.dispatch_table.new_child({CodeType: reduced_code})
 
         def reducer_override(self, obj: Any) -> Any:  # called for nearly every object
             is_class = issubclass(type(obj), type)

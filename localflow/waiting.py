@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import time
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from queue import Empty, SimpleQueue
 from typing import TYPE_CHECKING, Any, Generic, NamedTuple, TypeVar
 
 from localflow.futures import TaskFuture
+from localflow.interrupts import NAP_SECONDS
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Sequence
@@ -69,12 +70,19 @@ def as_completed(futures: Iterable[TaskFuture[R]], timeout: float | None = None)
 def _as_completed(futures: Sequence[TaskFuture[R]], deadline: float | None) -> Iterator[TaskFuture[R]]:
     with _arrivals(futures) as arrived:
         for given in range(len(futures)):
-            try:
-                future = arrived.get(timeout=_left(deadline))
-            except Empty:
-                raise TimeoutError(f"{len(futures) - given} (of {len(futures)}) futures unfinished") from None
+            while (future := _next(arrived, deadline)) is None:
+                if deadline is not None and time.monotonic() >= deadline:
+                    raise TimeoutError(f"{len(futures) - given} (of {len(futures)}) futures unfinished")
             future.wait()  # raises if it has been given up
             yield future
+
+
+def _next(arrived: SimpleQueue[TaskFuture[R]], deadline: float | None) -> TaskFuture[R] | None:
+    """Wait for what arrives next, until the deadline, for a nap at most."""
+    left = _left(deadline)
+    with suppress(Empty):
+        return arrived.get(timeout=NAP_SECONDS if left is None else min(left, NAP_SECONDS))
+    return None
 
 
 @contextmanager

@@ -153,7 +153,6 @@ def test_a_mark_itself_is_found_and_replaced() -> None:
         lambda m: Counter({m: 1}),
         lambda m: [({"k": (Box([{m}]),)},)],
     ],
-    ids=str,
 )
 def test_marks_are_found_in_every_container(wrap: Any) -> None:
     """Each kind of container is looked into, at any depth."""

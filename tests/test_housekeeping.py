@@ -254,6 +254,26 @@ def test_pipes_that_nobody_listens_at_are_found() -> None:
     assert dead.exists()
 
 
+@pytest.mark.parametrize("settings", ["", 'store = "json"'], ids=["sqlite", "json"])
+def test_claims_of_dead_engines_are_found_and_go(settings: str) -> None:
+    """The claim of a living engine stays, and keeps its run from everybody else."""
+    project = project_with(settings)
+    with closing(project.open_store()) as store:
+        claim = store.claim("alive")
+        assert claim is not None
+        path = store_path(project)
+        assert path is not None
+        dead = (path if path.is_dir() else path.parent) / "engines/dead"
+        dead.touch()
+
+        found = find_leftovers(project, time.time())
+        assert found == [dead]
+        assert remove_leftovers([*found, dead.with_name("alive")]) == [dead.with_name("alive")]
+        assert not dead.exists()
+        assert store.claim("alive") is None
+        claim.release()
+
+
 def test_what_a_dead_repair_has_left_is_found() -> None:
     """Its workshop holds copies only; what was set aside is the user's to remove."""
     project = project_with("")

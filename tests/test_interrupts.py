@@ -101,3 +101,40 @@ def test_signal_handlers_are_given_back_after_the_flow() -> None:
     done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, timeout=30, check=False)
 
     assert done.stdout == "True SIG_DFL\n", done.stderr
+
+
+UNWOKEN = """
+import signal, threading, time
+from localflow import as_completed, flow, task, wait
+
+@task
+def stuck():
+    clock, last = time.pthread_getcpuclockid(threading.main_thread().ident), None
+    while last != (last := time.clock_gettime(clock)):  # until it waits
+        time.sleep(0.05)
+    # It reaches another thread than the one that handles it, which sleeps on: so it is if it comes just before that.
+    signal.pthread_kill(threading.get_ident(), signal.SIGINT)
+    threading.Event().wait(30)
+
+@flow(executor="thread")
+def main():
+    future = stuck()
+    {waiting}
+
+main()
+"""
+
+
+@pytest.mark.parametrize(
+    "waiting",
+    ["pass", "future.result()", "future.result(timeout=30)", "wait([future])", "list(as_completed([future]))"],
+)
+def test_a_signal_that_wakes_nobody_is_heard(waiting: str) -> None:
+    """Whoever waits for a run looks up soon, though Python handles signals only in a thread that is awake."""
+    Path("script.py").write_text(UNWOKEN.format(waiting=waiting))
+
+    began_at = time.monotonic()
+    ended = subprocess.run([sys.executable, "script.py"], capture_output=True, text=True, timeout=20)
+
+    assert ended.returncode == -signal.SIGINT, ended.stderr
+    assert time.monotonic() - began_at < 10

@@ -117,7 +117,6 @@ def test_plain_values_are_readable_json(value: object) -> None:
 @pytest.mark.parametrize(
     "value",
     [(1, 2), {1: "a"}, {True: 1}, {None: 1}, b"bytes", Name("n"), [Name("n")], {Name("k"): 1}, [(1,)], {1}, Point(1)],
-    ids=repr,
 )
 def test_what_json_would_change_is_pickled(value: Any) -> None:
     """JSON would make tuples lists and keys texts, so it is not used for them."""

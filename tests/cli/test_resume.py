@@ -119,7 +119,8 @@ def test_the_loss_is_told_once(cli: Cli, kill_in_the_middle: Callable[..., int])
 
     first, second = cli("runs"), cli("runs")
 
-    assert "is EngineLost: its engine" in first.stderr
+    assert first.stderr.count("is EngineLost: its engine") == 1
+    assert first.stderr.startswith("flow run ")
     assert second.stderr == ""
 
 

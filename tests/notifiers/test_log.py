@@ -55,6 +55,7 @@ def test_line_of_a_flow_run(caplog: pytest.LogCaptureFixture) -> None:
         (StateType.FAILED, "Failed", logging.ERROR),
         (StateType.FAILED, "TimedOut", logging.ERROR),
         (StateType.CRASHED, "WorkerLost", logging.ERROR),
+        (StateType.CRASHED, "EngineLost", logging.INFO),  # the flow run is told of as an error
         (StateType.CANCELLED, "Cancelled", logging.WARNING),
         (StateType.PENDING, "NotReady", logging.WARNING),
         (StateType.PENDING, "Pending", logging.INFO),

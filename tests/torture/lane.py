@@ -27,11 +27,17 @@ if TYPE_CHECKING:
     from pathlib import Path
     from typing import Any
 
+    from localflow.interfaces import Claim, StateStore
     from tests.torture.kills import Kill
 
 LIMIT = 60.0  # seconds for a program that is not killed
 GONE = 3.0  # seconds in which no process is left of a program
 MAX_LAUNCHES = 60  # for one flow run
+PROCESS_SHARE = 0.75  # of the flow runs, the rest is on threads
+
+#: What else happens to a store: several engines are at work on it at once, each with its own run; no more can be
+#: written from some moment on, as if the disk were full; appends fail although all is written.
+VARIANTS = ("shared", "full", "faulty")
 
 
 @dataclass
@@ -94,7 +100,14 @@ class Lane:
     """Tortures one store."""
 
     def __init__(
-        self, folder: Path, store: str, seed: str, *, keep: Path | None = None, in_store_only: bool = False
+        self,
+        folder: Path,
+        store: str,
+        seed: str,
+        *,
+        variant: str = "",
+        keep: Path | None = None,
+        in_store_only: bool = False,
     ) -> None:
         """Keep what is given.
 
@@ -102,12 +115,15 @@ class Lane:
             folder: where flow runs get folders of their own.
             store: the name of the store.
             seed: what all that is drawn by chance is drawn from.
+            variant: what else is done to the store, one of VARIANTS.
             keep: where the folders go in which a violation was found.
             in_store_only: whether to kill at failpoints of the store alone.
         """
         self.figures = Figures()
         self._folder = folder
-        self._store = store
+        self._store = f"faulty-{store}" if variant == "faulty" else store
+        self._kind = store
+        self._variant = variant
         self._seed = seed
         self._keep = keep
         self._in_store_only = in_store_only
@@ -127,7 +143,7 @@ class Lane:
     def _usual_times(self, executor: str) -> kills.Usual:
         """Return how long an undisturbed run takes; the first one tells what the results are."""
         if executor not in self._usual:
-            place = Place(self._folder / f"undisturbed-{executor}", self._store)
+            place = self._place(f"undisturbed-{executor}")
             began_at = time.monotonic()
             program = place.start("run", "workload.py:layers", "--executor", executor)
             while not place.noted() and program.poll() is None:
@@ -139,7 +155,7 @@ class Lane:
             store = place.open_store()
             assert store is not None
             with closing(store):
-                results = Recorded(store).results
+                results = Recorded(store, place).results
             if len(results) != TASK_RUNS + 2 or results != (self._expected or results):
                 raise RuntimeError(f"the undisturbed runs differ: {results}, {self._expected}")
             self._expected = results
@@ -149,16 +165,17 @@ class Lane:
     def _see_through(self, count: int, until_violation: bool) -> None:
         """Begin a flow run and resume it until it is COMPLETED."""
         number = self.figures.runs = self.figures.runs + 1
-        place = Place(self._folder / str(number), self._store)
+        place = self._place(str(number))
         chance = random.Random(f"{self._seed}:{number}")
-        executor = "process" if chance.random() < 0.75 else "thread"
+        executor = "process" if chance.random() < PROCESS_SHARE else "thread"
         usual = self._usual_times(executor)
         watch = Watch(place, self._expected, self._mark, self.figures)
         for launch in range(1, MAX_LAUNCHES + 1):
             found = watch.violations
             kill = kills.choose(
-                chance, self._store, executor, usual, is_first=watch.run_id is None, left=watch.left,
+                chance, self._kind, executor, usual, is_first=watch.run_id is None, left=watch.left,
                 patience=self._patience, in_store_only=self._in_store_only,
+                fills_up=self._variant == "full",
             )  # fmt: skip
             wanted = self.figures.kills.total() < count
             where = f"seed {self._seed}, run {number} on {executor}, launch {launch}: {kill if wanted else 'no kill'}"
@@ -198,20 +215,31 @@ class Lane:
         self.figures.launches += 1
         self.figures.resumes += watch.run_id is not None
         verb = ("resume", watch.run_id) if watch.run_id else ("run", "workload.py:layers", "--executor", executor)
-        known, said = place.noted(), len(place.said())
-        program = place.start(*verb, failpoint=kill.failpoint if kill else "")
+        known, lost = place.noted(), watch.lost_workers
+        program = place.start(*verb, failpoint=kill.failpoint if kill else "", fails=kill is not None)
         try:
             if kill is None:
                 program.wait(LIMIT)
-            elif victim := kills.perform(kill, program, chance, LIMIT, lambda: place.noted() > known):
+            elif victim := kills.perform(
+                kill, program, chance, LIMIT, lambda: place.noted() > known, place.largest_file
+            ):
                 self.figures.count(kill._replace(victim=victim))
         except subprocess.TimeoutExpired:
             watch.violations.append(f"it was not over after {LIMIT} seconds:\n{place.said()[-2000:]}")
             program.kill()
             program.wait()
-        watch.look(program.returncode)
-        if kill is not None and kill.victim == "worker" and kill.failpoint and "killed by SIGKILL" in place.said(said):
+        watch.look(program.returncode, may_refuse=kill is not None and self._may_refuse(kill))
+        if kill is not None and kill.victim == "worker" and kill.failpoint and watch.lost_workers > lost:
             self.figures.count(kill)
+        if program.returncode == kills.STORE_EXIT_CODE and self._variant == "faulty":
+            self.figures.kills["failing append"] += 1
+
+    def _may_refuse(self, kill: kills.Kill) -> bool:
+        return kill.kind == "full" or self._variant == "faulty"
+
+    def _place(self, name: str) -> Place:
+        shared = self._folder.parent / "shared" if self._variant == "shared" else None
+        return Place(self._folder / name, self._store, shared)
 
 
 class Watch:
@@ -226,6 +254,7 @@ class Watch:
         """Which part of the task runs has not completed."""
         self.executions = 0
         self.lost_attempts = 0
+        self.lost_workers = 0
         self._place = place
         self._expected = expected
         self._mark = mark
@@ -233,11 +262,11 @@ class Watch:
         self._settled: dict[str, int] = {}
         """Of the task runs that had COMPLETED: how often they had begun."""
 
-    def look(self, code: int) -> None:
-        """Look at everything after a program has ended with this exit code."""
+    def look(self, code: int, *, may_refuse: bool = False) -> None:
+        """Look at everything after a program has ended with this exit code; one that the store refused may it be."""
         self._wait_until_gone()
         try:
-            self.violations += self._problems(code)
+            self.violations += self._problems(code, may_refuse)
         except LocalflowError as error:
             self.violations.append(f"the store cannot be read: {error}")
 
@@ -252,28 +281,28 @@ class Watch:
             time.sleep(0.002)
         self._figures.longest_survival = max(self._figures.longest_survival, time.monotonic() - began_at)
 
-    def _problems(self, code: int) -> Iterator[str]:
+    def _problems(self, code: int, may_refuse: bool) -> Iterator[str]:
         place, store = self._place, self._place.open_store()
         if store is None:
-            if place.oracle() or place.acks() or code >= 0:
+            if place.oracle() or place.acks() or (code >= 0 and not may_refuse):
                 yield f"there is no store (exit code {code}): {place.said()[-2000:]}"
             return
         with closing(store):
-            before = Recorded(store)
+            before = Recorded(store, place)
             yield from invariants.is_sound(before, self._expected)
             yield from invariants.shown_is_stored(before, place)
             yield from invariants.ran_as_recorded(before, place)
             if before.root is not None:
-                claim = store.claim(before.root.flow_run.id)
+                claim = self._claim(store, before.root.flow_run.id)
                 if claim is None:
                     yield "the run cannot be claimed though its engine is dead"
                 else:
                     claim.release()
-        yield from self._is_true(code, before)
+        yield from self._is_true(code, before, may_refuse)
         store = place.open_store()
         assert store is not None
         with closing(store):
-            marked = Recorded(store)
+            marked = Recorded(store, place)
         yield from invariants.is_sound(marked, self._expected)
         yield from invariants.lost_is_marked(marked, place)
         yield from self._is_settled(marked)
@@ -282,16 +311,39 @@ class Watch:
             self.is_over = marked.root.change is not None and marked.root.change.name == "Completed"
         if self.is_over:
             yield from self._at_the_end(marked)
-        yield from place.strange_files(at_the_end=self.is_over)
+        yield from place.strange_files(at_the_end=self.is_over and place.is_alone)
 
-    def _is_true(self, code: int, before: Recorded) -> Iterator[str]:
-        """Yield what `localflow runs` says that is not so; it marks what was lost."""
+    def _claim(self, store: StateStore, run_id: str) -> Claim | None:
+        """Take hold of the run; whoever else looks at the store may mark it as lost just now."""
+        until = time.monotonic() + (0.0 if self._place.is_alone else GONE)
+        while (claim := store.claim(run_id)) is None and time.monotonic() < until:
+            time.sleep(0.002)
+        return claim
+
+    def _is_true(self, code: int, before: Recorded, may_refuse: bool) -> Iterator[str]:
+        """Yield what `localflow runs` says that is not so; it marks what was lost.
+
+        If others share the store, they may be about to mark it just now: then look again.
+        """
+        until = time.monotonic() + (0.0 if self._place.is_alone else GONE)
+        while found := list(self._untruths(code, before, may_refuse)):
+            if time.monotonic() > until:
+                yield from found
+                return
+            time.sleep(0.01)
+
+    def _untruths(self, code: int, before: Recorded, may_refuse: bool) -> Iterator[str]:
         answer, shown = self._place.runs()
         if answer:
             yield f"`localflow runs` exits with {answer}"
             return
         was_completed = before.root is not None and before.flow_runs["layers"].is_completed
-        states = [(each["state"]["type"], each["state"]["name"]) for each in shown if each["parent_id"] is None]
+        own = {each.flow_run.id for each in before.summaries}
+        states = [
+            (each["state"]["type"], each["state"]["name"])
+            for each in shown
+            if each["parent_id"] is None and (self._place.is_alone or each["id"] in own)
+        ]
         wanted: tuple[str, str]
         if before.root is None:
             if states or code == 0:
@@ -299,7 +351,7 @@ class Watch:
             return
         if was_completed:
             wanted = ("COMPLETED", "Completed")
-        elif code < 0 and before.flow_runs["layers"].state != "Failed":
+        elif code not in (0, 1) and before.flow_runs["layers"].state != "Failed":
             wanted = ("CRASHED", "EngineLost")
         else:
             wanted = ("FAILED", "Failed")
@@ -307,7 +359,7 @@ class Watch:
             yield f"exit code {code}, `localflow runs` says {states}, not {wanted}"
         if code == 0 and not was_completed:
             yield f"exit code 0, but it is {states}: {self._place.said()[-2000:]}"
-        if code > 1:
+        if code > 1 and not (may_refuse and code == kills.STORE_EXIT_CODE):
             yield f"exit code {code}: {self._place.said()[-2000:]}"
 
     def _is_settled(self, marked: Recorded) -> Iterator[str]:
@@ -327,6 +379,9 @@ class Watch:
             for change in run.changes
             if change.name in invariants.LOST
         ]
+        self.lost_workers = sum(
+            change.name == "WorkerLost" for run in marked.task_runs.values() for change in run.changes
+        )
         attempts = {(note.name, note.attempt) for note in self._place.oracle()}
         self.lost_attempts = sum(attempt in attempts for attempt in lost)
 

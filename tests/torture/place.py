@@ -10,15 +10,18 @@ import stat
 import subprocess
 import sys
 from collections import defaultdict
-from contextlib import chdir, redirect_stderr, redirect_stdout
+from contextlib import chdir, redirect_stderr, redirect_stdout, suppress
 from io import StringIO
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
+from tests.torture import faulty
+
 if TYPE_CHECKING:
-    from localflow.interfaces import StateStore
+    from localflow.interfaces import FlowRun, StateStore
 
 HERE = Path(__file__).parent
+FAILING_PART = "0.05"  # of the appends of a faulty store
 MARK = "TORTURE_MARK"  # in the environment of every process that a lane starts
 
 SETTINGS = """
@@ -26,6 +29,7 @@ store = "tortured"
 
 [stores.tortured]
 type = "{store}"
+path = "{path}"
 
 [executors.process]
 workers = 4
@@ -42,6 +46,8 @@ command = ["sh", "-c", "cat >> lost"]
 on = ["EngineLost", "WorkerLost"]
 flows = ["layers"]
 """
+
+STORE_PATHS = {"sqlite": "localflow.db", "faulty-sqlite": "localflow.db", "in-place": "in-place"}
 
 _ID = "[0-9a-f]+"
 _KNOWN = [
@@ -75,16 +81,22 @@ class Note(NamedTuple):
 class Place:
     """A folder with the workload in it, for one flow run until it is COMPLETED."""
 
-    def __init__(self, folder: Path, store: str) -> None:
+    def __init__(self, folder: Path, store: str, shared: Path | None = None) -> None:
+        """Make the folder; the store is in `shared` if that is given, else there, too."""
         self.folder = folder
+        self._state = (shared or folder) / ".localflow"
+        self.is_alone = shared is None
         self.temporary = folder / "temporary"
         self.temporary.mkdir(parents=True)
         shutil.copy(HERE / "workload.py", folder)
-        (folder / "localflow.toml").write_text(SETTINGS.format(store=store))
+        path = self._state / STORE_PATHS.get(store, "runs")
+        (folder / "localflow.toml").write_text(SETTINGS.format(store=store, path=path))
 
-    def start(self, *arguments: str, failpoint: str = "") -> subprocess.Popen[bytes]:
-        """Start a verb; what it says is added to the file `said`."""
+    def start(self, *arguments: str, failpoint: str = "", fails: bool = False) -> subprocess.Popen[bytes]:
+        """Start a verb; what it says is added to the file `said`; if it `fails`, a faulty store does its worst."""
         environment = {**os.environ, "TMPDIR": str(self.temporary)}
+        if fails:
+            environment[faulty.VARIABLE] = FAILING_PART
         if failpoint:
             environment["LOCALFLOW_FAILPOINT"] = failpoint
         with (self.folder / "said").open("ab") as said:
@@ -105,8 +117,20 @@ class Place:
 
         with chdir(self.folder):
             project = Project.load()
-            path = store_path(project) or self.folder / ".localflow/in-place"
-            return project.open_store() if path.exists() else None
+            path = store_path(project)
+            return project.open_store() if path is not None and path.exists() else None
+
+    def largest_file(self) -> int:
+        """Return how large the largest file is below the state folder, in bytes."""
+        sizes = [0]
+        for path in self._state.rglob("*"):
+            with suppress(FileNotFoundError):
+                sizes.append(path.lstat().st_size)
+        return max(sizes)
+
+    def is_own(self, run: FlowRun) -> bool:
+        """Return whether a flow run was begun here; others may be in the same store."""
+        return run.entry_point.startswith(f"{self.folder}{os.sep}")
 
     def runs(self) -> tuple[int, list[dict[str, Any]]]:
         """Return what `localflow runs --json` answers, in this very process: its exit code and the flow runs."""
@@ -160,8 +184,10 @@ class Place:
         Before the end, drafts may be there, of files that a killed process was writing, and its spool.
         """
         found = []
-        for path in sorted((self.folder / ".localflow").rglob("*")):
-            name = str(path.relative_to(self.folder))
+        for path in sorted({*(self.folder / ".localflow").rglob("*"), *self._state.rglob("*")}):
+            name = str(
+                Path(".localflow") / path.relative_to(*({self._state, self.folder / ".localflow"} & set(path.parents)))
+            )
             is_draft = not at_the_end and _DRAFT.fullmatch(name)
             if not (is_draft or any(known.fullmatch(name) for known in _KNOWN)):
                 found.append(f"strange file {name}")

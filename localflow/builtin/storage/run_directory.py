@@ -215,6 +215,7 @@ class RunDirectory:
         is_first = not self._tallied.number
         files: set[str] = set()
         for line in read_lines(self._journal_path, self._tallied):
+            names_files = b'"file":' in line.content  # of a map the line is long: look through it once
             with line.making_sense():
                 for entry in line.entries():
                     if entry["kind"] == "flow_run":
@@ -222,7 +223,7 @@ class RunDirectory:
                     elif entry["kind"] == "state":
                         place = entry["flow_run"], entry["number"], entry["sequence"]
                         self._tally.add_change(*place, StateType(entry["type"]))
-                    if b'"file":' in line.content and (file := file_named_in(entry)):
+                    if names_files and (file := file_named_in(entry)):
                         files.add(file)
             self._tallied = line.place
         self._is_listed = False
