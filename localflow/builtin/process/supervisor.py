@@ -73,8 +73,8 @@ def main(control: int, engine: int) -> NoReturn:
     for name in ("cloudpickle", "resource", "localflow.tasks"):
         with contextlib.suppress(ImportError):
             importlib.import_module(name)
-    gc.collect()
     gc.freeze()
+    gc.enable()
     supervisor = _Supervisor(socket.socket(fileno=control), engine)
     try:
         supervisor.run()
