@@ -175,10 +175,10 @@ class Staff:
 
     def retire(self, worker: Worker) -> None:
         """Let a worker end that has nothing in hand."""
-        worker.tell_to_exit()
         worker.kill_at = time.monotonic() + _GRACE
         if self._supervisor is not None:
-            self._supervisor.retire(worker.number)
+            self._supervisor.retire(worker.number)  # first, so that it knows before the worker can have ended
+        worker.tell_to_exit()
 
     def terminate(self, worker: Worker) -> None:
         """Tell a worker to end, with everything that its tasks have started; after a grace it is killed."""

@@ -73,8 +73,8 @@ def main(control: int, engine: int) -> NoReturn:
     for name in ("cloudpickle", "resource", "localflow.tasks"):
         with contextlib.suppress(ImportError):
             importlib.import_module(name)
-    gc.collect()
     gc.freeze()
+    gc.enable()
     supervisor = _Supervisor(socket.socket(fileno=control), engine)
     try:
         supervisor.run()
@@ -108,6 +108,8 @@ class _Supervisor:
         self._widowed: dict[int, _End] = {}
         """How workers have ended, by number, of whose families somebody is still alive."""
         self._spares_leftovers = False
+        self._has_ended = False
+        """Whether the engine has said so, or is gone."""
         self._child_died, child_died = os.pipe()
         for descriptor in (self._child_died, child_died):
             os.set_blocking(descriptor, False)
@@ -136,15 +138,22 @@ class _Supervisor:
                 with contextlib.suppress(BlockingIOError):
                     os.read(self._child_died, _PIECE)
                 self._bury()
-            if self._control.fileno() in ready and not self._hear():
+            if self._control.fileno() in ready:
+                self._hear()
+            if self._has_ended:
                 return
             for number in [number for number in self._widowed if not self._ending[number].is_alive()]:
                 self._report_death(number, self._widowed.pop(number))
 
-    def _hear(self) -> bool:
-        """Do what the engine asks; return False at the end of it."""
+    def _hear(self) -> None:
+        """Do what the engine has asked for meanwhile."""
         room = socket.CMSG_SPACE(_WORKER_FILES * array.array("i").itemsize)
-        piece, ancillary, _, _ = self._control.recvmsg(_PIECE, room)
+        try:
+            piece, ancillary, _, _ = self._control.recvmsg(_PIECE, room, socket.MSG_DONTWAIT)
+        except BlockingIOError:
+            return
+        if not piece:
+            self._has_ended = True
         for level, kind, data in ancillary:
             if (level, kind) == (socket.SOL_SOCKET, socket.SCM_RIGHTS):
                 descriptors = array.array("i", data)
@@ -166,8 +175,7 @@ class _Supervisor:
                 Family(self._pids[rest[0]]).kill()
             elif kind == END:
                 self._spares_leftovers = not rest[0]
-                return False
-        return bool(piece)
+                self._has_ended = True
 
     def _spawn(self, number: int) -> None:
         files = [self._received.popleft() for _ in range(min(_WORKER_FILES, len(self._received)))]
@@ -207,10 +215,9 @@ class _Supervisor:
 
     def _bury(self) -> None:
         """Report the workers that have died."""
-        numbers = {pid: number for number, pid in self._pids.items()}
-        while (death := self._next_death(numbers)) is not None:
+        while (death := self._next_death()) is not None:
             pid, end = death
-            number = numbers.get(pid)
+            number = self._number(pid)
             if number is not None:
                 del self._pids[number]
                 if number in self._ending:
@@ -223,7 +230,10 @@ class _Supervisor:
         self._ending.pop(number, None)
         self._send(DIED, number, *end)
 
-    def _next_death(self, numbers: dict[int, int]) -> tuple[int, _End] | None:
+    def _number(self, pid: int) -> int | None:
+        return next((number for number, worker in self._pids.items() if worker == pid), None)
+
+    def _next_death(self) -> tuple[int, _End] | None:
         """Return the pid of a child that has died, and its end; the rest of a worker's family dies with it."""
         try:
             if hasattr(os, "waitid"):
@@ -232,20 +242,21 @@ class _Supervisor:
                 if found is None:
                     return None
                 pid = found.si_pid
-                self._clear_up(pid, numbers)
+                self._clear_up(pid)
                 _, status, usage = os.wait4(pid, 0)
             else:
                 pid, status, usage = os.wait4(-1, os.WNOHANG)
                 if not pid:
                     return None
-                self._clear_up(pid, numbers)
+                self._clear_up(pid)
             # What a call has used at most is known to the kernel, however suddenly it ended.
             return pid, _End(status, usage.ru_maxrss * (1 if sys.platform == "darwin" else 1024))
         except ChildProcessError:
             return None
 
-    def _clear_up(self, pid: int, numbers: dict[int, int]) -> None:
-        number = numbers.get(pid)
+    def _clear_up(self, pid: int) -> None:
+        self._hear()  # that a worker may end is said before it can have ended
+        number = self._number(pid)
         if number is not None and number not in self._retired and number not in self._ending:
             Family(pid).kill()
 
