@@ -1,7 +1,7 @@
 # Everything a contributor types. Needs Python 3.11 or newer, git and make; the rest is installed into .venv.
 #
 #   make demo     run the tutorial flow, with one bad row in it
-#   make test     run the tests
+#   make test     run the tests, two at a time: make test JOBS=4
 #   make lint     check format, style, import direction and types
 #   make check    run everything a change must pass: lint and test
 #   make torture  kill -9 localflow N times per state store and look at everything after each: make torture N=1000;
@@ -18,6 +18,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip --quiet --disable-pip-version-check --no-input
 
+JOBS ?= 2
 N ?= 1000
 VARIANTS ?= shared full faulty
 
@@ -28,7 +29,7 @@ demo: $(VENV)/.installed
 	@sh examples/demo.sh "$(CURDIR)/$(BIN)/python"
 
 test: $(VENV)/.installed-dev
-	$(BIN)/pytest
+	$(BIN)/pytest -n $(JOBS) --dist worksteal
 
 lint: $(VENV)/.installed-dev
 	$(BIN)/ruff format --check

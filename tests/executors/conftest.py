@@ -42,8 +42,12 @@ def start_program(tmp_path: Path) -> Iterator[Callable[[str], subprocess.Popen[s
     def start(source: str) -> subprocess.Popen[str]:
         script = tmp_path / f"program{len(started)}.py"
         script.write_text(PROLOGUE + source)
+        # The programs that fork on purpose are told from Python 3.12 on that this may lead to deadlocks.
         process = subprocess.Popen(
-            [sys.executable, str(script)], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+            [sys.executable, "-W", "ignore:This process:DeprecationWarning", str(script)],
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
         )
         started.append(process)
         return process

@@ -154,6 +154,7 @@ print(ascii(outcome.lines[0].message))
     assert output == "'caf\\xe9 \\\\udcff'\n"
 
 
+@pytest.mark.skipif(sys.version_info[:3] == (3, 13, 0), reason="Python 3.13.0 itself fails to import socket there")
 def test_a_deleted_folder(tmp_path: Path) -> None:
     """A program whose current folder has been deleted runs."""
     source = PROGRAM.replace('open("executed", "a")', 'open(os.devnull, "a")')

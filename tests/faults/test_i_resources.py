@@ -12,6 +12,8 @@ from typing import TYPE_CHECKING
 
 import pytest
 
+from tests.faults.conftest import eventually
+
 if TYPE_CHECKING:
     from collections.abc import Callable
 
@@ -138,7 +140,7 @@ def test_fault_I2_no_names_are_left_behind(place: Place, executor: str) -> None:
     done = place.run("flows.py", executor, **environment)
 
     assert done.returncode == 0, done.stderr
-    assert names(Path("/dev/shm")) - shared == set()
+    eventually(lambda: names(Path("/dev/shm")) <= shared)  # other programs have theirs for moments
     assert names(place.folder / "tmp") == set()
     left = names(place.folder / ".localflow") - store
     assert {name for name in left if not name.startswith("results")} == set()

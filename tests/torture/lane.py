@@ -33,7 +33,7 @@ if TYPE_CHECKING:
 LIMIT = 60.0  # seconds for a program that is not killed
 GONE = 3.0  # seconds in which no process is left of a program
 MAX_LAUNCHES = 60  # for one flow run
-PROCESS_SHARE = 0.75  # of the flow runs, the rest is on threads
+PROCESS_SHARE = 0.8  # of the flow runs, the rest is on threads
 
 #: What else happens to a store: several engines are at work on it at once, each with its own run; no more can be
 #: written from some moment on, as if the disk were full; appends fail although all is written.

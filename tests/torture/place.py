@@ -184,10 +184,9 @@ class Place:
         Before the end, drafts may be there, of files that a killed process was writing, and its spool.
         """
         found = []
-        for path in sorted({*(self.folder / ".localflow").rglob("*"), *self._state.rglob("*")}):
-            name = str(
-                Path(".localflow") / path.relative_to(*({self._state, self.folder / ".localflow"} & set(path.parents)))
-            )
+        folders = {self.folder / ".localflow", self._state}
+        paths = {path: path.relative_to(folder.parent) for folder in folders for path in folder.rglob("*")}
+        for path, name in sorted((path, str(relative)) for path, relative in paths.items()):
             is_draft = not at_the_end and _DRAFT.fullmatch(name)
             if not (is_draft or any(known.fullmatch(name) for known in _KNOWN)):
                 found.append(f"strange file {name}")

@@ -46,20 +46,24 @@ def test_fault_C5_torture_kill_9_at_any_instant_loses_nothing(torture: Torture, 
     assert sum(figures["kills"].values()) >= KILLS
     assert figures["resumes"] >= KILLS / 3
     assert figures["lost_attempts"] >= KILLS / 6  # they were killed in the middle of something
-    assert sum(count for kill, count in figures["kills"].items() if not kill.endswith("engine")) >= KILLS / 10
+    assert sum(count for kill, count in figures["kills"].items() if not kill.endswith("engine")) >= KILLS / 15
 
 
 @pytest.mark.slow
 @pytest.mark.timeout(300)
 @pytest.mark.parametrize("store", ["sqlite", "json"])
-@pytest.mark.parametrize(("variant", "sign"), [("shared", ""), ("full", "full engine"), ("faulty", "failing append")])
-def test_fault_C5_torture_with_more_that_goes_wrong(torture: Torture, store: str, variant: str, sign: str) -> None:
+@pytest.mark.parametrize(
+    ("variant", "kills", "sign"), [("shared", 10, ""), ("full", 10, "full engine"), ("faulty", 16, "failing append")]
+)
+def test_fault_C5_torture_with_more_that_goes_wrong(
+    torture: Torture, store: str, variant: str, kills: int, sign: str
+) -> None:
     """Two engines share the store, the disk is full, or appends fail after all is written: the same promises hold."""
-    code, found, figures = torture(store, "10", "--lanes", "2", "--variant", variant)
+    code, found, figures = torture(store, str(kills), "--lanes", "2", "--variant", variant)
 
     assert code == 0, found
     assert figures["violations"] == []
-    assert sum(figures["kills"].values()) >= 10
+    assert sum(figures["kills"].values()) >= kills
     assert not sign or figures["kills"].get(sign, 0) > 0
 
 
