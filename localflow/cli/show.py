@@ -136,6 +136,7 @@ def _print_task_run(history: FlowRunHistory, task_run: RunHistory, result: objec
 
 def _show_members(history: FlowRunHistory, task_runs: Sequence[RunHistory], show_all: bool, as_json: bool) -> None:
     from localflow.cli.task_runs import counts_text, print_members
+    from localflow.history import state_counts
 
     views = [history.task_run_json(task_run) for task_run in task_runs] if as_json else []
     if as_json:
@@ -145,7 +146,7 @@ def _show_members(history: FlowRunHistory, task_runs: Sequence[RunHistory], show
         [
             ("Task", history.task_run_json(task_runs[0])["task"]),
             ("Flow run", history.run.name),
-            ("Task runs", counts_text(task_runs)),
+            ("Task runs", counts_text(state_counts(task_runs))),
         ]
     )
     print_members(task_runs, show_all)

@@ -61,7 +61,7 @@ class _Line(NamedTuple):
     type: StateType
     numbers: tuple[int, ...]
     """The task run; the first and the last of a `map` call."""
-    counts: Counter[str] | None = None
+    counts: Counter[tuple[StateType, str]] | None = None
     """How many task runs of a `map` call are in which state, where the line is about several."""
     duration: str = ""
 
@@ -75,7 +75,7 @@ class _Line(NamedTuple):
             return _row(found[0], "  " if self.place[1] else "")
         runs = [history.run for history in found if isinstance(history.run, TaskRun)]
         label = map_label(runs[0], runs[-1]) if runs else "  ..."
-        return _Row(self.type, label, _counts_text(self.counts), self.duration)
+        return _Row(self.type, label, counts_text(self.counts), self.duration)
 
 
 def print_task_runs(
@@ -89,7 +89,7 @@ def print_task_runs(
         show_all: show every task run.
     """
     output.print_data("")
-    output.print_fields([("Task runs", _counts_text(_counts(standings)))])
+    output.print_fields([("Task runs", counts_text(_counts(standings)))])
     single = [standing for standing in standings if not standing.map_number]
     maps: dict[int, list[Standing]] = {}
     for standing in standings:
@@ -121,7 +121,7 @@ def _map_lines(group: Sequence[Standing], show_all: bool) -> Iterator[_Line]:
         yield _Line((first, place), standing.type, (number,))
     left_out = [standing for _, standing in members]
     if left_out:
-        yield _Line((first, place + 1), left_out[0].type, (), Counter(standing.name for standing in left_out))
+        yield _Line((first, place + 1), left_out[0].type, (), Counter((each.type, each.name) for each in left_out))
 
 
 def _is_unsuccessful(standing: Standing) -> bool:
@@ -129,10 +129,10 @@ def _is_unsuccessful(standing: Standing) -> bool:
     return standing.type in UNSUCCESSFUL or (standing.type is StateType.PENDING and standing.name == NOT_READY)
 
 
-def _counts(standings: Iterable[Standing]) -> Counter[str]:
-    counts: Counter[str] = Counter()
+def _counts(standings: Iterable[Standing]) -> Counter[tuple[StateType, str]]:
+    counts: Counter[tuple[StateType, str]] = Counter()
     for standing in standings:
-        counts[standing.name] += standing.size
+        counts[standing.type, standing.name] += standing.size
     return counts
 
 
@@ -147,9 +147,12 @@ def print_members(task_runs: Sequence[RunHistory], show_all: bool) -> None:
     note_left_out(len(task_runs) - len(places))
 
 
-def counts_text(task_runs: Iterable[RunHistory]) -> str:
-    """Return how many task runs are in which state, most frequent first."""
-    return _counts_text(Counter(task_run.state.name for task_run in task_runs))
+def counts_text(counts: Counter[tuple[StateType, str]]) -> str:
+    """Return how many runs are in which state, most frequent first."""
+    names: Counter[str] = Counter()
+    for (_, name), count in counts.items():
+        names[name] += count
+    return ", ".join(f"{count:,} {name}" for name, count in names.most_common())
 
 
 def note_left_out(count: int) -> None:
@@ -182,7 +185,3 @@ def _span(standings: Sequence[Standing]) -> str:
     started = [standing.started_at for standing in standings if standing.started_at is not None]
     ended = [standing.ended_at for standing in standings if standing.ended_at is not None]
     return output.duration(min(started), max(ended)) if started and ended else ""
-
-
-def _counts_text(counts: Counter[str]) -> str:
-    return ", ".join(f"{count:,} {name}" for name, count in counts.most_common())
