@@ -20,7 +20,7 @@ from localflow.testing.store_records import (
 )
 
 if TYPE_CHECKING:
-    from localflow.interfaces import StateStore
+    from localflow.interfaces import Record, StateStore
 
 
 class ChoiceContract(StoreFixtures):
@@ -102,7 +102,7 @@ class ChoiceContract(StoreFixtures):
         flow_run = make_flow_run()
         task_runs = [make_task_run(flow_run, number) for number in (1, 2)]
         crashed = make_completed(flow_run, 2, type=StateType.CRASHED, name="EngineLost", result=None)
-        for records in (
+        steps: list[list[Record]] = [
             [flow_run, make_running(flow_run), *task_runs],
             [make_running(task_runs[0])],
             [make_completed(task_runs[0]), crashed],
@@ -111,7 +111,8 @@ class ChoiceContract(StoreFixtures):
             [make_running(flow_run, 3), make_completed(task_runs[1]), make_completed(flow_run, 4)],
             [make_running(task_runs[0], 3)],
             [make_task_run(flow_run, 3)],
-        ):
+        ]
+        for records in steps:
             store.append(records)
 
             assert store.read_standings(flow_run.id) == standings_of(store.read(flow_run.id))
