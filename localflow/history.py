@@ -9,18 +9,20 @@ import json
 import math
 from collections import Counter
 from datetime import UTC, datetime
+from itertools import chain
 from typing import TYPE_CHECKING, Any, NamedTuple, TypeAlias
 
 from localflow.masking import masked
 from localflow.records import FlowRun, StateChange, TaskRun
-from localflow.states import FINAL_TYPES, NOT_READY, StateType
+from localflow.standings import first_start, last_end
+from localflow.states import NOT_READY, StateType
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Sequence
 
     from localflow.interfaces import StateStore
     from localflow.payloads import Payload
-    from localflow.records import CacheEntry, Execution, FlowRunSummary
+    from localflow.records import CacheEntry, Execution, FlowRunSummary, Record
     from localflow.states import Cause
 
 Json: TypeAlias = "dict[str, Any]"
@@ -89,18 +91,12 @@ class RunHistory:
     @property
     def started_at(self) -> float | None:
         """When it started to run, in the first attempt."""
-        for change in self.changes:
-            if change.execution is not None and change.execution.started_at is not None:
-                return change.execution.started_at
-        return next((change.timestamp for change in self.changes if change.type is StateType.RUNNING), None)
+        return first_start(self.changes)
 
     @property
     def ended_at(self) -> float | None:
         """When it ended, in the last attempt."""
-        if self.state.type not in FINAL_TYPES:
-            return None
-        execution = self.changes[-1].execution
-        return execution.ended_at if execution and execution.ended_at is not None else self.state.timestamp
+        return last_end(self.changes)
 
     def as_json(self) -> Json:
         """Return all that is known of the run."""
@@ -143,18 +139,18 @@ class MapGroup(NamedTuple):
     def label(self) -> str:
         """The task's name and the range of the items, as `double[0..99]`."""
         runs = [member.run for member in self.members if isinstance(member.run, TaskRun)]
-        first, last = runs[0].map_index, runs[-1].map_index
-        return f"{runs[0].task}[{first}]" if first == last else f"{runs[0].task}[{first}..{last}]"
+        return map_label(runs[0], runs[-1])
 
     @property
     def counts(self) -> Counter[tuple[StateType, str]]:
         """How many of its runs are in each state, by type and name."""
         return state_counts(self.members)
 
-    @property
-    def unsuccessful(self) -> list[RunHistory]:
-        """The runs that failed, crashed, were cancelled or never ran."""
-        return [member for member in self.members if member.state.type in UNSUCCESSFUL or member.is_blocked]
+
+def map_label(first: TaskRun, last: TaskRun) -> str:
+    """Return the name of the task of a `map` call and the range of its items, as `double[0..99]`."""
+    start, end = first.map_index, last.map_index
+    return f"{first.task}[{start}]" if start == end else f"{first.task}[{start}..{end}]"
 
 
 def state_counts(runs: Iterable[RunHistory]) -> Counter[tuple[StateType, str]]:
@@ -191,18 +187,19 @@ class FlowRunHistory(RunHistory):
     @classmethod
     def read(cls, store: StateStore, run: FlowRun) -> FlowRunHistory:
         """Read a flow run's records and those of the flow runs that it or its tasks called."""
+        return cls._of(store, run, store.read(run.id))
+
+    @classmethod
+    def read_chosen(cls, store: StateStore, run: FlowRun, numbers: Iterable[int] = ()) -> FlowRunHistory:
+        """Read the same, but of the task runs only those with these numbers."""
+        return cls._of(store, run, store.read_chosen(run.id, {0, *numbers}))
+
+    @classmethod
+    def _of(cls, store: StateStore, run: FlowRun, records: Iterable[Record]) -> FlowRunHistory:
         history = cls(run)
-        by_number: dict[int, RunHistory] = {0: history}
-        for record in store.read(run.id):
-            if isinstance(record, TaskRun):
-                by_number[record.number] = RunHistory(record)
-            elif isinstance(record, StateChange):
-                by_number[record.run.number].changes.append(record)
-        del by_number[0]
-        history.task_runs = list(by_number.values())
-        family = store.list_flow_runs(root_id=run.root_id)
-        parents = {run.id, *(task_run.run.id for task_run in history.task_runs)}
-        history.subflow_runs = [summary for summary in reversed(family) if summary.flow_run.parent_id in parents]
+        history.task_runs = _gathered(records, history)
+        family = reversed(store.list_flow_runs(root_id=run.root_id))
+        history.subflow_runs = [summary for summary in family if run.id in _callers(summary.flow_run.parent_id or "")]
         return history
 
     def upstream_names(self, run: TaskRun) -> list[str]:
@@ -211,14 +208,21 @@ class FlowRunHistory(RunHistory):
         return [names.get(upstream, upstream) for upstream in run.upstreams]
 
     def blocked_by(self) -> dict[str, list[RunHistory]]:
-        """Return the task runs that never ran, under the name of the run at the root of it."""
+        """Return the task runs that never ran, under the name of the run at the root of it.
+
+        Whether the task runs that completed were read makes no difference.
+        """
         names = self._names()
         culprits: dict[str, str] = {}
         groups: dict[str, list[RunHistory]] = {}
-        completed = {history.run.id for history in self.task_runs if history.state.type is StateType.COMPLETED}
+        failed = {history.run.id for history in self.task_runs if history.state.type is not StateType.COMPLETED}
         for history in self.task_runs:  # in call order: what blocks a run comes before it
             if history.is_blocked and isinstance(history.run, TaskRun):
-                blockers = [upstream for upstream in history.run.upstreams if upstream not in completed]
+                blockers = [
+                    upstream
+                    for upstream in history.run.upstreams
+                    if upstream in failed or self.run.id not in _callers(upstream)
+                ]
                 first = blockers[0] if blockers else ""
                 culprit = culprits.get(first) or names.get(first, first)
                 culprits[history.run.id] = culprit
@@ -255,16 +259,46 @@ class FlowRunHistory(RunHistory):
 
 
 def flow_run_tree(store: StateStore, run: FlowRun) -> Iterator[FlowRunHistory]:
-    """Yield the histories of a flow run and of the unsuccessful flow runs below it, top down, one at a time."""
+    """Yield the histories of a flow run and of the unsuccessful flow runs below it, top down, one at a time.
+
+    Of the task runs they have those that did not complete.
+    """
     pending = [run]
     while pending:
-        history = FlowRunHistory.read(store, pending.pop(0))
+        flow_run = pending.pop(0)
+        standings = store.read_standings(flow_run.id)
+        unsuccessful = [each.numbers for each in standings if each.type is not StateType.COMPLETED]
+        history = FlowRunHistory.read_chosen(store, flow_run, chain.from_iterable(chain.from_iterable(unsuccessful)))
         yield history
         pending += [
             summary.flow_run
             for summary in history.subflow_runs
             if summary.change is None or summary.change.type is not StateType.COMPLETED
         ]
+
+
+def read_task_runs(
+    store: StateStore, run: FlowRun, numbers: Iterable[int] = (), *, called: str | None = None
+) -> list[RunHistory]:
+    """Read the task runs of a flow run that have these numbers, and those of this name or of the task of this name."""
+    return _gathered(store.read_chosen(run.id, set(numbers), called=called), RunHistory(run))
+
+
+def _gathered(records: Iterable[Record], flow_run: RunHistory) -> list[RunHistory]:
+    """Return the histories of the task runs among records; the changes of the flow run itself go to its own."""
+    by_number = {0: flow_run}
+    for record in records:
+        if isinstance(record, TaskRun):
+            by_number[record.number] = RunHistory(record)
+        elif isinstance(record, StateChange):
+            by_number[record.run.number].changes.append(record)
+    del by_number[0]
+    return list(by_number.values())
+
+
+def _callers(run_id: str) -> tuple[str, str]:
+    """Return what may be the flow run with this id, or that of the task run with this id."""
+    return run_id, run_id.rpartition("-")[0]
 
 
 # -- as JSON ---------------------------------------------------------------------------------------------------------

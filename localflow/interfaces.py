@@ -17,6 +17,7 @@ What passes through an interface are frozen named tuples; `help(FlowRun)` and so
                   `id`
     StateChange   run sequence type name message timestamp previous attempt execution cause result cache
     LogEntry      run attempt timestamp level source message
+    Standing      map_number type name numbers started_at ended_at: task runs in one state
     Execution     worker pid started_at ended_at cpu_seconds peak_rss_bytes
     Payload       format data: a value as bytes
 
@@ -26,7 +27,7 @@ What passes through an interface are frozen named tuples; `help(FlowRun)` and so
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from typing import ClassVar, NamedTuple, Protocol, TypeAlias
 
 from localflow.calls import Call, Outcome, Output
@@ -41,9 +42,11 @@ from localflow.records import (
     LogEntry,
     LogLine,
     Record,
+    Standing,
     StateChange,
     TaskRun,
 )
+from localflow.standings import chosen, standings_of
 from localflow.states import Cause, State, StateType
 
 __all__ = [
@@ -67,6 +70,7 @@ __all__ = [
     "Payload",
     "Record",
     "Report",
+    "Standing",
     "State",
     "StateChange",
     "StateStore",
@@ -198,6 +202,22 @@ class StateStore(ABC):
 
         The changes of one run come in their sequence, without results. Yields nothing for an unknown id.
         """
+
+    def read_chosen(
+        self, flow_run_id: str, numbers: Collection[int] = (), *, called: str | None = None
+    ) -> Iterator[Record]:
+        """Yield of what `read` yields the records of some runs only; a store that can should not read the others.
+
+        Args:
+            flow_run_id: the flow run.
+            numbers: the numbers of these runs, 0 for the flow run itself; what is not there is passed by.
+            called: those beside them that have this name, or are of the task with this name.
+        """
+        return chosen(self.read(flow_run_id), numbers, called)
+
+    def read_standings(self, flow_run_id: str) -> list[Standing]:
+        """Return how the task runs of a flow run stand, by the first number of each; of large runs, too, soon."""
+        return standings_of(self.read(flow_run_id))
 
     @abstractmethod
     def load_result(self, flow_run_id: str, number: int) -> Payload | None:

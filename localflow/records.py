@@ -172,3 +172,23 @@ class FlowRunSummary(NamedTuple):
     change: StateChange | None
     started_at: float | None = None
     ended_at: float | None = None
+
+
+class Standing(NamedTuple):
+    """The task runs of a flow run that are in one state, those of each `map` call for themselves."""
+
+    map_number: int
+    """As in TaskRun."""
+    type: StateType
+    name: str
+    numbers: tuple[range, ...]
+    """Their numbers, in ascending order."""
+    started_at: float | None = None
+    """The first start of any of them."""
+    ended_at: float | None = None
+    """The last end of any of them."""
+
+    @property
+    def size(self) -> int:
+        """How many task runs these are."""
+        return sum(map(len, self.numbers))

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import re
+from itertools import islice, takewhile
 from typing import TYPE_CHECKING
 
 from localflow.errors import RunNotFoundError, suggestion
-from localflow.history import FlowRunHistory
-from localflow.records import TaskRun
+from localflow.history import FlowRunHistory, read_task_runs
+from localflow.records import StateChange, TaskRun
 from localflow.states import INTERRUPTED, StateType
 
 if TYPE_CHECKING:
@@ -14,18 +16,21 @@ if TYPE_CHECKING:
 
     from localflow.history import RunHistory
     from localflow.interfaces import StateStore
-    from localflow.records import FlowRunSummary, StateChange
+    from localflow.records import FlowRun, FlowRunSummary
 
 LAST, LAST_FAILED = "@last", "@last-failed"
 
 _FAILURES = frozenset({StateType.FAILED, StateType.CRASHED})
 _SHOWN_CANDIDATES = 10
+_SUGGESTED = 10_000  # names among which a misspelt one is looked for
+_NUMBER = re.compile("[1-9][0-9]{0,17}")
 
 
 def find_runs(store: StateStore, reference: str) -> tuple[FlowRunHistory, list[RunHistory]]:
     """Return the flow run of a reference, and its task runs that are meant: none where it is the flow run itself.
 
     Several are meant by `RUN/TASK` with the name of a task that was mapped. The id of a task run stands for `RUN/TASK`.
+    The history of the flow run has, of its task runs, those that are meant and those they wait for.
 
     Raises:
         RunNotFoundError: nothing is recorded that the reference could mean, or too much.
@@ -41,8 +46,18 @@ def find_runs(store: StateStore, reference: str) -> tuple[FlowRunHistory, list[R
         if not found:
             raise
         [summary], task = found, run
-    history = FlowRunHistory.read(store, summary.flow_run)
-    return history, [] if task is None else _task_runs(history, task)
+    flow_run = summary.flow_run
+    if task is None:
+        return FlowRunHistory.read_chosen(store, flow_run), []
+    history = FlowRunHistory.read_chosen(store, flow_run)
+    history.task_runs = read_task_runs(store, flow_run, _numbers(flow_run, [task]), called=task)
+    if not history.task_runs:
+        raise _no_task_run(flow_run, task, _names(store, flow_run))
+    meant = _task_runs(history, task)
+    upstreams = {id for each in meant if isinstance(each.run, TaskRun) for id in each.run.upstreams}
+    others = set(_numbers(flow_run, upstreams)) - {each.run.number for each in meant}
+    history.task_runs = sorted([*meant, *read_task_runs(store, flow_run, others)], key=lambda each: each.run.number)
+    return history, meant
 
 
 def split_reference(store: StateStore, reference: str) -> tuple[str, str | None]:
@@ -120,8 +135,23 @@ def find_task_run(history: FlowRunHistory, reference: str) -> RunHistory:
             raise RunNotFoundError(
                 f"{len(matching)} task runs of flow run {history.run.name!r} are called {reference!r}: {listed}"
             )
-    hint = suggestion(reference, {task_run.run.name for task_run in task_runs})
-    raise RunNotFoundError(f"flow run {history.run.name!r} has no task run {reference!r}{hint}")
+    raise _no_task_run(history.run, reference, {task_run.run.name for task_run in task_runs})
+
+
+def _no_task_run(flow_run: FlowRun, reference: str, names: set[str]) -> RunNotFoundError:
+    return RunNotFoundError(f"flow run {flow_run.name!r} has no task run {reference!r}{suggestion(reference, names)}")
+
+
+def _names(store: StateStore, flow_run: FlowRun) -> set[str]:
+    """Return the names of the first task runs of a flow run, to suggest one of them."""
+    task_runs = takewhile(lambda record: not isinstance(record, StateChange), store.read(flow_run.id))
+    return {record.name for record in islice(task_runs, _SUGGESTED) if isinstance(record, TaskRun)}
+
+
+def _numbers(flow_run: FlowRun, ids: Iterable[str]) -> list[int]:
+    """Return the numbers of those task runs of a flow run that have one of these ids."""
+    parts = (id.rpartition("-") for id in ids)
+    return [int(number) for run_id, _, number in parts if run_id == flow_run.id and _NUMBER.fullmatch(number)]
 
 
 def _last(runs: Sequence[FlowRunSummary], reference: str) -> FlowRunSummary:

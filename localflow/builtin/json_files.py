@@ -39,7 +39,7 @@ from localflow.interfaces import StateStore
 from localflow.states import FINAL_TYPES
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator, Sequence
+    from collections.abc import Collection, Iterable, Iterator, Sequence
 
     from localflow.interfaces import CachedResult, Claim, FlowRunSummary, LogEntry, Payload, Record
 
@@ -141,6 +141,15 @@ class JsonStateStore(StateStore):
             self._lifetime.check()
             directory = self._find(flow_run_id)
             return iter(directory.read(flow_run_id) if directory else ())
+
+    def read_chosen(
+        self, flow_run_id: str, numbers: Collection[int] = (), *, called: str | None = None
+    ) -> Iterator[Record]:
+        """Yield the records of some runs, all as of one instant; the others are looked at, but not made."""
+        with self._read_lock:
+            self._lifetime.check()
+            directory = self._find(flow_run_id)
+            return iter(directory.read(flow_run_id, numbers, called) if directory else ())
 
     def load_result(self, flow_run_id: str, number: int) -> Payload | None:
         """Return the result that a run has last completed with, if it was recorded."""

@@ -27,9 +27,9 @@ from localflow.errors import CorruptStoreError
 from localflow.interfaces import LogEntry, StateStore
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Sequence
+    from collections.abc import Collection, Iterator, Sequence
 
-    from localflow.interfaces import CachedResult, Claim, FlowRunSummary, Payload, Record
+    from localflow.interfaces import CachedResult, Claim, FlowRunSummary, Payload, Record, Standing
 
 _MAX_KEYS = 10_000
 _NOTHING_MORE = (None, None, None, None)  # the last fields of most state changes: execution, cause, result, cache
@@ -93,6 +93,19 @@ class SqliteStateStore(StateStore):
         """Yield a flow run, its task runs by number, then all state changes, all as of one instant."""
         self._lifetime.check()
         return self._read(flow_run_id)
+
+    def read_chosen(
+        self, flow_run_id: str, numbers: Collection[int] = (), *, called: str | None = None
+    ) -> Iterator[Record]:
+        """Yield the records of some runs, all as of one instant, without a look at most of the others."""
+        self._lifetime.check()
+        return self._read_chosen(flow_run_id, numbers, called)
+
+    def read_standings(self, flow_run_id: str) -> list[Standing]:
+        """Return how the task runs of a flow run stand, as it was kept when it ended, or counted."""
+        with self._reading() as reader:
+            run = reading.find_run(reader, flow_run_id)
+            return [] if run is None else reading.standings(reader, run)
 
     def load_result(self, flow_run_id: str, number: int) -> Payload | None:
         """Return the result that a run has last completed with, if it was recorded."""
@@ -158,6 +171,13 @@ class SqliteStateStore(StateStore):
             run = reading.find_run(connection, flow_run_id)
             if run is not None:
                 yield from reading.records(connection, run)
+
+    def _read_chosen(self, flow_run_id: str, numbers: Collection[int], called: str | None) -> Iterator[Record]:
+        (called_in_row,) = rows.boxed((called,))
+        with self._snapshot() as connection:
+            run = reading.find_run(connection, flow_run_id)
+            if run is not None:
+                yield from reading.chosen_records(connection, run, numbers, called_in_row)
 
     def _read_logs(self, flow_run_id: str, after: int) -> Iterator[tuple[int, LogEntry]]:
         with self._snapshot() as connection:

@@ -143,7 +143,7 @@ class _Log:
 
     def is_over(self) -> bool:
         """Return whether all that is selected has ended."""
-        from localflow.history import FlowRunHistory
+        from localflow.history import read_task_runs
 
         flow_run, chosen = self.selection
         changes = [summary.change for summary in self._family() if summary.flow_run.id == flow_run.id]
@@ -151,8 +151,9 @@ class _Log:
             return True
         if not chosen:
             return False
-        task_runs = FlowRunHistory.read(self._store, flow_run).task_runs
-        return all(run.changes and _is_end(run.changes[-1]) for run in task_runs if run.run.id in chosen)
+        numbers = [int(task_run_id.rpartition("-")[2]) for task_run_id in chosen]
+        task_runs = read_task_runs(self._store, flow_run, numbers)
+        return all(run.changes and _is_end(run.changes[-1]) for run in task_runs)
 
     def _read(self, flow_run_id: str, chosen: Collection[str]) -> Iterator[LogEntry]:
         for position, entry in self._store.read_logs(flow_run_id, self._positions.get(flow_run_id, 0)):

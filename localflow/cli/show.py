@@ -13,6 +13,7 @@ if TYPE_CHECKING:
 
     from localflow.cli.output import Cell
     from localflow.history import FlowRunHistory, RunHistory
+    from localflow.interfaces import StateStore
 
     Field = tuple[str, str | Cell]
 
@@ -32,7 +33,7 @@ def show(reference: str, show_all: bool, full_traceback: bool, as_json: bool) ->
     called once, or of one that was mapped: then all its task runs are listed. The id of a task run will do, too.
     """
     from localflow.cli.reading import recorded
-    from localflow.history import result_json
+    from localflow.history import FlowRunHistory, result_json
     from localflow.references import find_runs
 
     with recorded() as store:
@@ -42,22 +43,24 @@ def show(reference: str, show_all: bool, full_traceback: bool, as_json: bool) ->
             return
         chosen = task_runs[0] if task_runs else history
         result = result_json(store.load_result(history.run.id, chosen.run.number))
-    if as_json:
-        view = history.task_run_json(chosen) if task_runs else history.as_json()
-        output.print_json({**view, "result": result})
-    elif task_runs:
-        _print_task_run(history, chosen, result, full_traceback)
-    else:
-        _print_flow_run(history, result, show_all, full_traceback)
+        if as_json:
+            view = history.task_run_json(chosen) if task_runs else FlowRunHistory.read(store, history.run).as_json()
+            output.print_json({**view, "result": result})
+        elif task_runs:
+            _print_task_run(history, chosen, result, full_traceback)
+        else:
+            _print_flow_run(store, history, result, show_all, full_traceback)
 
 
 # -- a flow run ------------------------------------------------------------------------------------------------------
 
 
-def _print_flow_run(history: FlowRunHistory, result: object, show_all: bool, full_traceback: bool) -> None:
+def _print_flow_run(
+    store: StateStore, history: FlowRunHistory, result: object, show_all: bool, full_traceback: bool
+) -> None:
     from localflow.cli.failures import print_cause
     from localflow.cli.task_runs import note_left_out, print_task_runs
-    from localflow.history import flow_run_json
+    from localflow.history import flow_run_json, read_task_runs
 
     run = history.run
     parameters = flow_run_json(run, history.state, None, None)["parameters"]
@@ -78,8 +81,9 @@ def _print_flow_run(history: FlowRunHistory, result: object, show_all: bool, ful
         ]
     )
     print_cause(history.cause, full_traceback)
-    if history.task_runs:
-        print_task_runs(history.task_runs, show_all)
+    standings = store.read_standings(run.id)
+    if standings:
+        print_task_runs(standings, lambda numbers: read_task_runs(store, run, numbers), show_all)
     if history.subflow_runs:
         from localflow.cli.runs import print_flow_runs
 

@@ -2,18 +2,23 @@
 
 from __future__ import annotations
 
+import heapq
 from collections import Counter
+from itertools import chain, islice, repeat
+from operator import itemgetter
 from typing import TYPE_CHECKING, NamedTuple
 
 from localflow.cli import output
-from localflow.history import MapGroup, grouped, state_counts
-from localflow.states import StateType
+from localflow.history import UNSUCCESSFUL, map_label
+from localflow.records import TaskRun
+from localflow.states import NOT_READY, StateType
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Sequence
+    from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 
     from localflow.cli.output import Cell
     from localflow.history import RunHistory
+    from localflow.records import Standing
 
 SHOWN_TASK_RUNS = 1000
 _SHOWN_MEMBERS = 10
@@ -48,20 +53,98 @@ class _Row(NamedTuple):
         return [self.name, state, *attempt, self.duration, self.worker, self.message]
 
 
-def print_task_runs(task_runs: Sequence[RunHistory], show_all: bool) -> None:
-    """Print how many task runs are in which state, and a table of the most telling of them, or of all."""
+class _Line(NamedTuple):
+    """A line of the table before the task runs that it tells of are read."""
+
+    place: tuple[int, int]
+    """Where it stands: the number of the task run, or of the first of a `map` call, and the place below that."""
+    type: StateType
+    numbers: tuple[int, ...]
+    """The task run; the first and the last of a `map` call."""
+    counts: Counter[tuple[StateType, str]] | None = None
+    """How many task runs of a `map` call are in which state, where the line is about several."""
+    duration: str = ""
+
+    @property
+    def rank(self) -> tuple[int, tuple[int, int]]:
+        return _RANKS[self.type], self.place
+
+    def row(self, histories: Mapping[int, RunHistory]) -> _Row:
+        found = [histories[number] for number in self.numbers]
+        if self.counts is None:
+            return _row(found[0], "  " if self.place[1] else "")
+        runs = [history.run for history in found if isinstance(history.run, TaskRun)]
+        label = map_label(runs[0], runs[-1]) if runs else "  ..."
+        return _Row(self.type, label, counts_text(self.counts), self.duration)
+
+
+def print_task_runs(
+    standings: Sequence[Standing], read: Callable[[Iterable[int]], Iterable[RunHistory]], show_all: bool
+) -> None:
+    """Print how many task runs are in which state, and a table of the most telling of them, or of all.
+
+    Args:
+        standings: how the task runs stand.
+        read: returns the task runs of some numbers; it is asked for those that the table shows.
+        show_all: show every task run.
+    """
     output.print_data("")
-    output.print_fields([("Task runs", counts_text(state_counts(task_runs)))])
-    rows: list[_Row] = []
-    for entry in grouped(task_runs):
-        rows += _group_rows(entry, show_all) if isinstance(entry, MapGroup) else [_row(entry)]
-    _print(rows, show_all)
+    output.print_fields([("Task runs", counts_text(_counts(standings)))])
+    single = [standing for standing in standings if not standing.map_number]
+    maps: dict[int, list[Standing]] = {}
+    for standing in standings:
+        if standing.map_number:
+            maps.setdefault(standing.map_number, []).append(standing)
+    lines = [line for group in maps.values() for line in _map_lines(group, show_all)]
+    count = len(lines) + sum(standing.size for standing in single)
+    limit = count if show_all else SHOWN_TASK_RUNS
+    for standing in single:
+        numbers = islice(chain.from_iterable(standing.numbers), limit)
+        lines += [_Line((number, 0), standing.type, (number,)) for number in numbers]
+    shown = sorted(heapq.nsmallest(limit, lines, key=lambda line: line.rank))
+    needed = {number for line in shown for number in line.numbers}
+    histories = {history.run.number: history for history in read(needed)}
+    _print([line.row(histories) for line in shown])
+    note_left_out(count - len(shown))
+
+
+def _map_lines(group: Sequence[Standing], show_all: bool) -> Iterator[_Line]:
+    """Yield the lines of a `map` call: itself, those of its task runs that did not complete, and how many more."""
+    first = min(standing.numbers[0].start for standing in group)
+    last = max(standing.numbers[-1].stop for standing in group) - 1
+    worst = min((standing.type for standing in group), key=_RANKS.__getitem__)
+    yield _Line((first, 0), worst, (first, last), _counts(group), _span(group))
+    told = [standing for standing in group if show_all or _is_unsuccessful(standing)]
+    members = heapq.merge(*(zip(chain.from_iterable(each.numbers), repeat(each)) for each in told), key=itemgetter(0))
+    place = 0
+    for place, (number, standing) in enumerate(islice(members, None if show_all else _SHOWN_MEMBERS), 1):
+        yield _Line((first, place), standing.type, (number,))
+    left_out = [standing for _, standing in members]
+    if left_out:
+        yield _Line((first, place + 1), left_out[0].type, (), Counter((each.type, each.name) for each in left_out))
+
+
+def _is_unsuccessful(standing: Standing) -> bool:
+    """Return whether the task runs failed, crashed, were cancelled or never ran."""
+    return standing.type in UNSUCCESSFUL or (standing.type is StateType.PENDING and standing.name == NOT_READY)
+
+
+def _counts(standings: Iterable[Standing]) -> Counter[tuple[StateType, str]]:
+    counts: Counter[tuple[StateType, str]] = Counter()
+    for standing in standings:
+        counts[standing.type, standing.name] += standing.size
+    return counts
 
 
 def print_members(task_runs: Sequence[RunHistory], show_all: bool) -> None:
     """Print a table of the task runs of `map` calls, each on a line of its own."""
     output.print_data("")
-    _print([_row(task_run) for task_run in task_runs], show_all)
+    limit = len(task_runs) if show_all else SHOWN_TASK_RUNS
+    places = heapq.nsmallest(
+        limit, range(len(task_runs)), key=lambda place: (_RANKS[task_runs[place].state.type], place)
+    )
+    _print([_row(task_runs[place]) for place in sorted(places)])
+    note_left_out(len(task_runs) - len(places))
 
 
 def counts_text(counts: Counter[tuple[StateType, str]]) -> str:
@@ -78,27 +161,10 @@ def note_left_out(count: int) -> None:
         output.print_data(f"... and {count:,} more; --all shows them")
 
 
-def _print(rows: Sequence[_Row], show_all: bool) -> None:
-    shown = rows
-    if not show_all and len(rows) > SHOWN_TASK_RUNS:
-        chosen = sorted(range(len(rows)), key=lambda place: _RANKS[rows[place].type])[:SHOWN_TASK_RUNS]
-        shown = [rows[place] for place in sorted(chosen)]
-    with_attempt = any(row.attempt > 1 for row in shown)
+def _print(rows: Sequence[_Row]) -> None:
+    with_attempt = any(row.attempt > 1 for row in rows)
     headings = ["TASK RUN", "STATE", *(["ATTEMPT"] if with_attempt else []), "DURATION", "WORKER", "MESSAGE"]
-    output.print_table(headings, [row.cells(with_attempt) for row in shown], right=("ATTEMPT", "DURATION"))
-    note_left_out(len(rows) - len(shown))
-
-
-def _group_rows(group: MapGroup, show_all: bool) -> list[_Row]:
-    members = group.members if show_all else group.unsuccessful
-    shown = members if show_all else members[:_SHOWN_MEMBERS]
-    counts = group.counts
-    worst = min((type for type, _ in counts), key=_RANKS.__getitem__)
-    rows = [_Row(worst, group.label, counts_text(counts), _span(group.members)), *(_row(each, "  ") for each in shown)]
-    if len(members) > len(shown):
-        left_out = members[len(shown) :]
-        rows.append(_Row(left_out[0].state.type, "  ...", counts_text(state_counts(left_out)), ""))
-    return rows
+    output.print_table(headings, [row.cells(with_attempt) for row in rows], right=("ATTEMPT", "DURATION"))
 
 
 def _row(history: RunHistory, indent: str = "") -> _Row:
@@ -114,8 +180,8 @@ def _row(history: RunHistory, indent: str = "") -> _Row:
     )
 
 
-def _span(members: Iterable[RunHistory]) -> str:
+def _span(standings: Sequence[Standing]) -> str:
     """Return the time from the first start to the last end."""
-    started = [member.started_at for member in members if member.started_at is not None]
-    ended = [member.ended_at for member in members if member.ended_at is not None]
+    started = [standing.started_at for standing in standings if standing.started_at is not None]
+    ended = [standing.ended_at for standing in standings if standing.ended_at is not None]
     return output.duration(min(started), max(ended)) if started and ended else ""

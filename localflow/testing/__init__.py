@@ -55,7 +55,9 @@ _LAZY = {
 # Without this pytest explains failing assertions in the tests of a plugin, but not in the contracts these inherit.
 if (pytest := sys.modules.get("pytest")) is not None:
     contracts = (module for name, module in _LAZY.items() if name.endswith("Contract"))
-    parts = (f"localflow.testing.store_{part}" for part in ("records", "round_trips", "results", "logs", "runs"))
+    parts = (
+        f"localflow.testing.store_{part}" for part in ("records", "round_trips", "results", "logs", "runs", "choice")
+    )
     pytest.register_assert_rewrite("localflow.testing.outcomes", *contracts, *parts)
 
 

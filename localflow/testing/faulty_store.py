@@ -9,9 +9,9 @@ from typing import TYPE_CHECKING
 from localflow.interfaces import StateStore, StoreError
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Sequence
+    from collections.abc import Collection, Iterator, Sequence
 
-    from localflow.interfaces import CachedResult, Claim, FlowRunSummary, LogEntry, Payload, Record
+    from localflow.interfaces import CachedResult, Claim, FlowRunSummary, LogEntry, Payload, Record, Standing
 
 
 class FaultyStore(StateStore):
@@ -75,6 +75,16 @@ class FaultyStore(StateStore):
     def read(self, flow_run_id: str) -> Iterator[Record]:
         """Ask the wrapped store."""
         return self._store.read(flow_run_id)
+
+    def read_chosen(
+        self, flow_run_id: str, numbers: Collection[int] = (), *, called: str | None = None
+    ) -> Iterator[Record]:
+        """Ask the wrapped store."""
+        return self._store.read_chosen(flow_run_id, numbers, called=called)
+
+    def read_standings(self, flow_run_id: str) -> list[Standing]:
+        """Ask the wrapped store."""
+        return self._store.read_standings(flow_run_id)
 
     def load_result(self, flow_run_id: str, number: int) -> Payload | None:
         """Ask the wrapped store."""

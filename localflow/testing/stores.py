@@ -18,6 +18,7 @@ import pytest
 
 from localflow.errors import StoreError
 from localflow.interfaces import FlowRunSummary, StateType
+from localflow.testing.store_choice import ChoiceContract
 from localflow.testing.store_logs import LogContract
 from localflow.testing.store_records import (
     changes_of,
@@ -37,7 +38,7 @@ if TYPE_CHECKING:
     from localflow.interfaces import StateStore
 
 
-class StateStoreContract(RoundTripContract, ResultContract, LogContract, RunContract):
+class StateStoreContract(RoundTripContract, ResultContract, LogContract, RunContract, ChoiceContract):
     """What every state store must do; a plugin's test subclasses it and gives the fixture `make_store`."""
 
     # -- the list of flow runs --------------------------------------------------------------------------------------

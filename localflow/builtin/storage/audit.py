@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 
 from localflow.builtin.storage import reading, rows, statements
 from localflow.builtin.storage.checksums import DamagedRowError, odd_checksum
+from localflow.builtin.storage.standing_rows import count_standings, kept_standings
 from localflow.interfaces import StateChange
 
 if TYPE_CHECKING:
@@ -67,7 +68,7 @@ def _all_wrongs(connection: sqlite3.Connection) -> Iterator[str]:
 
 
 def _wrongs_of(connection: sqlite3.Connection, run: RecordedRun) -> Iterator[str]:
-    for look in _look_at_records, _look_at_log, _look_at_results, _look_at_cache_entries:
+    for look in _look_at_records, _look_at_standings, _look_at_log, _look_at_results, _look_at_cache_entries:
         try:
             yield from look(connection, run)
         except _DAMAGE as error:
@@ -87,6 +88,12 @@ def _look_at_records(connection: sqlite3.Connection, run: RecordedRun) -> Iterat
             if not number:
                 flow_changes.append(record)
     run.refuse_wrong_end(flow_changes)
+
+
+def _look_at_standings(connection: sqlite3.Connection, run: RecordedRun) -> Iterator[str]:
+    kept = kept_standings(connection, run.key)
+    if kept is not None and repr(kept) != repr(count_standings(connection, run.key)):
+        yield f"how the task runs of flow run {run.flow_run.id} stand was not counted rightly"
 
 
 def _look_at_log(connection: sqlite3.Connection, run: RecordedRun) -> Iterator[str]:

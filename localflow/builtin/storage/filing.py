@@ -149,7 +149,7 @@ class Filing:
             spool = self._spool
             assert spool is not None  # or there would be no backlog
             with self._adding:
-                batches, self._backlog = self._backlog, []
+                batches = self._backlog[:]
             if not batches and not anew:  # another thread has filed it
                 return
             end = Mark(spool.mark.generation + 1) if anew else batches[-1][0]
@@ -160,12 +160,9 @@ class Filing:
                 self._writer.insert(left, box)
                 self._writer.set_filed(spool.name, max(end, filed))
 
-            try:
-                self._writer.transact(work)
-            except BaseException:
-                with self._adding:
-                    self._backlog[:0] = batches
-                raise
+            self._writer.transact(work)
+            with self._adding:  # not before: who finds nothing in the backlog reads without waiting
+                del self._backlog[: len(batches)]
             if anew:
                 spool.begin_anew()
 

@@ -10,12 +10,14 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 from localflow.builtin.storage import rows, statements
 from localflow.builtin.storage.checksums import DamagedRowError, Row, change_checksum, odd_checksum
+from localflow.builtin.storage.standing_rows import count_standings, kept_standings
 from localflow.builtin.storage.summary import summarise
+from localflow.standings import ranges_of
 from localflow.states import FINAL_TYPES
 
 if TYPE_CHECKING:
     import sqlite3
-    from collections.abc import Iterator
+    from collections.abc import Collection, Iterator
 
     from localflow.interfaces import (
         CachedResult,
@@ -24,6 +26,7 @@ if TYPE_CHECKING:
         LogEntry,
         Payload,
         Record,
+        Standing,
         StateChange,
         TaskRun,
     )
@@ -121,6 +124,32 @@ def records(connection: sqlite3.Connection, run: RecordedRun) -> Iterator[Record
         count += 1
         yield _change_of(runs[place[0]], row)
     run.refuse_missing_changes(count)
+
+
+def chosen_records(
+    connection: sqlite3.Connection, run: RecordedRun, numbers: Collection[int], called: Any | None
+) -> Iterator[Record]:
+    """Yield the records of the runs with these numbers, and of the task runs with a name or task as it is in a row."""
+    found = {number for number in numbers if -(2**63) <= number < 2**63}
+    if called is not None:
+        found.update(number for (number,) in connection.execute(statements.FIND_CALLED, (run.key, called)))
+    runs: dict[int, FlowRun | TaskRun] = {0: run.flow_run}
+    if 0 in found:
+        yield run.flow_run
+    ranges = [(each.start, each.stop - 1) for each in ranges_of(found)]
+    for ends in ranges:
+        for row in connection.execute(statements.READ_TASK_RUNS_OF, (run.key, *ends)):
+            runs[row[1]] = task_run = rows.task_run_of(run.flow_run, row)
+            yield task_run
+    for ends in ranges:
+        for row in connection.execute(statements.READ_CHANGES_OF, (run.key, *ends)):
+            yield _change_of(runs[row[1]], row)
+
+
+def standings(connection: sqlite3.Connection, run: RecordedRun) -> list[Standing]:
+    """Return how the task runs of a flow run stand."""
+    kept = kept_standings(connection, run.key)
+    return count_standings(connection, run.key) if kept is None else kept
 
 
 def log_entries(connection: sqlite3.Connection, run: RecordedRun, after: int) -> Iterator[tuple[int, LogEntry]]:

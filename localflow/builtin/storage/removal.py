@@ -23,6 +23,7 @@ _VACUUM_BYTES = 256 << 20  # a file from before pages could be given back one by
 _HIDE = (
     "INSERT INTO removed_runs SELECT key FROM flow_runs WHERE root_id = ?",
     "DELETE FROM progress WHERE flow_run IN (SELECT key FROM flow_runs WHERE root_id = ?)",
+    "DELETE FROM standings WHERE flow_run IN (SELECT key FROM flow_runs WHERE root_id = ?)",
     "DELETE FROM flow_runs WHERE root_id = ?",
 )
 #: Where the rows of a flow run go: the last of a piece, and the piece up to it.

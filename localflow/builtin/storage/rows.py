@@ -59,7 +59,7 @@ def flow_run_of(row: Sequence[Any]) -> FlowRun:
     *columns, arguments, checksum = row  # the arguments are a BLOB of their own right
     if odd_checksum(row[:-1]) != checksum:
         raise DamagedRowError(f"flow run {row[0]!r} is not as it was written")
-    id, name, flow, created_at, root_id, parent_id, parameters, *end, format = map(_unboxed, columns)
+    id, name, flow, created_at, root_id, parent_id, parameters, *end, format = map(unboxed, columns)
     entry_point, executor, versions, host, pid, tags, code, inputs = end
     payload = None if format is None else Payload(format, arguments)
     start = (id, name, flow, created_at, root_id, parent_id, from_json(parameters), payload)
@@ -81,7 +81,7 @@ def task_run_of(flow_run: FlowRun, row: Row) -> TaskRun:
     if task_run_checksum(columns) != row[-1]:
         raise DamagedRowError(f"task run {row[1]!r} of flow run {flow_run.id} is not as it was written")
     if bytes in map(type, columns):
-        columns = tuple(map(_unboxed, columns))
+        columns = tuple(map(unboxed, columns))
     _, number, name, task, ordinal, created_at, upstreams, tags, *end = columns
     return TaskRun(flow_run, number, name, task, ordinal, created_at, _split(upstreams), _split(tags), *end)
 
@@ -137,7 +137,7 @@ def state_change_of(run: FlowRun | TaskRun, row: Row) -> StateChange:
     if change_checksum(row[:17]) != row[17]:
         raise DamagedRowError(f"state change {row[2]!r} of run {run.id} is not as it was written")
     if bytes in map(type, row):
-        row = tuple(map(_unboxed, row))
+        row = tuple(map(unboxed, row))
     _, _, sequence, type_, name, message, timestamp, previous, attempt, *execution, cause, _, _, key, expires_at = row
     return StateChange(
         *(run, sequence, _TYPES[type_], name, message, timestamp, previous, attempt),
@@ -151,7 +151,7 @@ def cached_result_of(task_run: TaskRun, timestamp: float, entry: Row, result: Pa
     """Return a cached result, its task run, when that completed, and the row of its cache entry."""
     if odd_checksum(entry[:-1]) != entry[-1]:
         raise DamagedRowError(f"the cache entry of task run {task_run.id} is not as it was written")
-    expires_at = _unboxed(entry[1])
+    expires_at = unboxed(entry[1])
     return CachedResult(task_run.id, task_run.name, task_run.flow_run.name, timestamp, expires_at, result)
 
 
@@ -168,7 +168,7 @@ def log_entry_of(run: FlowRun | TaskRun, row: Row) -> LogEntry:
     """Return the log entry of a row."""
     if log_checksum(row[:-1]) != row[-1]:
         raise DamagedRowError(f"log entry {row[1]!r} of flow run {run.flow_run.id} is not as it was written")
-    return LogEntry(run, *map(_unboxed, row[3:-1]))
+    return LogEntry(run, *map(unboxed, row[3:-1]))
 
 
 def result_of(row: Row) -> Payload:
@@ -176,7 +176,7 @@ def result_of(row: Row) -> Payload:
     format, data, checksum = row
     if data is None or crc32(data) != checksum:
         raise DamagedRowError("a result is not as it was written")
-    return Payload(_unboxed(format), data)
+    return Payload(unboxed(format), data)
 
 
 def boxed(row: Iterable[Any]) -> Row:
@@ -184,7 +184,8 @@ def boxed(row: Iterable[Any]) -> Row:
     return tuple(value if _fits(value) else to_json(value).encode() for value in row)
 
 
-def _unboxed(value: Any) -> Any:
+def unboxed(value: Any) -> Any:
+    """Return the value that a row has, boxed or not."""
     return from_json(value.decode()) if type(value) is bytes else value
 
 

@@ -20,7 +20,7 @@ from localflow.interfaces import CachedResult, FlowRun, LogEntry, StateChange, S
 from localflow.states import FINAL_TYPES
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Collection, Sequence
     from pathlib import Path
 
     from localflow.builtin.storage.entries import Entry
@@ -97,10 +97,13 @@ class RunDirectory:
             if journal is not self._journal:
                 journal.close()
 
-    def read(self, flow_run_id: str) -> list[Record]:
-        """Return the records of one of the flow runs: itself, its task runs by number, its state changes."""
+    def read(self, flow_run_id: str, numbers: Collection[int] | None = None, called: str | None = None) -> list[Record]:
+        """Return the records of one of the flow runs: itself, its task runs by number, its state changes.
+
+        With `numbers` only those of the runs with these numbers, and of the task runs called like that.
+        """
         try:
-            return self._read(flow_run_id)
+            return self._read(flow_run_id, numbers, called)
         except StoreError:
             if self.exists():
                 raise
@@ -179,7 +182,7 @@ class RunDirectory:
         if not self._tally.unfinished:  # most likely nothing will be added any more
             self._tally, self._tallied = Tally(), Place()
 
-    def _read(self, flow_run_id: str) -> list[Record]:
+    def _read(self, flow_run_id: str, numbers: Collection[int] | None, called: str | None) -> list[Record]:
         runs: dict[int, tuple[Line, Entry]] = {}
         changes: list[tuple[Line, Entry]] = []
         for line in read_lines(self._journal_path):
@@ -191,12 +194,16 @@ class RunDirectory:
                             changes.append((line, entry))
                         else:
                             runs[entry.get("number", 0)] = line, entry
+        chosen = set(runs if numbers is None else numbers)
+        if called is not None:
+            chosen.update(n for n, (_, entry) in runs.items() if n and called in (entry["name"], entry["task"]))
         reader = EntryReader(self._files.load)
         records = []
-        for line, entry in [*(runs[number] for number in sorted(runs)), *changes]:
+        for line, entry in [*(runs[number] for number in sorted(runs) if not number or number in chosen), *changes]:
             with line.making_sense():
-                records.append(reader.record(entry))
-        return records
+                if entry["kind"] != "state" or entry["number"] in chosen:
+                    records.append(reader.record(entry))
+        return records if 0 in chosen else records[1:]  # all others refer to the flow run
 
     def _open_journal(self, records: Sequence[Record]) -> Journal:
         if self._journal is None:

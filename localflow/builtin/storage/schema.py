@@ -5,7 +5,8 @@ short and the rows of one run are neighbours. A result of more than a few bytes 
 cache entry, which few state changes have, does so too.
 
 Every row has a checksum of its own. `progress` says which flow runs have ended, and how many state changes and
-log entries there were by then, so that one which is missing is noticed. The rows of a run in `removed_runs` are on
+log entries there were by then, so that one which is missing is noticed; `standings` has what was counted of the task
+runs of large ones. The rows of a run in `removed_runs` are on
 their way out. `spools` says how far each spool beside the database has been filed.
 """
 
@@ -55,6 +56,11 @@ TABLES = (
     log_entries INTEGER
 )""",
     "CREATE INDEX unfinished ON progress (flow_run) WHERE is_final = 0",
+    """CREATE TABLE standings (
+    flow_run INTEGER PRIMARY KEY,
+    content TEXT NOT NULL,
+    checksum INTEGER NOT NULL
+)""",
     """CREATE TABLE task_runs (
     flow_run INTEGER NOT NULL,
     number INTEGER NOT NULL,

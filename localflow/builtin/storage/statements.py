@@ -42,6 +42,16 @@ COUNT_ALL = """
         log_entries = (SELECT count(*) FROM log_entries WHERE flow_run = ?1)
     WHERE flow_run = ?1 AND is_final
 """
+FIND_COUNT = "SELECT changes FROM progress WHERE flow_run = ? AND is_final"
+#: How task runs stand: what is kept of a flow run, and what it is counted from.
+ADD_STANDINGS = "INSERT OR REPLACE INTO standings VALUES (?, ?, ?)"
+FORGET_STANDINGS = "DELETE FROM standings WHERE flow_run = ?"
+READ_STANDINGS = "SELECT flow_run, content, checksum FROM standings WHERE flow_run = ?"
+READ_MAP_NUMBERS = "SELECT number, map_number FROM task_runs WHERE flow_run = ? ORDER BY number"
+READ_MOMENTS = """
+    SELECT number, type, name, timestamp, started_at, ended_at FROM state_changes
+    WHERE flow_run = ? AND number > 0 ORDER BY number, sequence
+"""
 
 
 @functools.cache
@@ -89,6 +99,8 @@ _SELECT_TASK_RUNS = """
     FROM task_runs
 """
 READ_TASK_RUNS = _SELECT_TASK_RUNS + "WHERE flow_run = ? ORDER BY number"
+READ_TASK_RUNS_OF = _SELECT_TASK_RUNS + "WHERE flow_run = ? AND number BETWEEN ? AND ? ORDER BY number"
+FIND_CALLED = "SELECT number FROM task_runs WHERE flow_run = ?1 AND (name = ?2 OR task = ?2)"
 READ_TASK_RUN = _SELECT_TASK_RUNS + "WHERE flow_run = ? AND number = ?"
 
 _SELECT_CHANGES = """
@@ -98,6 +110,7 @@ _SELECT_CHANGES = """
     FROM state_changes LEFT JOIN cache_entries USING (flow_run, number, sequence)
 """
 READ_CHANGES = _SELECT_CHANGES + "WHERE flow_run = ? ORDER BY number, sequence"
+READ_CHANGES_OF = _SELECT_CHANGES + "WHERE flow_run = ? AND number BETWEEN ? AND ? ORDER BY number, sequence"
 READ_FLOW_CHANGES = _SELECT_CHANGES + "WHERE flow_run = ? AND number = 0 ORDER BY sequence"
 READ_CHANGE = _SELECT_CHANGES + "WHERE flow_run = ? AND number = ? AND sequence = ?"
 

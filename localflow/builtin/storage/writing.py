@@ -11,6 +11,7 @@ from localflow.builtin.storage import rows, statements
 from localflow.builtin.storage.database import begin, open_writer, sqlite_failure
 from localflow.builtin.storage.failures import not_a_record, not_recorded, was_removed
 from localflow.builtin.storage.spool import Mark
+from localflow.builtin.storage.standing_rows import keep_standings
 from localflow.failpoints import reach
 from localflow.interfaces import FlowRun, LogEntry, StateChange, TaskRun
 
@@ -129,9 +130,13 @@ class Writer:
         self._add(statements.ADD_LARGE_RESULT, large_results)
         self._add(statements.ADD_CACHE_ENTRY, cache_entries)
         self._add(statements.ADD_LOG_ENTRY, log_entries)
+        touched = {row[0] for group in (task_runs, plain_changes, full_changes) for row in group}
+        for key in touched:
+            self._cursor.execute(statements.FORGET_STANDINGS, (key,))
         for key in moved:
             self._cursor.execute(statements.SET_FINAL, (key,))
             self._cursor.execute(statements.COUNT_ALL, (key,))
+            keep_standings(self._connection, key)
 
     def _add(self, statement: str, added: Sequence[Row]) -> None:
         """Insert rows, many with one statement: between two statements every other thread may take its turn."""
