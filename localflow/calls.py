@@ -21,6 +21,7 @@ from localflow.tracebacks import cause_of, described_arguments
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
 
+    from localflow.large_values import Folder
     from localflow.payloads import Payload
     from localflow.records import LogLine, Record, TaskRun
 
@@ -58,6 +59,7 @@ class Call(NamedTuple):
         worker: str = "",
         cpu_clock: Callable[[], float] = time.thread_time,
         log: Callable[[LogLine], None] | None = None,
+        folder: Folder | None = None,
     ) -> Outcome:
         """Run the call here and return its outcome; no exception escapes, whatever the task raises.
 
@@ -67,11 +69,12 @@ class Call(NamedTuple):
             worker: the name of the worker that runs it, as `localflow show` prints it.
             cpu_clock: CPU seconds used so far by whatever runs the call.
             log: takes what the call says instead of the outcome.
+            folder: where a large result is written.
         """
         if log is None and self.log is None and not logs.is_installed():
             with logs.recording_elsewhere():
-                return self._run(_Running(self, worker, cpu_clock, log))
-        return self._run(_Running(self, worker, cpu_clock, log))
+                return self._run(_Running(self, worker, cpu_clock, log, folder))
+        return self._run(_Running(self, worker, cpu_clock, log, folder))
 
     def _run(self, running: _Running) -> Outcome:
         with entered(running.context):
@@ -142,10 +145,16 @@ class _Running:
     """A call between its begin and its end."""
 
     def __init__(
-        self, call: Call, worker: str, cpu_clock: Callable[[], float] | None, log: Callable[[LogLine], None] | None
+        self,
+        call: Call,
+        worker: str,
+        cpu_clock: Callable[[], float] | None,
+        log: Callable[[LogLine], None] | None,
+        folder: Folder | None = None,
     ) -> None:
         self._call = call
         self._worker = worker
+        self._folder = folder
         self._cpu_clock = cpu_clock
         self._lines: list[LogLine] = []
         log = log or call.log or self._lines.append
@@ -158,7 +167,7 @@ class _Running:
         if limit is not None and time.monotonic() - self._began > limit:
             return self._ended(timed_out(limit))
         state = value if isinstance(value, State) else State(StateType.COMPLETED, data=value)
-        return self._ended(state, state.recordable())
+        return self._ended(state, state.recordable(self._folder))
 
     def failed(self, error: BaseException) -> Outcome:
         limit = self._call.timeout_seconds

@@ -218,14 +218,17 @@ class State:
             return error
         return self.exception()
 
-    def recordable(self) -> Payload | None:
-        """Return a completed run's value as the store keeps it: best effort, None where it cannot be pickled."""
+    def recordable(self, folder: Folder | None = None) -> Payload | None:
+        """Return a completed run's value as the store keeps it: best effort, None where it cannot be pickled.
+
+        A large one is written into `folder`, if there is one; raises LargeValueError where that fails.
+        """
         if self.type is not StateType.COMPLETED or isinstance(self._data, Returned):
             return None
         if isinstance(self._data, Packed):
             return self._data.payload
         try:
-            return pack(self._data)
+            return pack(self._data, folder)
         except UnpicklableError:
             return None
 

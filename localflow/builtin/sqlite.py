@@ -22,9 +22,10 @@ from localflow.builtin.storage.failures import not_a_record, not_recorded, was_r
 from localflow.builtin.storage.lifetime import Lifetime
 from localflow.builtin.storage.removal import remove_runs
 from localflow.builtin.storage.schema import FORMAT_VERSION
+from localflow.builtin.storage.value_files import ValueFiles
 from localflow.errors import CorruptStoreError
 from localflow.failpoints import reach
-from localflow.interfaces import FlowRun, LogEntry, StateChange, StateStore, TaskRun
+from localflow.interfaces import FlowRun, Folder, LogEntry, StateChange, StateStore, TaskRun
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
@@ -62,6 +63,7 @@ class SqliteStateStore(StateStore):
         self._inode = self._path.stat().st_ino
         self._keys: dict[str, int] = {}  # of flow runs, by id
         self._claims = Claims(self._path.parent / "engines")
+        self._values = _values_of(self._path, power_safe=durability == "full")
 
     @classmethod
     def repair(
@@ -82,6 +84,7 @@ class SqliteStateStore(StateStore):
         with self._write_lock:
             self._lifetime.check()
             self._refuse_removed()
+            records = self._values.keep(records)
             try:
                 try:
                     self._commit(records)
@@ -109,13 +112,15 @@ class SqliteStateStore(StateStore):
     def load_result(self, flow_run_id: str, number: int) -> Payload | None:
         """Return the result that a run has last completed with, if it was recorded."""
         with self._reading() as reader:
-            return reading.result(reader, flow_run_id, number)
+            result = reading.result(reader, flow_run_id, number)
+            return None if result is None else self._values.found(result)
 
     def find_cached(self, key: str, now: float) -> CachedResult | None:
         """Return the newest result recorded with this cache key that has not expired at `now`."""
         with self._reading() as reader:
             (key_in_row,) = rows.boxed((key,))
-            return reading.cached_result(reader, key_in_row, now)
+            found = reading.cached_result(reader, key_in_row, now)
+            return None if found is None else found._replace(result=self._values.found(found.result))
 
     def read_logs(self, flow_run_id: str, after: int = 0) -> Iterator[tuple[int, LogEntry]]:
         """Yield a flow run's log entries after a position, with theirs, all as of one instant."""
@@ -125,7 +130,14 @@ class SqliteStateStore(StateStore):
     def claim(self, flow_run_id: str) -> Claim | None:
         """Take hold of a flow run by a lock on a file in `engines`, beside the database."""
         self._lifetime.check()
-        return self._claims.take(flow_run_id)
+        claim = self._claims.take(flow_run_id)
+        if claim is not None:
+            self._values.remove_drafts(flow_run_id)  # of an engine that has died
+        return claim
+
+    def value_folder(self, root_id: str) -> Folder:
+        """Return a folder beside the database, in which each tree of flow runs has one of its own."""
+        return self._values.folder(root_id)
 
     def remove(self, root_ids: Sequence[str], *, results_only: bool = False) -> None:
         """Remove flow runs at the top of a tree with all below them, in transactions of bounded size."""
@@ -133,6 +145,8 @@ class SqliteStateStore(StateStore):
             self._lifetime.check()
             self._refuse_removed()
             remove_runs(self._path, root_ids, results_only=results_only)
+        for root_id in root_ids:
+            self._values.remove(root_id)
         with self._write_lock:
             self._keys.clear()
 
@@ -140,7 +154,7 @@ class SqliteStateStore(StateStore):
         """Read everything; return a line for each thing that is wrong."""
         self._lifetime.check()
         with self._snapshot() as connection:
-            return list(wrongs(connection))
+            return list(wrongs(connection, self._values))
 
     def close(self) -> None:
         """Release the file; the last process to do so folds the write-ahead log into it."""
@@ -278,3 +292,8 @@ class SqliteStateStore(StateStore):
             raise CorruptStoreError(self._path, str(error)) from error
         except (ArithmeticError, KeyError, TypeError, ValueError) as error:
             raise CorruptStoreError(self._path, f"a row makes no sense ({error!r})") from error
+
+
+def _values_of(path: Path, *, power_safe: bool) -> ValueFiles:
+    folder = path.with_name(f"{path.name}-values")
+    return ValueFiles(folder.joinpath, power_safe=power_safe)

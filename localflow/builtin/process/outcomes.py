@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 from localflow.builtin.process.transport import OUTCOME, frame
 from localflow.calls import Outcome
 from localflow.errors import UnpicklableError
+from localflow.large_values import FILE, Reference
 from localflow.payloads import Packed, Payload, pack, pickle_value, type_name
 from localflow.printable import shortened
 from localflow.records import CacheEntry, Execution, FlowRun, LogEntry, StateChange, TaskRun
@@ -22,6 +23,7 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from localflow.builtin.process.capture import Ends
+    from localflow.large_values import Folder
     from localflow.records import Record
 
 #: The most that one argument or one result may take, in bytes: what `marshal` can write.
@@ -38,7 +40,9 @@ _TYPES = {type.value: type for type in StateType}
 # -- in a worker -----------------------------------------------------------------------------------------------------
 
 
-def outcome_frame(number: int, task: str, outcome: Outcome, ends: Ends | None = None) -> bytes:
+def outcome_frame(
+    number: int, task: str, outcome: Outcome, ends: Ends | None = None, folder: Folder | None = None
+) -> bytes:
     """Return the frame for an outcome; a result that cannot travel makes it FAILED.
 
     Args:
@@ -46,11 +50,12 @@ def outcome_frame(number: int, task: str, outcome: Outcome, ends: Ends | None = 
         task: the task's name, for messages.
         outcome: how the call ended.
         ends: how far its output goes; None if there is nothing new.
+        folder: where a large result is written.
     """
     state, payload = outcome.state, outcome.result
     if payload is None:
         try:
-            payload = _pack_data(state)
+            payload = _pack_data(state, folder)
         except BaseException as error:  # pickling runs code of the user's, which may call sys.exit()
             if state.type is StateType.COMPLETED:
                 state = unsendable(result_message(task, state.packed_data, error))
@@ -107,7 +112,7 @@ def reason(error: BaseException) -> str:
         return type(origin).__name__
 
 
-def _pack_data(state: State) -> Payload | None:
+def _pack_data(state: State, folder: Folder | None = None) -> Payload | None:
     data = state.packed_data
     if isinstance(data, Returned):  # of a flow that the task called: its states stay here, what they mean travels
         data = state.result() if state.type is StateType.COMPLETED else state.exception()
@@ -115,7 +120,7 @@ def _pack_data(state: State) -> Payload | None:
         return _pack_error(data)
     if data is None and state.type is not StateType.COMPLETED:
         return None
-    return pack(data)
+    return pack(data, folder)
 
 
 def _pack_error(error: BaseException) -> Payload | None:
@@ -159,12 +164,16 @@ def chained(links: Sequence[BaseException]) -> BaseException:
 # -- in the engine ---------------------------------------------------------------------------------------------------
 
 
-def read_outcome(content: tuple[Any, ...]) -> Outcome:
-    """Return the outcome of a call from the content of its frame."""
+def read_outcome(content: tuple[Any, ...], folder: Folder | None = None) -> Outcome:
+    """Return the outcome of a call from the content of its frame; a large result is in `folder`."""
     _, _, call_id, type, name, message, instant, cause, payload, execution, records, _ = content
     # Here `tuple.__new__` makes the named tuples, at a third of the cost of `_make`: this is done for every call.
     kept = None if payload is None else tuple.__new__(Payload, payload)
-    state = State(_TYPES[type], name, message, None if kept is None else Packed(kept), instant=instant)
+    data = None
+    if kept is not None:
+        is_apart = folder is not None and kept[0] == FILE
+        data = Packed(kept, folder.hold(Reference.of(kept[1]).file)) if is_apart else Packed(kept)
+    state = State(_TYPES[type], name, message, data, instant=instant)
     if cause is not None:
         state.cause = Cause._make(cause)
     return Outcome(

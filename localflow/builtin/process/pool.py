@@ -67,9 +67,10 @@ class Pool:
         """Start the pool's thread and the supervisor; workers start when there are calls."""
         self._report = report
         self._limit = settings.max_tasks_per_worker
+        self._folder = settings.folder
         self._memory_limit = settings.worker_memory_limit
         self._memory_look_at = 0.0
-        self._packer = CallPacker()
+        self._packer = CallPacker(settings.folder)
         self._lock = threading.Lock()
         self._assignment = Assignment(settings.workers)
         self._answers: list[Outcome | Output] = []
@@ -226,7 +227,7 @@ class Pool:
             if kind == OUTCOME:
                 if worker.in_hand.pop(content[1], None) is None:
                     continue
-                outcome = read_outcome(content)
+                outcome = read_outcome(content, self._folder)
                 ends = content[-1]
                 if ends is not None:
                     outcome = outcome._replace(lines=worker.output.at_end(ends))

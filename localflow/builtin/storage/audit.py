@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
 
     from localflow.builtin.storage.reading import RecordedRun
+    from localflow.builtin.storage.value_files import ValueFiles
 
 _DAMAGE = (DamagedRowError, ArithmeticError, KeyError, TypeError, ValueError)
 _ENOUGH = 100  # lines; whoever reads them has understood
@@ -37,12 +38,12 @@ _READ_CACHE_ENTRIES = (
 )
 
 
-def wrongs(connection: sqlite3.Connection) -> Iterator[str]:
+def wrongs(connection: sqlite3.Connection, values: ValueFiles) -> Iterator[str]:
     """Yield a line for each thing that is wrong, up to a number that is enough."""
-    yield from islice(_all_wrongs(connection), _ENOUGH)
+    yield from islice(_all_wrongs(connection, values), _ENOUGH)
 
 
-def _all_wrongs(connection: sqlite3.Connection) -> Iterator[str]:
+def _all_wrongs(connection: sqlite3.Connection, values: ValueFiles) -> Iterator[str]:
     try:
         for (verdict,) in connection.execute("PRAGMA integrity_check(100)"):
             if verdict != "ok":
@@ -62,6 +63,7 @@ def _all_wrongs(connection: sqlite3.Connection) -> Iterator[str]:
             if run.flow_run.root_id not in ids:
                 yield f"flow run {run.flow_run.root_id}, which is above {run.flow_run.id}, is not there"
             yield from _wrongs_of(connection, run)
+            yield from _wrong_files(connection, run, values)
     except sqlite3.Error as error:
         yield f"reading cannot go on: {error}"
 
@@ -100,6 +102,16 @@ def _look_at_results(connection: sqlite3.Connection, run: RecordedRun) -> Iterat
             rows.result_of(tuple(result))
         except DamagedRowError:
             yield f"the result {sequence} of run {run.flow_run.id}-{number} is not as it was written"
+
+
+def _wrong_files(connection: sqlite3.Connection, run: RecordedRun, values: ValueFiles) -> Iterator[str]:
+    for _, _, format, data, checksum in connection.execute(_READ_RESULTS, (run.key,)):
+        try:
+            problem = values.problem(rows.result_of((format, data, checksum)))
+        except _DAMAGE:  # which is told already
+            continue
+        if problem is not None:
+            yield problem
 
 
 def _look_at_cache_entries(connection: sqlite3.Connection, run: RecordedRun) -> Iterator[str]:

@@ -27,6 +27,7 @@ if TYPE_CHECKING:
     from localflow.builtin.storage.journal import Line
     from localflow.builtin.storage.result_cache import Hint, ResultCache
     from localflow.builtin.storage.unfinished import UnfinishedTrees
+    from localflow.builtin.storage.value_files import ValueFiles
     from localflow.interfaces import FlowRunSummary, Payload, Record
 
 
@@ -36,8 +37,9 @@ class RunDirectory:
     One thread at a time may write, and one may read meanwhile.
     """
 
-    def __init__(self, path: Path, unfinished: UnfinishedTrees, *, power_safe: bool) -> None:
+    def __init__(self, path: Path, unfinished: UnfinishedTrees, values: ValueFiles, *, power_safe: bool) -> None:
         self._path = path
+        self._values = values
         self._journal_path = path / "journal.jsonl"
         self._unfinished = unfinished
         self._power_safe = power_safe
@@ -167,7 +169,8 @@ class RunDirectory:
                         reader.record(entry)
                     if "result" in entry:
                         with telling(results):
-                            self._files.load(entry["result"])
+                            problem = self._values.problem(self._files.load(entry["result"]))
+                            results += [] if problem is None else [problem]
         return [*found, *results, *self._log.problems(None if found else reader)]
 
     def close(self) -> None:
