@@ -25,6 +25,7 @@ from localflow.printable import shortened
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping, Sequence
 
+    from localflow.large_values import Folder
     from localflow.payloads import Payload
 
 

@@ -34,7 +34,7 @@ from localflow.builtin.storage.removed_runs import RemovedRuns
 from localflow.builtin.storage.result_cache import ResultCache
 from localflow.builtin.storage.run_directory import RunDirectory
 from localflow.builtin.storage.unfinished import UnfinishedTrees
-from localflow.builtin.storage.value_files import ValueFiles
+from localflow.builtin.storage.value_files import VALUES, ValueFiles
 from localflow.errors import CorruptStoreError, StoreError
 from localflow.interfaces import Folder, StateStore
 from localflow.states import FINAL_TYPES
@@ -239,7 +239,7 @@ class JsonStateStore(StateStore):
         return directory
 
     def _value_path(self, root_id: str) -> Path:
-        return self._path / root_id / "values"
+        return self._path / root_id / VALUES
 
     def _names(self) -> list[str]:
         """Return the names of the directories of flow runs."""

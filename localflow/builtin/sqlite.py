@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, ClassVar, Literal
 
 from localflow.builtin.storage import reading, rows, statements
-from localflow.builtin.storage.audit import wrongs
+from localflow.builtin.storage.audit import references, wrongs
 from localflow.builtin.storage.checksums import DamagedRowError
 from localflow.builtin.storage.claims import Claims
 from localflow.builtin.storage.database import begin, connect, open_database, open_writer, sqlite_failure
@@ -152,9 +152,17 @@ class SqliteStateStore(StateStore):
 
     def check(self) -> list[str]:
         """Read everything; return a line for each thing that is wrong."""
+        problems = self.check_database()
+        if not problems:
+            with self._snapshot() as connection:
+                problems = self._values.problems(references(connection))
+        return problems
+
+    def check_database(self) -> list[str]:
+        """Read everything but the files of large results; return a line for each thing that is wrong."""
         self._lifetime.check()
         with self._snapshot() as connection:
-            return list(wrongs(connection, self._values))
+            return list(wrongs(connection))
 
     def close(self) -> None:
         """Release the file; the last process to do so folds the write-ahead log into it."""

@@ -171,8 +171,10 @@ def read_outcome(content: tuple[Any, ...], folder: Folder | None = None) -> Outc
     kept = None if payload is None else tuple.__new__(Payload, payload)
     data = None
     if kept is not None:
-        is_apart = folder is not None and kept[0] == FILE
-        data = Packed(kept, folder.hold(Reference.of(kept[1]).file)) if is_apart else Packed(kept)
+        if folder is not None and kept[0] == FILE:
+            data = Packed(kept, folder.hold(Reference.of(kept[1]).file))
+        else:
+            data = Packed(kept)
     state = State(_TYPES[type], name, message, data, instant=instant)
     if cause is not None:
         state.cause = Cause._make(cause)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sqlite3
 from collections import deque
+from contextlib import suppress
 from itertools import islice
 from typing import TYPE_CHECKING
 
@@ -15,7 +16,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
 
     from localflow.builtin.storage.reading import RecordedRun
-    from localflow.builtin.storage.value_files import ValueFiles
+    from localflow.interfaces import Payload
 
 _DAMAGE = (DamagedRowError, ArithmeticError, KeyError, TypeError, ValueError)
 _ENOUGH = 100  # lines; whoever reads them has understood
@@ -33,17 +34,29 @@ _READ_RESULTS = (
     "FROM state_changes LEFT JOIN large_results USING (flow_run, number, sequence) "
     "WHERE flow_run = ? AND result_checksum IS NOT NULL"
 )
+_READ_REFERENCES = (
+    "SELECT result_format, coalesce(result, data), result_checksum "
+    "FROM state_changes LEFT JOIN large_results USING (flow_run, number, sequence) "
+    "WHERE result_format = 'file' AND result_checksum IS NOT NULL"
+)
 _READ_CACHE_ENTRIES = (
     "SELECT key, expires_at, flow_run, number, sequence, checksum FROM cache_entries WHERE flow_run = ?"
 )
 
 
-def wrongs(connection: sqlite3.Connection, values: ValueFiles) -> Iterator[str]:
+def wrongs(connection: sqlite3.Connection) -> Iterator[str]:
     """Yield a line for each thing that is wrong, up to a number that is enough."""
-    yield from islice(_all_wrongs(connection, values), _ENOUGH)
+    yield from islice(_all_wrongs(connection), _ENOUGH)
 
 
-def _all_wrongs(connection: sqlite3.Connection, values: ValueFiles) -> Iterator[str]:
+def references(connection: sqlite3.Connection) -> Iterator[Payload]:
+    """Yield the results that name files, as they are recorded; those in damaged rows are left out."""
+    for row in connection.execute(_READ_REFERENCES):
+        with suppress(*_DAMAGE):
+            yield rows.result_of(row)
+
+
+def _all_wrongs(connection: sqlite3.Connection) -> Iterator[str]:
     try:
         for (verdict,) in connection.execute("PRAGMA integrity_check(100)"):
             if verdict != "ok":
@@ -63,7 +76,6 @@ def _all_wrongs(connection: sqlite3.Connection, values: ValueFiles) -> Iterator[
             if run.flow_run.root_id not in ids:
                 yield f"flow run {run.flow_run.root_id}, which is above {run.flow_run.id}, is not there"
             yield from _wrongs_of(connection, run)
-            yield from _wrong_files(connection, run, values)
     except sqlite3.Error as error:
         yield f"reading cannot go on: {error}"
 
@@ -102,16 +114,6 @@ def _look_at_results(connection: sqlite3.Connection, run: RecordedRun) -> Iterat
             rows.result_of(tuple(result))
         except DamagedRowError:
             yield f"the result {sequence} of run {run.flow_run.id}-{number} is not as it was written"
-
-
-def _wrong_files(connection: sqlite3.Connection, run: RecordedRun, values: ValueFiles) -> Iterator[str]:
-    for _, _, format, data, checksum in connection.execute(_READ_RESULTS, (run.key,)):
-        try:
-            problem = values.problem(rows.result_of((format, data, checksum)))
-        except _DAMAGE:  # which is told already
-            continue
-        if problem is not None:
-            yield problem
 
 
 def _look_at_cache_entries(connection: sqlite3.Connection, run: RecordedRun) -> Iterator[str]:

@@ -37,7 +37,9 @@ class RunDirectory:
     One thread at a time may write, and one may read meanwhile.
     """
 
-    def __init__(self, path: Path, unfinished: UnfinishedTrees, values: ValueFiles, *, power_safe: bool) -> None:
+    def __init__(
+        self, path: Path, unfinished: UnfinishedTrees, values: ValueFiles | None = None, *, power_safe: bool
+    ) -> None:
         self._path = path
         self._values = values
         self._journal_path = path / "journal.jsonl"
@@ -169,8 +171,9 @@ class RunDirectory:
                         reader.record(entry)
                     if "result" in entry:
                         with telling(results):
-                            problem = self._values.problem(self._files.load(entry["result"]))
-                            results += [] if problem is None else [problem]
+                            result = self._files.load(entry["result"])
+                            if self._values is not None and (problem := self._values.problem(result)):
+                                results.append(problem)
         return [*found, *results, *self._log.problems(None if found else reader)]
 
     def close(self) -> None:

@@ -26,6 +26,9 @@ if TYPE_CHECKING:
 
     from localflow.interfaces import Record
 
+#: The folder for them in the directory of a tree of flow runs in the JSON store.
+VALUES = "values"
+
 _NAME = re.compile(r"([a-z0-9-]{1,64})/([0-9a-f]{32})")
 _PIECE = 1 << 20
 
@@ -79,6 +82,10 @@ class ValueFiles:
             raise CorruptStoreError(path, "the file is not as it was written")
         return Payload(FILE, reference.data())
 
+    def problems(self, payloads: Iterable[Payload]) -> list[str]:
+        """Return a line for each file of a large result that is not as it was written."""
+        return [problem for each in payloads if (problem := self.problem(each)) is not None]
+
     def problem(self, payload: Payload) -> str | None:
         """Return what is wrong with the file of a large result, after a look at all of it."""
         if payload.format != FILE:
@@ -97,23 +104,14 @@ class ValueFiles:
         """Remove what an engine that has died has left behind."""
         remove_drafts(self._path_of(root_id))
 
-    def keep_only(self, root_id: str, payloads: Iterable[Payload]) -> None:
-        """Remove the files of a tree that are not named by these results."""
-        folder = self._path_of(root_id)
-        named = {os.path.basename(self._located(each).file) for each in payloads if each.format == FILE}  # noqa: PTH119
-        with suppress(FileNotFoundError):
-            for path in [*folder.iterdir()]:
-                if path.name not in named:
-                    path.unlink(missing_ok=True)
-            if not named:
-                folder.rmdir()
-
     def remove(self, root_id: str) -> None:
         """Remove all files of a tree."""
         shutil.rmtree(self._path_of(root_id), ignore_errors=True)
 
     def _keep(self, payload: Payload, root_id: str) -> Payload:
         reference = Reference.of(payload.data)
+        if _NAME.fullmatch(reference.file):  # as it is in a record already, of a store that is being repaired
+            return payload
         folder = self._path_of(root_id)
         path = folder / os.path.basename(reference.file)  # noqa: PTH119
         try:
@@ -152,3 +150,7 @@ class ValueFiles:
         if found is None:
             raise ValueError(f"{reference.file!r} is no name of a large result's file")
         return reference._replace(file=str(self._path_of(found[1]) / found[2]))
+
+
+def _names_file(record: Record) -> bool:
+    return type(record) is StateChange and record.result is not None and record.result[0] == FILE
