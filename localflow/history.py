@@ -11,6 +11,7 @@ from collections import Counter
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any, NamedTuple, TypeAlias
 
+from localflow.large_values import FILE, Reference
 from localflow.masking import masked
 from localflow.records import FlowRun, StateChange, TaskRun
 from localflow.states import FINAL_TYPES, NOT_READY, StateType
@@ -315,6 +316,8 @@ def result_json(payload: Payload | None) -> object:
     """Return a recorded result: the value where it is kept as JSON, else a note that a pickle is there."""
     if payload is None:
         return None
+    if payload.format == FILE:
+        return f"<pickled, {Reference.of(payload.data).size} bytes>"
     if payload.format != "json":
         return f"<pickled, {len(payload.data)} bytes>"
     return json_safe(json.loads(payload.data))

@@ -26,7 +26,7 @@ from localflow.builtin.process.outcomes import unsendable
 from localflow.builtin.process.transport import CALL, DEFINE, FLOW_RUN, FUNCTION, PATH, frame
 from localflow.calls import Outcome
 from localflow.errors import LargeValueError, StoreError, UnpicklableError
-from localflow.large_values import LARGE_BYTES
+from localflow.large_values import FILE, LARGE_BYTES, Reference
 from localflow.payloads import Packed, SharedBuffers, Stored, pickle_value
 
 if TYPE_CHECKING:
@@ -123,7 +123,10 @@ class CallPacker:
             data = frame(content)
         except (ValueError, MemoryError):
             raise _Refusal(size_message(call)) from None
-        if len(data) > _LARGE and run.task not in self._warned_of:
+        size = len(data)
+        if kwargs is None and args[0] == FILE:  # written for this call alone
+            size += Reference.of(args[1]).size
+        if size > _LARGE and run.task not in self._warned_of:
             self._warned_of.add(run.task)
             _log.warning("%s", size_warning(call))
         return Shipment(call, number, (function, flow_run), data, files)
