@@ -34,7 +34,7 @@ if TYPE_CHECKING:
 #: Of a payload whose data is a reference.
 FILE = "file"
 #: From this size on, in bytes, a buffer or a pickle lies in a file.
-LARGE_BYTES = 1 << 20
+LARGE_BYTES = 1 << 17
 #: What the name of a file ends in until a state store keeps it.
 DRAFT = ".part"
 

@@ -172,7 +172,7 @@ class JsonStateStore(StateStore):
         self._lifetime.check()
         claim = self._claims.take(flow_run_id)
         if claim is not None:
-            self._values.remove_drafts(flow_run_id)  # of an engine that has died
+            self._values.sweep(flow_run_id, self._directory(flow_run_id).results)
         return claim
 
     def value_folder(self, root_id: str) -> Folder:

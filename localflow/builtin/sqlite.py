@@ -132,7 +132,7 @@ class SqliteStateStore(StateStore):
         self._lifetime.check()
         claim = self._claims.take(flow_run_id)
         if claim is not None:
-            self._values.remove_drafts(flow_run_id)  # of an engine that has died
+            self._values.sweep(flow_run_id, lambda: self._references_of(flow_run_id))
         return claim
 
     def value_folder(self, root_id: str) -> Folder:
@@ -157,6 +157,10 @@ class SqliteStateStore(StateStore):
             with self._snapshot() as connection:
                 problems = self._values.problems(references(connection))
         return problems
+
+    def _references_of(self, root_id: str) -> list[Payload]:
+        with self._snapshot() as connection:
+            return [*references(connection, root_id)]
 
     def check_database(self) -> list[str]:
         """Read everything but the files of large results; return a line for each thing that is wrong."""

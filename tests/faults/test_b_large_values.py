@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from localflow import State
     from tests.faults.conftest import Place
 
-SIZE = 4 * LARGE_BYTES
+SIZE = 4 << 20
 
 
 @dataclass
@@ -285,10 +285,13 @@ def test_a_worker_that_dies_in_the_middle_of_a_file_leaves_nothing(place: Place,
     assert files_of(place) == []
 
 
-def test_an_engine_that_dies_before_it_has_recorded_a_value_leaves_nothing_for_long(place: Place, store: str) -> None:
+@pytest.mark.parametrize("moment", ["outcome-read:1", "value-kept:1"])
+def test_an_engine_that_dies_before_it_has_recorded_a_value_leaves_nothing_for_long(
+    place: Place, store: str, moment: str
+) -> None:
     """What no record names is gone when the run is found to be dead; the task runs again."""
     place.write(FLOWS)
-    assert place.localflow("run", "flows.py", LOCALFLOW_FAILPOINT="outcome-read:1").returncode < 0
+    assert place.localflow("run", "flows.py", LOCALFLOW_FAILPOINT=moment).returncode < 0
 
     done = place.localflow("resume", "@last")
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import sqlite3
 from collections import deque
-from contextlib import suppress
 from itertools import islice
 from typing import TYPE_CHECKING
 
@@ -37,7 +36,8 @@ _READ_RESULTS = (
 _READ_REFERENCES = (
     "SELECT result_format, coalesce(result, data), result_checksum "
     "FROM state_changes LEFT JOIN large_results USING (flow_run, number, sequence) "
-    "WHERE result_format = 'file' AND result_checksum IS NOT NULL"
+    "WHERE result_format = 'file' AND result_checksum IS NOT NULL "
+    "AND (?1 IS NULL OR flow_run IN (SELECT key FROM flow_runs WHERE root_id = ?1))"
 )
 _READ_CACHE_ENTRIES = (
     "SELECT key, expires_at, flow_run, number, sequence, checksum FROM cache_entries WHERE flow_run = ?"
@@ -49,11 +49,9 @@ def wrongs(connection: sqlite3.Connection) -> Iterator[str]:
     yield from islice(_all_wrongs(connection), _ENOUGH)
 
 
-def references(connection: sqlite3.Connection) -> Iterator[Payload]:
-    """Yield the results that name files, as they are recorded; those in damaged rows are left out."""
-    for row in connection.execute(_READ_REFERENCES):
-        with suppress(*_DAMAGE):
-            yield rows.result_of(row)
+def references(connection: sqlite3.Connection, root_id: str | None = None) -> Iterator[Payload]:
+    """Return the results that name files, of all runs or of one tree; raises DamagedRowError."""
+    return map(rows.result_of, connection.execute(_READ_REFERENCES, (root_id,)))
 
 
 def _all_wrongs(connection: sqlite3.Connection) -> Iterator[str]:

@@ -132,6 +132,13 @@ class RunDirectory:
         task_run_id = f"{hint.flow_run}-{hint.number}"
         return CachedResult(task_run_id, hint.name, hint.flow_run_name, entry["timestamp"], expires_at, result)
 
+    def results(self) -> list[Payload]:
+        """Return the results that lie in the lines of the journal, references to files among them."""
+        if not self.exists():
+            return []
+        entries = [entry for line in read_lines(self._journal_path) for entry in line.entries()]
+        return [self._files.load(entry["result"]) for entry in entries if "text" in entry.get("result", ())]
+
     def read_log(self, flow_run_id: str, after: int) -> list[tuple[int, LogEntry]]:
         """Return the log entries of one of the flow runs after a position, each with its own."""
         return self._log.read(flow_run_id, after)

@@ -15,7 +15,7 @@ from zlib import crc32
 
 from localflow.builtin.storage.directory import sync_directory
 from localflow.builtin.storage.failures import os_failure
-from localflow.errors import CorruptStoreError
+from localflow.errors import CorruptStoreError, StoreError
 from localflow.failpoints import reach
 from localflow.interfaces import Folder, Payload, StateChange
 from localflow.large_values import DRAFT, FILE, Reference, make_folder, remove_drafts
@@ -100,9 +100,21 @@ class ValueFiles:
             return str(error)
         return None if checksum == reference.checksum else f"{reference.file}: the file is not as it was written"
 
-    def remove_drafts(self, root_id: str) -> None:
-        """Remove what an engine that has died has left behind."""
-        remove_drafts(self._path_of(root_id))
+    def sweep(self, root_id: str, results: Callable[[], Iterable[Payload]]) -> None:
+        """Remove what an engine that has died has left of a tree: drafts, and files that none of the results names.
+
+        Nobody may be at work on the tree. `results` is asked only if there is anything.
+        """
+        folder = self._path_of(root_id)
+        remove_drafts(folder)
+        # Where the records are damaged nobody can tell which file is whose: they stay.
+        with suppress(OSError, StoreError, KeyError, TypeError, ValueError):
+            files = {path.name: path for path in folder.iterdir()}
+            for payload in results():
+                if payload.format == FILE:
+                    files.pop(os.path.basename(self._located(payload).file), None)  # noqa: PTH119
+            for path in files.values():
+                path.unlink(missing_ok=True)
 
     def remove(self, root_id: str) -> None:
         """Remove all files of a tree."""
