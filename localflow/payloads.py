@@ -26,6 +26,8 @@ if TYPE_CHECKING:
 
     from localflow.large_values import Folder, Temporary
 
+#: Of a payload that holds what is in the file of a large value.
+CONTENT = "content"
 #: Of a payload that holds a pickle and references to its large buffers, each in a file of its own.
 APART = "apart"
 
@@ -95,6 +97,8 @@ def unpack(payload: Payload) -> Any:
         return json.loads(payload.data)
     if payload.format == FILE:
         return _load_parts(mapped(Reference.of(payload.data)))
+    if payload.format == CONTENT:
+        return _load_parts(memoryview(payload.data))
     if payload.format == APART:
         data, references = marshal.loads(payload.data)
         buffers = [read_parts(mapped(Reference._make(each)))[1][0] for each in references]
@@ -259,8 +263,13 @@ class Packed:
         except (SystemExit, GeneratorExit) as error:
             raise TaskFailedError(type(error).__name__, f"unpickling the value raised it: {error}") from error
 
+    def portable(self) -> Payload:
+        """Return the value as others can read it: as its bytes, where its file has no name any more."""
+        content = None if self._temporary is None else self._temporary.content
+        return self.payload if content is None else Payload(CONTENT, bytes(content))
+
     def __reduce__(self) -> tuple[Any, ...]:
-        return unpack, (tuple.__new__(Payload, self.payload),)
+        return unpack, (tuple.__new__(Payload, self.portable()),)
 
     def __repr__(self) -> str:
         return f"<packed {self.payload.format}, {len(self.payload.data)} bytes>"

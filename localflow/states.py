@@ -227,7 +227,7 @@ class State:
         if self.type is not StateType.COMPLETED or isinstance(self._data, Returned):
             return None
         if isinstance(self._data, Packed):
-            return self._data.payload
+            return self._data.portable()
         try:
             return pack(self._data, folder)
         except UnpicklableError:

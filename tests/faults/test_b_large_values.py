@@ -111,6 +111,31 @@ def test_any_large_value_goes_both_ways(value: Any) -> None:
     assert found == value
 
 
+def test_a_cached_result_outlives_the_run_that_made_it(place: Place, store: str) -> None:
+    """Each run that is answered from the cache has a large result as its own."""
+    place.write("""
+@task(cache_policy=INPUTS)
+def make(size):
+    note("made")
+    return bytes(size)
+
+@flow(executor="process")
+def main():
+    made = make(8 << 20)
+    note(len(made.result()))
+    return made
+""")
+    assert [place.localflow("run", "flows.py").returncode for _ in range(2)] == [0, 0]
+    oldest = place.read("runs")[-1]["id"]
+
+    assert place.localflow("clean", oldest).returncode == 0
+
+    assert place.localflow("run", "flows.py").returncode == 0
+    assert place.localflow("doctor").returncode == 0
+    assert place.notes.count("made") <= 2
+    assert place.notes.count(str(8 << 20)) == 3
+
+
 def test_what_is_one_object_in_the_engine_is_one_in_the_worker() -> None:
     """An array that is there twice in the arguments is one array in the task."""
     numpy = pytest.importorskip("numpy")
@@ -179,6 +204,30 @@ def test_a_result_that_is_not_kept_can_be_asked_for_after_the_run_and_leaves_no_
 
     assert value_files() == []
     assert held[0].result() == bytes(SIZE)
+
+
+def test_a_result_that_is_not_kept_goes_into_another_run() -> None:
+    """The state of an ended run passes its value on, to tasks and into the store, when its file has gone."""
+
+    @task(persist_result=False)
+    def make() -> bytes:
+        return bytes(SIZE)
+
+    @task
+    def measure(value: bytes) -> int:
+        return len(value)
+
+    @flow(executor=ProcessExecutor(workers=1))
+    def first() -> Any:
+        return make()
+
+    @flow(executor=ProcessExecutor(workers=1))
+    def second(state: State) -> Any:
+        return measure(state), measure([state, state])
+
+    state = first()
+
+    assert returned(second(state)) == (SIZE, 2)
 
 
 @pytest.mark.parametrize("executor", [SequentialExecutor(), ThreadExecutor(workers=1)])

@@ -515,9 +515,9 @@ def take(data, name):
 def give():
     return bytes(SIZE)
 
-@flow(executor=ProcessExecutor(workers=2))
+@flow(executor=ProcessExecutor(workers=3))
 def main():
-    ready.map(range(2)).wait()
+    ready.map(range(3)).wait()
     data = bytes(SIZE - 1) + b"x"
     before = peak()
     moving, delays = [take(data, "x"), give()], []

@@ -148,7 +148,7 @@ class CallPacker:
                 travelling.append(value)
             elif type(value) is Packed or type(value) is Stored:
                 packed.append(value)
-                travelling.append(tuple(value.payload))
+                travelling.append(tuple(value.portable()))
             else:
                 break
         else:
