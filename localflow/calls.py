@@ -21,6 +21,7 @@ from localflow.usage import LoopMeter, ThreadMeter
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
 
+    from localflow.large_values import Folder
     from localflow.payloads import Payload
     from localflow.records import LogLine, Record, TaskRun
     from localflow.usage import Meter
@@ -59,6 +60,7 @@ class Call(NamedTuple):
         worker: str = "",
         meter: Meter | None = None,
         log: Callable[[LogLine], None] | None = None,
+        folder: Folder | None = None,
     ) -> Outcome:
         """Run the call here and return its outcome; no exception escapes, whatever the task raises.
 
@@ -68,11 +70,12 @@ class Call(NamedTuple):
             worker: the name of the worker that runs it, as `localflow show` prints it.
             meter: measures what the call uses; without one its thread is measured.
             log: takes what the call says instead of the outcome.
+            folder: where a large result is written.
         """
         if log is None and self.log is None and not logs.is_installed():
             with logs.recording_elsewhere():
-                return self._run(_Running(self, worker, meter or ThreadMeter(), log))
-        return self._run(_Running(self, worker, meter or ThreadMeter(), log))
+                return self._run(_Running(self, worker, meter or ThreadMeter(), log, folder))
+        return self._run(_Running(self, worker, meter or ThreadMeter(), log, folder))
 
     def _run(self, running: _Running) -> Outcome:
         with entered(running.context):
@@ -142,11 +145,19 @@ class Outcome(NamedTuple):
 class _Running:
     """A call between its begin and its end."""
 
-    __slots__ = ("_began", "_call", "_lines", "_meter", "_started_at", "_worker", "context")
+    __slots__ = ("_began", "_call", "_folder", "_lines", "_meter", "_started_at", "_worker", "context")
 
-    def __init__(self, call: Call, worker: str, meter: Meter, log: Callable[[LogLine], None] | None) -> None:
+    def __init__(
+        self,
+        call: Call,
+        worker: str,
+        meter: Meter,
+        log: Callable[[LogLine], None] | None,
+        folder: Folder | None = None,
+    ) -> None:
         self._call = call
         self._worker = worker
+        self._folder = folder
         self._meter = meter
         self._lines: list[LogLine] = []
         log = log or call.log or self._lines.append
@@ -159,7 +170,7 @@ class _Running:
         if limit is not None and time.monotonic() - self._began > limit:
             return self._ended(timed_out(limit))
         state = value if isinstance(value, State) else State(StateType.COMPLETED, "Completed", "", value)
-        return self._ended(state, state.recordable())
+        return self._ended(state, state.recordable(self._folder))
 
     def failed(self, error: BaseException) -> Outcome:
         limit = self._call.timeout_seconds

@@ -36,6 +36,7 @@ from localflow.failpoints import reach
 from localflow.hooks import call_here, hooks_of
 from localflow.interrupts import SHIELD, STOPS, FlowStop, NappingCondition
 from localflow.lanes import Lane, Lanes
+from localflow.large_values import Folder
 from localflow.live import LiveRun
 from localflow.logbook import LogBook
 from localflow.payloads import type_name
@@ -87,7 +88,9 @@ class Engine:
         self.shield = SHIELD
         self.error: Exception | None = None
         """Why nothing can be started or shown any more."""
-        self.lanes = Lanes(make_executor, self.report)
+        self.folder = Folder()
+        """Where large values are written, once it is known where that is."""
+        self.lanes = Lanes(make_executor, self.report, self.folder)
         self.renewed: set[str] = set()
         """Ids of runs that have been run in this attempt although there was an earlier one, or that are new in it."""
         self._notifications = notifications
@@ -156,6 +159,7 @@ class Engine:
         self._admission.close()
         self.callbacks.close()
         self.lanes.close()
+        self.folder.close()
 
     # -- news --------------------------------------------------------------------------------------------------------
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import difflib
-from typing import TYPE_CHECKING, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping, Sequence
@@ -171,6 +171,33 @@ class UnfinishedRunError(LocalflowError):
 
 class UnpicklableError(LocalflowError):
     """A value cannot be sent between the engine and a worker process."""
+
+
+class LargeValueError(LocalflowError):
+    """The file of a large value cannot be written or read.
+
+    Attributes:
+        path: the file.
+        size: how many bytes it takes, as far as that is known.
+    """
+
+    def __init__(self, path: str, size: int, cause: str, *, reading: bool = False) -> None:
+        self.path, self.size, self.cause, self.reading = path, size, cause, reading
+        if reading:
+            text = f"the large value in {path} ({size} bytes) cannot be read: {cause}; run its task again"
+        else:
+            text = (
+                f"a large value cannot be written to {path}: {cause}, at least {size} bytes are needed; "
+                "free some space or raise the limit on the size of files"
+            )
+        super().__init__(text)
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return _large_value_error, (self.path, self.size, self.cause, self.reading)
+
+
+def _large_value_error(path: str, size: int, cause: str, reading: bool) -> LargeValueError:
+    return LargeValueError(path, size, cause, reading=reading)
 
 
 # -- configuration and plugins: exit code 2 --------------------------------------------------------------------------

@@ -12,6 +12,7 @@ from datetime import UTC, datetime
 from itertools import chain
 from typing import TYPE_CHECKING, Any, NamedTuple, TypeAlias
 
+from localflow.large_values import FILE, Reference
 from localflow.masking import masked
 from localflow.records import FlowRun, StateChange, TaskRun
 from localflow.standings import first_start, last_end
@@ -349,6 +350,8 @@ def result_json(payload: Payload | None) -> object:
     """Return a recorded result: the value where it is kept as JSON, else a note that a pickle is there."""
     if payload is None:
         return None
+    if payload.format == FILE:
+        return f"<pickled, {Reference.of(payload.data).size} bytes>"
     if payload.format != "json":
         return f"<pickled, {len(payload.data)} bytes>"
     return json_safe(json.loads(payload.data))

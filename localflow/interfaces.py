@@ -32,6 +32,7 @@ from typing import ClassVar, NamedTuple, Protocol, TypeAlias
 
 from localflow.calls import Call, Outcome, Output
 from localflow.errors import StoreError
+from localflow.large_values import Folder
 from localflow.payloads import Packed, Payload
 from localflow.records import (
     CachedResult,
@@ -61,6 +62,7 @@ __all__ = [
     "Executor",
     "FlowRun",
     "FlowRunSummary",
+    "Folder",
     "LogEntry",
     "LogLine",
     "Notifier",
@@ -121,6 +123,8 @@ class Executor(ABC):
     kills_on_timeout: ClassVar[bool] = False
     #: A task that kills its process harms no other task and not the engine.
     isolates_crashes: ClassVar[bool] = False
+    #: Where calls may write large values, for all to map; set by the engine before `start`. None: nowhere.
+    folder: Folder | None = None
 
     @property
     def capacity(self) -> int | None:
@@ -237,6 +241,14 @@ class StateStore(ABC):
         Each comes with its position in this flow run's log, from 1 and growing; those up to `after` are left out, so
         that a reader can ask for what is new. Yields nothing for an unknown id.
         """
+
+    def value_folder(self, root_id: str) -> Folder | None:
+        """Return where the large values of a tree of flow runs are written, which need not be there yet.
+
+        A payload of the format `"file"` then names a draft in it, which `append` keeps under its final name, and the
+        file goes with its records. None if the store has no such place: all payloads are bytes.
+        """
+        return None
 
     @abstractmethod
     def claim(self, flow_run_id: str) -> Claim | None:

@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
     from localflow.interfaces import Executor, Report
+    from localflow.large_values import Folder
     from localflow.live import LiveRun
 
 _log = logging.getLogger("localflow.lanes")
@@ -144,7 +145,8 @@ def _move(ready: ReadyQueue, taken: list[LiveRun], room: int) -> None:
 class Lanes:
     """The lanes of an engine; an executor starts at its first use."""
 
-    def __init__(self, make_executor: Callable[[str | Executor], Executor], report: Report) -> None:
+    def __init__(self, make_executor: Callable[[str | Executor], Executor], report: Report, folder: Folder) -> None:
+        self._folder = folder
         self._make_executor = make_executor
         self._report = report
         self._lanes: dict[object, Lane] = {}
@@ -161,6 +163,7 @@ class Lanes:
             lane = self._lanes.get(key)
             if lane is None:
                 lane = Lane(executor_name(executor), claim(self._make_executor(executor)))
+                lane.executor.folder = self._folder
                 lane.start(self._report)
                 self._lanes[key] = lane
         return lane

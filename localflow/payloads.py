@@ -7,25 +7,39 @@ from __future__ import annotations
 
 import io
 import json
+import marshal
 import pickle
 import sys
 from functools import cache
 from types import CodeType, FunctionType
 from typing import TYPE_CHECKING, Any, NamedTuple
+from zlib import crc32
 
 from localflow import classes
-from localflow.errors import StoreError, TaskFailedError, UnpicklableError
+from localflow.errors import LargeValueError, StoreError, TaskFailedError, UnpicklableError
 from localflow.interrupts import STOPS
+from localflow.large_values import FILE, LARGE_BYTES, Draft, Reference, mapped, read_parts, write_buffer
 
 if TYPE_CHECKING:
     from collections.abc import Callable
     from types import ModuleType
 
+    from localflow.large_values import Folder, Temporary
+
+#: Of a payload that holds what is in the file of a large value.
+CONTENT = "content"
+#: Of a payload that holds a pickle and references to its large buffers, each in a file of its own.
+APART = "apart"
+
 _NODE_LIMIT = 1000
+_RECENT_BUFFERS = 8  # files of arguments that are kept for the next call, though no call has them
 
 
 class Payload(NamedTuple):
-    """A value as bytes; `format` is `"json"` or `"pickle"`."""
+    """A value as bytes; `format` is `"json"` or `"pickle"`.
+
+    Of a large value that lies in a file the format is `"file"` and `data` tells which file (see `large_values`).
+    """
 
     format: str
     data: bytes
@@ -38,24 +52,63 @@ _CONSTANTS: dict[object, Payload] = {
 }
 
 
-def pack(value: object) -> Payload:
-    """Return `value` as a payload; raises UnpicklableError when it cannot be pickled."""
+def pack(value: object, folder: Folder | None = None) -> Payload:
+    """Return `value` as a payload.
+
+    Args:
+        value: anything.
+        folder: where it is written if it is large.
+
+    Raises:
+        UnpicklableError: it cannot be pickled.
+        LargeValueError: it is large and cannot be written.
+    """
     kind = type(value)
     if value is None or kind is bool:
         return _CONSTANTS[value]
     if kind is int or kind is float or kind is str or ((kind is list or kind is dict) and _is_plain(value)):
         try:
-            return Payload("json", (repr(value) if kind is int else json.dumps(value)).encode())
+            data = (repr(value) if kind is int else json.dumps(value)).encode()
+            if folder is None or len(data) < LARGE_BYTES:
+                return Payload("json", data)
         except (ValueError, RecursionError):  # an int of more digits than Python prints; deep nesting
             pass
+    if folder is not None and folder.path is not None:
+        return _pack_apart(value, folder)
     return Payload("pickle", pickle_value(value))
+
+
+def _pack_apart(value: object, folder: Folder) -> Payload:
+    """Return a value as a payload whose data is in a file if that is large."""
+    draft = Draft(folder)
+    try:
+        buffers: list[memoryview] = []
+        _write_pickle(value, draft, take_buffers=buffers)
+        written = draft.finish(buffers)
+    except BaseException:
+        draft.discard()
+        raise
+    return Payload("pickle", written) if isinstance(written, bytes) else Payload(FILE, written.data())
 
 
 def unpack(payload: Payload) -> Any:
     """Return the value again; raises whatever its unpickling raises."""
     if payload.format == "json":
         return json.loads(payload.data)
+    if payload.format == FILE:
+        return _load_parts(mapped(Reference.of(payload.data)))
+    if payload.format == CONTENT:
+        return _load_parts(memoryview(payload.data))
+    if payload.format == APART:
+        data, references = marshal.loads(payload.data)
+        buffers = [read_parts(mapped(Reference._make(each)))[1][0] for each in references]
+        return pickle.loads(data, buffers=buffers)
     return pickle.loads(payload.data)
+
+
+def _load_parts(content: memoryview) -> Any:
+    data, buffers = read_parts(content)
+    return pickle.loads(data, buffers=buffers)
 
 
 def pickle_value(value: object, *, defines_classes: bool = False) -> bytes:
@@ -91,12 +144,27 @@ class _Count:
         return len(data)
 
 
-def _write_pickle(value: object, file: io.BytesIO | _Count, defines_classes: bool = False) -> None:
+def _write_pickle(
+    value: object,
+    file: io.BytesIO | _Count | Draft,
+    defines_classes: bool = False,
+    take_buffers: list[memoryview] | None = None,
+) -> None:
+    """Write the pickle of a value; large buffers are not in it but in `take_buffers`, if that is there."""
+
+    def take(buffer: pickle.PickleBuffer) -> bool:
+        view = buffer.raw()
+        if view.nbytes < LARGE_BYTES:
+            return True
+        assert take_buffers is not None
+        take_buffers.append(view)
+        return False
+
     try:
-        pickler = _pickler()(file, protocol=5)
+        pickler = _pickler()(file, protocol=5, buffer_callback=None if take_buffers is None else take)
         pickler.defines_classes = defines_classes
         pickler.dump(value)
-    except (*STOPS, StoreError):
+    except (*STOPS, StoreError, LargeValueError):
         raise
     except BaseException as error:  # also sys.exit() in a __reduce__
         raise UnpicklableError(f"{type_name(value)} cannot be pickled: {error}") from error
@@ -127,13 +195,64 @@ def _pickler() -> Any:
     return Pickler
 
 
+class SharedBuffers:
+    """The large buffers of arguments, each in a file that is written once while its content stays the same."""
+
+    def __init__(self, folder: Folder) -> None:
+        self._folder = folder
+        self._recent: dict[tuple[int, int, int], tuple[Reference, Temporary]] = {}
+
+    def pickle(self, value: object) -> tuple[Payload, list[Temporary]]:
+        """Return arguments as a payload, with what keeps the files of their large buffers.
+
+        Raises:
+            UnpicklableError: they cannot be pickled.
+            LargeValueError: they are large and cannot be written.
+            StoreError: they hold something `Stored` that cannot be loaded.
+        """
+        draft = Draft(self._folder)
+        try:
+            buffers: list[memoryview] = []
+            _write_pickle(value, draft, defines_classes=True, take_buffers=buffers)
+            if not buffers:
+                written = draft.finish(())
+                if isinstance(written, bytes):
+                    return Payload("pickle", written), []
+                return Payload(FILE, written.data()), [self._folder.hold(written.file)]
+            shared = [self._share(buffer) for buffer in buffers]
+            data = draft.finish(())
+            held = [temporary for _, temporary in shared]
+            if isinstance(data, Reference):  # there is more beside the buffers: let it be one file
+                held.append(self._folder.hold(data.file))
+                data = bytes(read_parts(mapped(data))[0])
+        except BaseException:
+            draft.discard()
+            raise
+        references = [tuple(reference) for reference, _ in shared]
+        return Payload(APART, marshal.dumps((data, references))), held
+
+    def _share(self, buffer: memoryview) -> tuple[Reference, Temporary]:
+        # An array that was changed between two calls has another checksum; the address alone would not tell.
+        key = (id(buffer.obj), buffer.nbytes, crc32(buffer))
+        shared = self._recent.pop(key, None)
+        if shared is None:
+            reference = write_buffer(self._folder, buffer)
+            shared = reference, self._folder.hold(reference.file)
+        self._recent[key] = shared  # as the newest
+        while len(self._recent) > _RECENT_BUFFERS:
+            del self._recent[next(iter(self._recent))]
+        return shared
+
+
 class Packed:
     """A value that stays bytes until `get()`; pickled inside arguments it arrives as the value itself."""
 
-    __slots__ = ("payload",)
+    __slots__ = ("_temporary", "payload")
 
-    def __init__(self, payload: Payload) -> None:
+    def __init__(self, payload: Payload, temporary: Temporary | None = None) -> None:
+        """Keep the bytes, and what keeps the file of a large value for as long as this is there."""
         self.payload = payload
+        self._temporary = temporary
 
     def get(self) -> Any:
         """Unpack the value: a new object at each call.
@@ -143,14 +262,20 @@ class Packed:
             Exception: whatever else its unpickling raises.
         """
         try:
-            return unpack(self.payload)
+            content = None if self._temporary is None else self._temporary.content
+            return unpack(self.payload) if content is None else _load_parts(content)
         except STOPS:
             raise
         except (SystemExit, GeneratorExit) as error:
             raise TaskFailedError(type(error).__name__, f"unpickling the value raised it: {error}") from error
 
+    def portable(self) -> Payload:
+        """Return the value as others can read it: as its bytes, where its file has no name any more."""
+        content = None if self._temporary is None else self._temporary.content
+        return self.payload if content is None else Payload(CONTENT, bytes(content))
+
     def __reduce__(self) -> tuple[Any, ...]:
-        return unpack, (tuple.__new__(Payload, self.payload),)
+        return unpack, (tuple.__new__(Payload, self.portable()),)
 
     def __repr__(self) -> str:
         return f"<packed {self.payload.format}, {len(self.payload.data)} bytes>"
@@ -166,6 +291,7 @@ class Stored(Packed):
 
     def __init__(self, load: Callable[[], Payload]) -> None:
         self._load = load
+        self._temporary = None
 
     @property
     def payload(self) -> Payload:  # type: ignore[override]  # nobody sets it

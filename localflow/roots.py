@@ -89,6 +89,9 @@ def begun(
             run, resumption, executor = left
             lane = _lane_again(engine, flow.executor or executor, project.executor)
             record, left_flow = flow_record_again(flow, run, parameters, lane.name), resumption.left(run.id)
+        folder = store.value_folder(record.root_id)
+        if folder is not None:
+            engine.folder.path, engine.folder.power_safe = folder.path, folder.power_safe
         with engine.shield.listening(), recording():
             yield FlowCall(
                 engine, flow, record, lambda: flow.body(parameters), lane, 0, blocker, started, left_flow,

@@ -25,6 +25,7 @@ from localflow.printable import shortened
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping, Sequence
 
+    from localflow.large_values import Folder
     from localflow.payloads import Payload
 
 
@@ -239,14 +240,17 @@ class State:
             return error
         return self.exception()
 
-    def recordable(self) -> Payload | None:
-        """Return a completed run's value as the store keeps it: best effort, None where it cannot be pickled."""
+    def recordable(self, folder: Folder | None = None) -> Payload | None:
+        """Return a completed run's value as the store keeps it: best effort, None where it cannot be pickled.
+
+        A large one is written into `folder`, if there is one; raises LargeValueError where that fails.
+        """
         if self.type is not StateType.COMPLETED or isinstance(self._data, Returned):
             return None
         if isinstance(self._data, Packed):
-            return self._data.payload
+            return self._data.portable()
         try:
-            return pack(self._data)
+            return pack(self._data, folder)
         except UnpicklableError:
             return None
 

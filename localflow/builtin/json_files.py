@@ -34,8 +34,9 @@ from localflow.builtin.storage.removed_runs import RemovedRuns
 from localflow.builtin.storage.result_cache import ResultCache
 from localflow.builtin.storage.run_directory import RunDirectory
 from localflow.builtin.storage.unfinished import UnfinishedTrees
+from localflow.builtin.storage.value_files import VALUES, ValueFiles
 from localflow.errors import CorruptStoreError, StoreError
-from localflow.interfaces import StateStore
+from localflow.interfaces import Folder, StateStore
 from localflow.states import FINAL_TYPES
 
 if TYPE_CHECKING:
@@ -71,6 +72,7 @@ class JsonStateStore(StateStore):
         self._root_ids: dict[str, str] = {}  # of subflow runs: the flow run at the top
         self._told: set[str] = set()  # the damage that was told
         self._claims = Claims(self._path / _ENGINES)
+        self._values = ValueFiles(self._value_path, power_safe=self._power_safe)
         self._unfinished = UnfinishedTrees(self._path / _UNFINISHED, power_safe=self._power_safe)
         self._cache = ResultCache(self._path / _CACHE, power_safe=self._power_safe)
         self._removed = RemovedRuns(self._path / _REMOVED, self._cache, self._unfinished, power_safe=self._power_safe)
@@ -106,7 +108,7 @@ class JsonStateStore(StateStore):
                 for root_id, batch in batches.items():
                     self._directory(root_id).refuse(batch)
             for root_id, batch in batches.items():
-                place = self._for_writing(root_id).append(batch)
+                place = self._for_writing(root_id).append(self._values.keep(batch))
                 self._cache.add(batch, place)
 
     def list_flow_runs(
@@ -156,14 +158,16 @@ class JsonStateStore(StateStore):
         with self._read_lock:
             self._lifetime.check()
             directory = self._find(flow_run_id)
-            return directory.load_result(flow_run_id, number) if directory else None
+            result = directory.load_result(flow_run_id, number) if directory else None
+            return None if result is None else self._values.found(result)
 
     def find_cached(self, key: str, now: float) -> CachedResult | None:
         """Return the newest result recorded with this cache key that has not expired at `now`."""
         with self._read_lock:
             self._lifetime.check()
             found = (self._directory(hint.root).find_cached(hint, now) for hint in self._cache.hints(key, now))
-            return next((cached for cached in found if cached is not None), None)
+            cached = next((cached for cached in found if cached is not None), None)
+            return None if cached is None else cached._replace(result=self._values.found(cached.result))
 
     def read_logs(self, flow_run_id: str, after: int = 0) -> Iterator[tuple[int, LogEntry]]:
         """Yield a flow run's log entries after a position, with theirs, all as of one instant."""
@@ -175,7 +179,14 @@ class JsonStateStore(StateStore):
     def claim(self, flow_run_id: str) -> Claim | None:
         """Take hold of a flow run, by a lock on a file in `engines/`."""
         self._lifetime.check()
-        return self._claims.take(flow_run_id)
+        claim = self._claims.take(flow_run_id)
+        if claim is not None:
+            self._values.sweep(flow_run_id, self._directory(flow_run_id).results)
+        return claim
+
+    def value_folder(self, root_id: str) -> Folder:
+        """Return a folder in the directory of the tree of flow runs."""
+        return self._values.folder(root_id)
 
     def remove(self, root_ids: Sequence[str], *, results_only: bool = False) -> None:
         """Remove trees of flow runs: each is first moved aside, so that none is ever there by half."""
@@ -189,6 +200,7 @@ class JsonStateStore(StateStore):
                 directory.close()
                 if results_only:
                     directory.remove_results(self._cache)
+                    self._values.remove(root_id)
                 else:
                     self._removed.add(self._path / root_id)
 
@@ -231,9 +243,12 @@ class JsonStateStore(StateStore):
     def _directory(self, root_id: str) -> RunDirectory:
         directory = self._directories.get(root_id)
         if directory is None:
-            new = RunDirectory(self._path / root_id, self._unfinished, power_safe=self._power_safe)
+            new = RunDirectory(self._path / root_id, self._unfinished, self._values, power_safe=self._power_safe)
             directory = self._directories.setdefault(root_id, new)  # the one of a quicker thread, if there was one
         return directory
+
+    def _value_path(self, root_id: str) -> Path:
+        return self._path / root_id / VALUES
 
     def _names(self) -> list[str]:
         """Return the names of the directories of flow runs."""

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, ClassVar, Literal
 
 from localflow.builtin.storage import reading, rows
-from localflow.builtin.storage.audit import wrongs
+from localflow.builtin.storage.audit import references, wrongs
 from localflow.builtin.storage.checksums import DamagedRowError
 from localflow.builtin.storage.claims import Claims
 from localflow.builtin.storage.database import connect, open_database, sqlite_failure
@@ -22,17 +22,15 @@ from localflow.builtin.storage.filing import Filing
 from localflow.builtin.storage.lifetime import Lifetime
 from localflow.builtin.storage.removal import remove_runs
 from localflow.builtin.storage.schema import FORMAT_VERSION
+from localflow.builtin.storage.value_files import ValueFiles
 from localflow.builtin.storage.writing import Writer
 from localflow.errors import CorruptStoreError
-from localflow.interfaces import LogEntry, StateStore
+from localflow.interfaces import Folder, LogEntry, StateStore
 
 if TYPE_CHECKING:
     from collections.abc import Collection, Iterator, Sequence
 
     from localflow.interfaces import CachedResult, Claim, FlowRunSummary, Payload, Record, Standing
-
-_MAX_KEYS = 10_000
-_NOTHING_MORE = (None, None, None, None)  # the last fields of most state changes: execution, cause, result, cache
 
 
 class SqliteStateStore(StateStore):
@@ -62,6 +60,7 @@ class SqliteStateStore(StateStore):
             raise
         self._read_lock = threading.Lock()
         self._claims = Claims(self._path.parent / "engines")
+        self._values = _values_of(self._path, power_safe=durability == "full")
 
     @classmethod
     def repair(
@@ -80,7 +79,7 @@ class SqliteStateStore(StateStore):
     def append(self, records: Sequence[Record]) -> None:
         """Add records in one transaction, or commit them to the spool of this process."""
         self._lifetime.check()
-        self._filing.append(records)
+        self._filing.append(self._values.keep(records))
 
     def list_flow_runs(
         self, limit: int | None = None, *, root_id: str | None = None, unfinished: bool = False
@@ -110,13 +109,15 @@ class SqliteStateStore(StateStore):
     def load_result(self, flow_run_id: str, number: int) -> Payload | None:
         """Return the result that a run has last completed with, if it was recorded."""
         with self._reading() as reader:
-            return reading.result(reader, flow_run_id, number)
+            result = reading.result(reader, flow_run_id, number)
+            return None if result is None else self._values.found(result)
 
     def find_cached(self, key: str, now: float) -> CachedResult | None:
         """Return the newest result recorded with this cache key that has not expired at `now`."""
         with self._reading() as reader:
             (key_in_row,) = rows.boxed((key,))
-            return reading.cached_result(reader, key_in_row, now)
+            found = reading.cached_result(reader, key_in_row, now)
+            return None if found is None else found._replace(result=self._values.found(found.result))
 
     def read_logs(self, flow_run_id: str, after: int = 0) -> Iterator[tuple[int, LogEntry]]:
         """Yield a flow run's log entries after a position, with theirs, all as of one instant."""
@@ -127,7 +128,15 @@ class SqliteStateStore(StateStore):
         """Take hold of a flow run by a lock on a file in `engines`, beside the database."""
         self._lifetime.check()
         claim = self._claims.take(flow_run_id)
-        return None if claim is None else self._filing.take_claim(flow_run_id, claim)
+        if claim is None:
+            return None
+        claim = self._filing.take_claim(flow_run_id, claim)
+        self._values.sweep(flow_run_id, lambda: self._references_of(flow_run_id))
+        return claim
+
+    def value_folder(self, root_id: str) -> Folder:
+        """Return a folder beside the database, in which each tree of flow runs has one of its own."""
+        return self._values.folder(root_id)
 
     def remove(self, root_ids: Sequence[str], *, results_only: bool = False) -> None:
         """Remove flow runs at the top of a tree with all below them, in transactions of bounded size."""
@@ -136,10 +145,24 @@ class SqliteStateStore(StateStore):
             self._filing.file_all()
             self._writer.refuse_removed()
             remove_runs(self._path, root_ids, results_only=results_only)
+        for root_id in root_ids:
+            self._values.remove(root_id)
         self._filing.forget_keys()
 
     def check(self) -> list[str]:
         """Read everything; return a line for each thing that is wrong."""
+        problems = self.check_database()
+        if not problems:
+            with self._snapshot() as connection:
+                problems = self._values.problems(references(connection))
+        return problems
+
+    def _references_of(self, root_id: str) -> list[Payload]:
+        with self._snapshot() as connection:
+            return [*references(connection, root_id)]
+
+    def check_database(self) -> list[str]:
+        """Read everything but the files of large results; return a line for each thing that is wrong."""
         self._lifetime.check()
         with self._snapshot() as connection:
             return list(wrongs(connection))
@@ -203,3 +226,8 @@ class SqliteStateStore(StateStore):
             raise CorruptStoreError(self._path, str(error)) from error
         except (ArithmeticError, KeyError, TypeError, ValueError) as error:
             raise CorruptStoreError(self._path, f"a row makes no sense ({error!r})") from error
+
+
+def _values_of(path: Path, *, power_safe: bool) -> ValueFiles:
+    folder = path.with_name(f"{path.name}-values")
+    return ValueFiles(folder.joinpath, power_safe=power_safe)

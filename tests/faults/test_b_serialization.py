@@ -494,12 +494,61 @@ def test_fault_B8_large_values_travel_and_are_warned_of(place: Place) -> None:
     assert done.stderr.count("Task 'take': argument 'table' (dict) takes 110 MB, which are copied to a worker") == 1
 
 
-TOO_LARGE = """
+MOVING = """
+import resource
+
+SIZE = 200_000_000
+
+def peak():
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+
+@task
+def ready(number):
+    time.sleep(0.1)  # so that each worker takes one of these
+    return number
+
+@task
+def take(data, name):
+    return len(data)
+
+@task
+def give():
+    return bytes(SIZE)
+
+@flow(executor=ProcessExecutor(workers=3))
+def main():
+    ready.map(range(3)).wait()
+    data = bytes(SIZE - 1) + b"x"
+    before = peak()
+    moving, delays = [take(data, "x"), give()], []
+    while not all(future.done() for future in moving):
+        began = time.monotonic()
+        neighbour().wait()
+        delays.append(time.monotonic() - began)
+    note("grown", (peak() - before) / SIZE)
+    note("delay", max(delays, default=0))
+    assert moving[0].result() == SIZE
+"""
+
+
+def test_fault_B8_a_large_value_takes_no_memory_of_the_engine_and_delays_nobody(place: Place) -> None:
+    """Beside the argument itself there is less than a fifth of it in the engine; others start as ever meanwhile."""
+    place.write(NEIGHBOUR + MOVING)
+
+    done = place.localflow("run", "flows.py")
+
+    noted = dict(line.split() for line in place.notes if line.startswith(("grown", "delay")))
+    assert done.returncode == 0, done.stderr
+    assert float(noted["grown"]) <= 0.2
+    assert float(noted["delay"]) <= 0.5
+
+
+VERY_LARGE = """
 SIZE = 2_200_000_000
 
 @task
 def take(data, name):
-    note("taken")
+    note("taken", len(data[0]) if isinstance(data, list) else len(data))
 
 @task
 def give():
@@ -509,7 +558,7 @@ def give():
 def main():
     take(bytes(SIZE), "x").wait()
     take([bytes(SIZE)], "x").wait()
-    give().wait()
+    take(give(), "x").wait()
     neighbour()
 """
 
@@ -517,15 +566,12 @@ def main():
 @pytest.mark.slow
 @pytest.mark.skipif("LOCALFLOW_LARGE_TESTS" not in os.environ, reason="takes 10 GB: set LOCALFLOW_LARGE_TESTS")
 @pytest.mark.skipif(psutil.virtual_memory().available < 16e9, reason="needs 16 GB of free memory")
-def test_fault_B8_what_is_too_large_for_a_frame_fails_its_task_by_name(place: Place) -> None:
-    """Above two gigabytes a value is refused in both directions, with its size and what to do, and all goes on."""
-    found = run(place, TOO_LARGE)
+def test_fault_B8_values_of_more_than_two_gigabytes_travel(place: Place) -> None:
+    """Arguments, results and what tasks hand to each other may be of any size."""
+    found = run(place, VERY_LARGE, returncode=0)
 
-    for number, kind in ((0, "bytes"), (1, "list")):
-        expected = f"argument 'data' ({kind}) cannot be sent to a worker process: it takes 2.2 GB of at most 2.1 GB; "
-        assert expected in message(found[f"take-{number}"])
-    assert "its result (bytes) cannot be sent from a worker process: it takes 2.2 GB" in message(found["give-0"])
-    assert len(place.notes) == 1
+    assert {each["state"]["type"] for each in found.values()} == {"COMPLETED"}
+    assert place.notes.count("taken 2200000000") == 3
 
 
 # -- B9: modules -----------------------------------------------------------------------------------------------------

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
+from localflow.large_values import DRAFT
 from tests.faults.conftest import eventually
 
 if TYPE_CHECKING:
@@ -143,7 +144,8 @@ def test_fault_I2_no_names_are_left_behind(place: Place, executor: str) -> None:
     eventually(lambda: names(Path("/dev/shm")) <= shared)  # other programs have theirs for moments
     assert names(place.folder / "tmp") == set()
     left = names(place.folder / ".localflow") - store
-    assert {name for name in left if not name.startswith("results")} == set()
+    assert {name for name in left if not name.startswith(("results", "localflow.db-values"))} == set()
+    assert [name for name in left if name.endswith(DRAFT)] == []
 
 
 def names(folder: Path) -> set[str]:

@@ -99,7 +99,9 @@ class ProcessExecutor(Executor):
             initializer = pickle_value(self.initializer)
         environment = worker_environment(self.workers, self.env)
         self._pid = os.getpid()
-        settings = Settings(self.workers, self.max_tasks_per_worker, initializer, environment, self._memory_limit)
+        settings = Settings(
+            self.workers, self.max_tasks_per_worker, initializer, environment, self._memory_limit, self.folder
+        )
         self._pool = Pool(settings, report)
         atexit.register(self.shutdown)
 

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 from localflow.builtin.process.transport import DONE, FLAT, OUTCOME, frame
 from localflow.calls import Outcome
 from localflow.errors import UnpicklableError
+from localflow.large_values import FILE, Reference
 from localflow.payloads import Packed, Payload, pack, pickle_value, type_name
 from localflow.printable import shortened
 from localflow.records import CacheEntry, Execution, FlowRun, LogEntry, StateChange, TaskRun
@@ -22,6 +23,7 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from localflow.builtin.process.capture import Ends
+    from localflow.large_values import Folder
     from localflow.records import Record
 
 #: The most that one argument or one result may take, in bytes: what `marshal` can write.
@@ -39,7 +41,9 @@ _TYPES = {type.value: type for type in StateType}
 # -- in a worker -----------------------------------------------------------------------------------------------------
 
 
-def outcome_frame(number: int, task: str, outcome: Outcome, ends: Ends | None = None) -> bytes:
+def outcome_frame(
+    number: int, task: str, outcome: Outcome, ends: Ends | None = None, folder: Folder | None = None
+) -> bytes:
     """Return the frame for an outcome; a result that cannot travel makes it FAILED.
 
     Args:
@@ -47,11 +51,12 @@ def outcome_frame(number: int, task: str, outcome: Outcome, ends: Ends | None = 
         task: the task's name, for messages.
         outcome: how the call ended.
         ends: how far its output goes; None if there is nothing new.
+        folder: where a large result is written.
     """
     state, payload = outcome.state, outcome.result
     if payload is None:
         try:
-            payload = _pack_data(state)
+            payload = _pack_data(state, folder)
         except BaseException as error:  # pickling runs code of the user's, which may call sys.exit()
             if state.type is StateType.COMPLETED:
                 state = unsendable(result_message(task, state.packed_data, error))
@@ -116,7 +121,7 @@ def reason(error: BaseException) -> str:
         return type(origin).__name__
 
 
-def _pack_data(state: State) -> Payload | None:
+def _pack_data(state: State, folder: Folder | None = None) -> Payload | None:
     data = state.packed_data
     if isinstance(data, Returned):  # of a flow that the task called: its states stay here, what they mean travels
         data = state.result() if state.type is StateType.COMPLETED else state.exception()
@@ -124,7 +129,7 @@ def _pack_data(state: State) -> Payload | None:
         return _pack_error(data)
     if data is None and state.type is not StateType.COMPLETED:
         return None
-    return pack(data)
+    return pack(data, folder)
 
 
 def _pack_error(error: BaseException) -> Payload | None:
@@ -168,16 +173,17 @@ def chained(links: Sequence[BaseException]) -> BaseException:
 # -- in the engine ---------------------------------------------------------------------------------------------------
 
 
-def read_outcome(call_id: int, content: tuple[Any, ...]) -> Outcome:
-    """Return the outcome of a call from the content of its frame."""
+def read_outcome(call_id: int, content: tuple[Any, ...], folder: Folder | None = None) -> Outcome:
+    """Return the outcome of a call from the content of its frame; a large result is in `folder`."""
     if content[0] == DONE:
         # Here `tuple.__new__` makes the named tuples, at a third of the cost of `_make`: this is done for every call.
         kept = tuple.__new__(Payload, content[3:5])
-        state = State(StateType.COMPLETED, _COMPLETED, "", Packed(kept), instant=content[2])
+        state = State(StateType.COMPLETED, _COMPLETED, "", _packed(kept, folder), instant=content[2])
         return tuple.__new__(Outcome, (call_id, state, kept, tuple.__new__(Execution, content[5:11]), (), ()))
     _, _, type, name, message, instant, cause, payload, execution, records, _ = content
     result = None if payload is None else Payload._make(payload)
-    state = State(_TYPES[type], name, message, None if result is None else Packed(result), instant=instant)
+    data = None if result is None else _packed(result, folder)
+    state = State(_TYPES[type], name, message, data, instant=instant)
     if cause is not None:
         state.cause = Cause._make(cause)
     return Outcome(
@@ -187,6 +193,13 @@ def read_outcome(call_id: int, content: tuple[Any, ...]) -> Outcome:
         None if execution is None else Execution._make(execution),
         from_plain(records) if records else (),
     )
+
+
+def _packed(payload: Payload, folder: Folder | None) -> Packed:
+    """Return a value as it came; while it is wanted, its file stays."""
+    if folder is not None and payload.format == FILE:
+        return Packed(payload, folder.hold(Reference.of(payload.data).file))
+    return Packed(payload)
 
 
 # -- records of flows that a task called -----------------------------------------------------------------------------

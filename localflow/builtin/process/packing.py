@@ -7,8 +7,8 @@ already are, and everything else pickled, to be unpickled inside the call. In th
     CALL, call number, call id, attempt, attempts, timeout_seconds, log_prints, function number, flow run number,
     the fields of the task run but its flow run,  args, kwargs
 
-`args` is a tuple in which a pair of text and bytes stands for a `Packed`, and `kwargs` a dict like it; or `args` is the
-pickle of both, and `kwargs` None.
+`args` is a tuple in which a pair of text and bytes stands for a `Packed`, and `kwargs` a dict like it; or `args` is
+such a pair for both, and `kwargs` None. What is large is in files, each for all calls that have the same argument.
 """
 
 from __future__ import annotations
@@ -16,6 +16,7 @@ from __future__ import annotations
 import itertools
 import json
 import logging
+import pickle
 import sys
 import threading
 from typing import TYPE_CHECKING, Any
@@ -25,15 +26,18 @@ from localflow.builtin.process.importing import keep_importable, shipped_path
 from localflow.builtin.process.outcomes import unsendable
 from localflow.builtin.process.transport import CALL, DEFINE, FLAT, FLOW_RUN, FUNCTION, PATH, frame
 from localflow.calls import Outcome
-from localflow.errors import StoreError, UnpicklableError
-from localflow.payloads import Packed, Stored, pickle_value
+from localflow.errors import LargeValueError, StoreError, UnpicklableError
+from localflow.large_values import FILE, LARGE_BYTES, Reference
+from localflow.payloads import Packed, SharedBuffers, Stored, pickle_value
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from localflow.interfaces import Call, FlowRun
+    from localflow.large_values import Folder, Temporary
 
 _PLAIN = frozenset({type(None), bool, int, float, str, bytes})
+_NUMBERS = frozenset({type(None), bool, int, float})
 _LIMIT = 1000
 #: A call that takes more bytes than this is warned of.
 _LARGE = 100_000_000
@@ -57,19 +61,31 @@ class Definition:
 class Shipment:
     """A call on its way: `number` is its token, `frame` what a worker reads that knows the definitions."""
 
-    __slots__ = ("call", "definitions", "frame", "number")
+    __slots__ = ("call", "definitions", "files", "frame", "number")
 
-    def __init__(self, call: Call, number: int, definitions: tuple[Definition, ...], frame: bytes) -> None:
+    def __init__(
+        self,
+        call: Call,
+        number: int,
+        definitions: tuple[Definition, ...],
+        frame: bytes,
+        files: Sequence[Temporary] = (),
+    ) -> None:
         self.call = call
         self.number = number
         self.definitions = definitions
         self.frame = frame
+        self.files = files
+        """What keeps the files of its large arguments until it is answered."""
 
 
 class CallPacker:
     """Packs the calls of one executor; several threads may use it at once."""
 
-    def __init__(self) -> None:
+    def __init__(self, folder: Folder | None = None) -> None:
+        """Write large arguments into `folder`; without one they are part of frames."""
+        self._folder = folder
+        self._shared = None if folder is None else SharedBuffers(folder)
         self.path: list[str] = []
         """The engine's sys.path."""
         self._look_at_path()
@@ -111,7 +127,7 @@ class CallPacker:
         definitions = self._last_definitions
         if not definitions or definitions[0] is not function or definitions[1] is not flow_run:
             definitions = self._last_definitions = (function, flow_run)
-        args, kwargs = self._pack_arguments(call)
+        args, kwargs, files = self._pack_arguments(call)
         number = next(self._call_numbers)
         content = (
             CALL, number, call.id, call.attempt, call.attempts, call.timeout_seconds, call.log_prints,
@@ -122,32 +138,44 @@ class CallPacker:
             data = frame(content, FLAT)
         except (ValueError, MemoryError):
             raise _Refusal(size_message(call)) from None
-        if len(data) > _LARGE and run.task not in self._warned_of:
+        size = len(data)
+        if kwargs is None and args[0] == FILE:  # written for this call alone
+            size += Reference.of(args[1]).size
+        if size > _LARGE and run.task not in self._warned_of:
             self._warned_of.add(run.task)
             _log.warning("%s", size_warning(call))
-        return Shipment(call, number, definitions, data)
+        return Shipment(call, number, definitions, data, files)
 
-    def _pack_arguments(self, call: Call) -> tuple[Any, dict[str, Any] | None]:
+    def _pack_arguments(self, call: Call) -> tuple[Any, dict[str, Any] | None, Sequence[Temporary]]:
         kwargs = call.kwargs
-        if not kwargs and _PLAIN.issuperset(map(type, call.args)):
-            return call.args, {}
+        if not kwargs:
+            kinds = {*map(type, call.args)}
+            if _PLAIN.issuperset(kinds) and (_NUMBERS.issuperset(kinds) or not any(map(_is_large, call.args))):
+                return call.args, {}, ()
         packed: list[Packed] = []
         travelling = []
         for value in (*call.args, *kwargs.values()):
-            if type(value) in _PLAIN:
+            if type(value) in _PLAIN and not _is_large(value):
                 travelling.append(value)
             elif type(value) is Packed or type(value) is Stored:
                 packed.append(value)
-                travelling.append(tuple(value.payload))
+                travelling.append(tuple(value.portable()))
             else:
                 break
         else:
             # The same value twice must arrive as one object, which only a pickle of both can tell.
             if len(packed) < 2 or len({id(value) for value in packed}) == len(packed):
                 count = len(call.args)
-                return tuple(travelling[:count]), dict(zip(kwargs, travelling[count:], strict=True))
+                return tuple(travelling[:count]), dict(zip(kwargs, travelling[count:], strict=True)), ()
         try:
-            return pickle_value((call.args, dict(kwargs)), defines_classes=True), None
+            args = tuple([_apart(value) for value in call.args])
+            content = args, {name: _apart(value) for name, value in kwargs.items()}
+            if self._shared is None or self._folder is None or self._folder.path is None:
+                return ("pickle", pickle_value(content, defines_classes=True)), None, ()
+            payload, files = self._shared.pickle(content)
+            return tuple(payload), None, files
+        except LargeValueError as error:
+            raise _Refusal(f"Task '{call.task_run.task}': {error}") from error
         except StoreError:  # an argument is in the store and cannot be loaded, which is nobody's task's failure
             raise
         except BaseException as error:
@@ -187,6 +215,26 @@ class CallPacker:
             if len(self._definitions) > _LIMIT:  # tasks made anew for each call must not pile up
                 del self._definitions[next(iter(self._definitions))]
         return definition
+
+
+def _apart(value: object) -> object:
+    """Return large bytes as what is pickled into a buffer, everything else as it is."""
+    return _Bytes(value) if type(value) is bytes and len(value) >= LARGE_BYTES else value
+
+
+class _Bytes:
+    """Bytes that are not copied into the pickle."""
+
+    def __init__(self, value: bytes) -> None:
+        self._value = value
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return bytes, (pickle.PickleBuffer(self._value),)
+
+
+def _is_large(value: Any) -> bool:
+    """Return whether a plain value is so large that it goes into a file."""
+    return type(value) in (str, bytes) and len(value) >= LARGE_BYTES
 
 
 class _Refusal(Exception):

@@ -76,9 +76,10 @@ class Pool:
         """Start the pool's thread and the supervisor; workers start when there are calls."""
         self._report = report
         self._limit = settings.max_tasks_per_worker
+        self._folder = settings.folder
         self._memory_limit = settings.worker_memory_limit
         self._memory_look_at = 0.0
-        self._packer = CallPacker()
+        self._packer = CallPacker(settings.folder)
         self._lock = threading.Lock()
         self._assignment = Assignment(settings.workers)
         self._answers: list[Outcome | Output] = []
@@ -266,7 +267,7 @@ class Pool:
                 shipment = worker.in_hand.pop(number, None)
                 if shipment is None:
                     continue
-                outcome = read_outcome(shipment.call.id, content)
+                outcome = read_outcome(shipment.call.id, content, self._folder)
                 ends = content[-1]
                 if ends is not None:
                     outcome = outcome._replace(lines=worker.output.at_end(ends))

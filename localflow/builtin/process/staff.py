@@ -35,6 +35,7 @@ if TYPE_CHECKING:
     from localflow.builtin.process.deaths import Death
     from localflow.builtin.process.output import Unclaimed
     from localflow.builtin.process.packing import CallPacker, Shipment
+    from localflow.large_values import Folder
 
 _log = logging.getLogger("localflow.process")
 
@@ -58,6 +59,8 @@ class Settings(NamedTuple):
     environment: Mapping[str, str]
     worker_memory_limit: int | None = None
     """In bytes."""
+    folder: Folder | None = None
+    """Where large arguments and results are written."""
 
 
 class Staff:
@@ -128,7 +131,10 @@ class Staff:
         supervisor = self._supervisor or self._start_supervisor()
         settings = self._settings
         self._last_number += 1
-        start = frame((START, self._packer.path, self._directory, sys.argv, settings.initializer))
+        folder = settings.folder
+        place = None if folder is None or folder.path is None else str(folder.path)
+        power_safe = folder is not None and folder.power_safe
+        start = frame((START, self._packer.path, self._directory, sys.argv, settings.initializer, place, power_safe))
         worker = Worker(self._last_number, start, self._packer.path_frame, settings.max_tasks_per_worker or _UNLIMITED)
         self._workers[worker.number] = worker
         self._selector.register(worker.outcomes_file, selectors.EVENT_READ, worker)

@@ -3,7 +3,8 @@
 A frame is its length in 8 bytes and a marshalled tuple whose first item says what it is. User data is inside as bytes
 that only the other side's user code loads: reading a frame never runs code. The tuples:
 
-    engine -> worker      START, sys_path, directory, argv, initializer      the first frame of each worker
+    engine -> worker      START, sys_path, directory, argv, initializer,     the first frame of each worker;
+                              folder, power_safe                             None where large values are not shared
                           DEFINE, definition number, kind, content           a function or a flow run, sent once
                           FORGET, definition number
                           PATH, sys_path                                     the engine's sys.path has changed

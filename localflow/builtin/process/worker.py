@@ -23,6 +23,7 @@ import select
 import sys
 from collections import deque
 from contextvars import Context
+from pathlib import Path
 from types import AsyncGeneratorType, CoroutineType, GeneratorType
 from typing import TYPE_CHECKING, Any, NoReturn
 
@@ -45,6 +46,7 @@ from localflow.builtin.process.waiting import Lookout
 from localflow.calls import Call, Outcome
 from localflow.errors import UnpicklableError
 from localflow.failpoints import reach
+from localflow.large_values import Folder
 from localflow.payloads import Payload, unpack
 from localflow.printable import shortened
 from localflow.records import FlowRun, TaskRun
@@ -104,6 +106,7 @@ class _EngineGone(Exception):
 class _Worker:
     def __init__(self, calls: int, tokens: int, outcomes: int, capture: Capture) -> None:
         self._capture = capture
+        self._folder: Folder | None = None
         self._calls = calls
         self._tokens = tokens
         self._outcomes = outcomes
@@ -121,7 +124,8 @@ class _Worker:
         """Take over the engine's settings and run the initializer; return whether that went well."""
         while not self._contents:
             self._read()
-        _, path, directory, argv, initializer = self._contents.popleft()
+        _, path, directory, argv, initializer, folder, power_safe = self._contents.popleft()
+        self._folder = None if folder is None else Folder(Path(folder), power_safe=power_safe)
         sys.path[:] = path
         sys.argv[:] = argv
         with contextlib.suppress(OSError):  # it may be gone; tasks that do not use it need not care
@@ -143,10 +147,10 @@ class _Worker:
         capture = self._capture
         while (token := self._next_token()) != EXIT:
             work = self._find(int.from_bytes(token, "little"))
-            outcome = work.do(name, self._meter, capture.log)
+            outcome = work.do(name, self._meter, capture.log, self._folder)
             if os.getpid() != pid:
                 _end_forked(outcome)
-            self._write(outcome_frame(work.number, work.call.task_run.task, outcome, capture.ends()))
+            self._write(outcome_frame(work.number, work.call.task_run.task, outcome, capture.ends(), self._folder))
             reach("result-sent")
             del work, outcome  # they may be large, and the next call may be long in coming
 
@@ -223,7 +227,7 @@ class _Function:
 
     def get(self) -> Callable[..., Any]:
         if self._function is None:
-            self._function = _load(self._data, "the task's function")
+            self._function = _load(Payload("pickle", self._data), "the task's function")
         return self._function
 
 
@@ -244,12 +248,15 @@ class _Work:
             Call, (call_id, task_run, attempt, self, (), {}, False, attempts, timeout_seconds, log_prints, None)
         )
 
-    def do(self, worker: str, meter: Meter, log: Callable[[LogLine], None]) -> Outcome:
-        """Run the call in the worker of this name and return its outcome; `log` takes what it says."""
+    def do(self, worker: str, meter: Meter, log: Callable[[LogLine], None], folder: Folder | None) -> Outcome:
+        """Run the call in the worker of this name and return its outcome.
+
+        `log` takes what it says, `folder` a large result.
+        """
         call = self.call
         try:
             # In an empty context: nothing that a task sets is seen by the next one.
-            outcome = Context().run(call.run, worker, meter, log)
+            outcome = Context().run(call.run, worker, meter, log, folder)
         except BaseException as error:  # such as sys.exit() in the __reduce__ of the result
             outcome = Outcome(call.id, unsendable(result_message(call.task_run.task, self._value, error)))
         cause = outcome.state.cause
@@ -262,7 +269,7 @@ class _Work:
         """Load the function and what it is called with, and call it."""
         function = self._function.get()
         if self._kwargs is None:
-            args, kwargs = _load(self._args, "its arguments")
+            args, kwargs = _load(Payload._make(self._args), "its arguments")
         else:
             args, kwargs = self._args, self._kwargs
             if tuple in map(type, args):
@@ -287,12 +294,12 @@ def _unpacked(value: Any) -> Any:
     if type(value) is not tuple:
         return value
     payload = Payload._make(value)
-    return unpack(payload) if payload.format == "json" else _load(payload.data, "one of its arguments")
+    return unpack(payload) if payload.format == "json" else _load(payload, "one of its arguments")
 
 
-def _load(data: bytes, what: str) -> Any:
+def _load(payload: Payload, what: str) -> Any:
     try:
-        return pickle.loads(data)
+        return unpack(payload)
     except ModuleNotFoundError as error:
         first = sys.path[0] if sys.path else ""
         raise UnpicklableError(f"worker cannot import '{error.name}' (sys.path[0]={first!r})") from error

@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
 
     from localflow.builtin.storage.reading import RecordedRun
+    from localflow.interfaces import Payload
 
 _DAMAGE = (DamagedRowError, ArithmeticError, KeyError, TypeError, ValueError)
 _ENOUGH = 100  # lines; whoever reads them has understood
@@ -33,6 +34,12 @@ _READ_RESULTS = (
     "FROM state_changes LEFT JOIN large_results USING (flow_run, number, sequence) "
     "WHERE flow_run = ? AND result_checksum IS NOT NULL"
 )
+_READ_REFERENCES = (
+    "SELECT result_format, coalesce(result, data), result_checksum "
+    "FROM state_changes LEFT JOIN large_results USING (flow_run, number, sequence) "
+    "WHERE result_format = 'file' AND result_checksum IS NOT NULL "
+    "AND (?1 IS NULL OR flow_run IN (SELECT key FROM flow_runs WHERE root_id = ?1))"
+)
 _READ_CACHE_ENTRIES = (
     "SELECT key, expires_at, flow_run, number, sequence, checksum FROM cache_entries WHERE flow_run = ?"
 )
@@ -41,6 +48,11 @@ _READ_CACHE_ENTRIES = (
 def wrongs(connection: sqlite3.Connection) -> Iterator[str]:
     """Yield a line for each thing that is wrong, up to a number that is enough."""
     yield from islice(_all_wrongs(connection), _ENOUGH)
+
+
+def references(connection: sqlite3.Connection, root_id: str | None = None) -> Iterator[Payload]:
+    """Return the results that name files, of all runs or of one tree; raises DamagedRowError."""
+    return map(rows.result_of, connection.execute(_READ_REFERENCES, (root_id,)))
 
 
 def _all_wrongs(connection: sqlite3.Connection) -> Iterator[str]:

@@ -112,7 +112,7 @@ class _Repair:
                         "prove that they are sound; it is left as it is, move it aside to start anew"
                     )
                 restore(store, Salvage(pages, account).runs(), account)
-            wrong = store.check()
+            wrong = store.check_database()
         finally:
             store.close()
         if wrong:
@@ -146,7 +146,7 @@ class _Repair:
         except CorruptStoreError:
             return False
         try:
-            return not store.check()
+            return not store.check_database()
         finally:
             store.close()
 

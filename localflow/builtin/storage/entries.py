@@ -17,6 +17,7 @@ from localflow.interfaces import (
     StateType,
     TaskRun,
 )
+from localflow.large_values import FILE
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -122,7 +123,7 @@ def cause_entry(cause: Cause) -> Entry:
 
 def payload_entry(payload: Payload) -> Entry:
     """Return a payload as a JSON object: as text where it is JSON, else as base64."""
-    if payload.format == "json":
+    if payload.format in ("json", FILE):
         try:
             return {"format": payload.format, "text": payload.data.decode()}
         except UnicodeDecodeError:

@@ -127,14 +127,20 @@ class Filing:
     def _make_spool(self) -> None:
         try:
             make_private_directory(self._directory)
-            self._spool = Spool(self._directory)
-        except OSError as error:  # then everything goes straight into the database, which tells whether that is full
+            spool = Spool(self._directory)
+            thread = threading.Thread(target=self._run, name="localflow-filing", daemon=True)
+            try:
+                thread.start()
+            except RuntimeError:  # there are too many threads already
+                spool.remove()
+                raise
+        except (OSError, RuntimeError) as error:
+            # Then everything goes straight into the database, which tells whether the disk is full.
             self._uses_spool = False
             self._roots.clear()
             _log.debug("no spool in %s: %s", self._directory, error)
             return
-        self._thread = threading.Thread(target=self._run, name="localflow-filing", daemon=True)
-        self._thread.start()
+        self._spool, self._thread = spool, thread
 
     # -- filing ------------------------------------------------------------------------------------------------------
 
@@ -257,9 +263,10 @@ class Filing:
     def _run(self) -> None:
         while True:
             self._wanted.wait()
-            if self._closing.wait(DELAY_SECONDS):
-                return
+            self._closing.wait(DELAY_SECONDS)
             self._wanted.clear()
+            if self._closing.is_set():  # looked at last, or the end might be what was cleared
+                return
             self._file_or_fail()
 
     def _file_or_fail(self) -> None:

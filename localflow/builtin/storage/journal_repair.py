@@ -21,6 +21,7 @@ from localflow.builtin.storage.repair import Account, beside, copy_private, refu
 from localflow.builtin.storage.result_files import ResultFiles
 from localflow.builtin.storage.run_directory import RunDirectory
 from localflow.builtin.storage.unfinished import UnfinishedTrees
+from localflow.builtin.storage.value_files import VALUES
 from localflow.errors import CorruptStoreError
 from localflow.failpoints import reach
 from localflow.interfaces import FlowRun, LogEntry, StateChange, TaskRun
@@ -103,6 +104,7 @@ class _Repair:
             draft = RunDirectory(self._bench / "new" / directory.name, self._unfinished, power_safe=True)
             restore(draft, [records], account)
             draft.close()
+            _link_files(directory / VALUES, self._bench / "new" / directory.name / VALUES)
             reach("in-repair")
             (self._bench / "new" / directory.name).rename(made)
             sync_directory(self._bench)
@@ -117,6 +119,17 @@ class _Repair:
             account.lost["flow run"] += 1
         sync_directory(self._path)
         return [f"set {directory} aside as it was: {aside}", *account.lines()]
+
+
+def _link_files(source: Path, target: Path) -> None:
+    """Have the files of large results in both places."""
+    if source.is_dir():
+        make_private_directory(target)
+        for file in source.iterdir():
+            try:
+                (target / file.name).hardlink_to(file)
+            except OSError:  # a file system without links
+                shutil.copyfile(file, target / file.name)
 
 
 class _Salvage:

@@ -27,6 +27,7 @@ if TYPE_CHECKING:
     from localflow.builtin.storage.journal import Line
     from localflow.builtin.storage.result_cache import Hint, ResultCache
     from localflow.builtin.storage.unfinished import UnfinishedTrees
+    from localflow.builtin.storage.value_files import ValueFiles
     from localflow.interfaces import FlowRunSummary, Payload, Record
 
 
@@ -36,8 +37,11 @@ class RunDirectory:
     One thread at a time may write, and one may read meanwhile.
     """
 
-    def __init__(self, path: Path, unfinished: UnfinishedTrees, *, power_safe: bool) -> None:
+    def __init__(
+        self, path: Path, unfinished: UnfinishedTrees, values: ValueFiles | None = None, *, power_safe: bool
+    ) -> None:
         self._path = path
+        self._values = values
         self._journal_path = path / "journal.jsonl"
         self._unfinished = unfinished
         self._power_safe = power_safe
@@ -131,6 +135,13 @@ class RunDirectory:
         task_run_id = f"{hint.flow_run}-{hint.number}"
         return CachedResult(task_run_id, hint.name, hint.flow_run_name, entry["timestamp"], expires_at, result)
 
+    def results(self) -> list[Payload]:
+        """Return the results that lie in the lines of the journal, references to files among them."""
+        if not self.exists():
+            return []
+        entries = [entry for line in read_lines(self._journal_path) for entry in line.entries()]
+        return [self._files.load(entry["result"]) for entry in entries if "text" in entry.get("result", ())]
+
     def read_log(self, flow_run_id: str, after: int) -> list[tuple[int, LogEntry]]:
         """Return the log entries of one of the flow runs after a position, each with its own."""
         return self._log.read(flow_run_id, after)
@@ -170,7 +181,9 @@ class RunDirectory:
                         reader.record(entry)
                     if "result" in entry:
                         with telling(results):
-                            self._files.load(entry["result"])
+                            result = self._files.load(entry["result"])
+                            if self._values is not None and (problem := self._values.problem(result)):
+                                results.append(problem)
         return [*found, *results, *self._log.problems(None if found else reader)]
 
     def close(self) -> None:

@@ -1,0 +1,284 @@
+"""Values too large to be passed along as bytes: in files that are written once and mapped by whoever needs the value.
+
+A file holds the pickle of one value, then its buffers (the memory of arrays, say), each at a multiple of 64 bytes, then
+an index of them:
+
+    pickle | buffer | ... | offset and size of each buffer | size of the pickle, number of buffers, magic
+
+A process that loads the value maps the file for reading: its arrays are views of the pages that all processes share.
+What is passed along instead of the value is a small *reference*: path, size, checksum.
+
+Files lie in the folder of a tree of flow runs. A file is a *draft*, by its name, until the state store keeps it with a
+record; so what ends in `.part` belongs to nobody as soon as the engine of the run is gone.
+"""
+
+from __future__ import annotations
+
+import json
+import mmap
+import os
+import weakref
+from contextlib import suppress
+from pathlib import Path
+from struct import Struct
+from typing import TYPE_CHECKING, NamedTuple
+from zlib import crc32
+
+from localflow.errors import LargeValueError
+from localflow.failpoints import reach
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+#: Of a payload whose data is a reference.
+FILE = "file"
+#: From this size on, in bytes, a buffer or a pickle lies in a file.
+LARGE_BYTES = 1 << 17
+#: What the name of a file ends in until a state store keeps it.
+DRAFT = ".part"
+
+_ALIGNMENT = 64
+_ENTRY = Struct("<QQ")
+_FOOTER = Struct("<QQ8s")
+_MAGIC = b"lflwval1"
+_PIECE = 1 << 26
+_FLAGS = getattr(os, "O_CLOEXEC", 0) | getattr(os, "O_NOFOLLOW", 0)
+
+
+class Reference(NamedTuple):
+    """Where a large value is: the file that holds it."""
+
+    file: str
+    size: int
+    """Of the whole file, in bytes."""
+    checksum: int
+    """CRC-32 of the whole file."""
+
+    @classmethod
+    def of(cls, data: bytes) -> Reference:
+        """Return the reference that a payload holds; raises ValueError where it makes no sense."""
+        fields = json.loads(data)
+        try:
+            return cls(str(fields["file"]), int(fields["size"]), int(fields["crc"], 16))
+        except (KeyError, TypeError) as error:
+            raise ValueError(f"{data[:200]!r} is no reference to a large value") from error
+
+    def data(self) -> bytes:
+        """Return it as a payload holds it."""
+        return json.dumps({"file": self.file, "size": self.size, "crc": f"{self.checksum:08x}"}).encode()
+
+
+class Folder:
+    """Where the large values of one tree of flow runs are written, by its engine and by its workers."""
+
+    def __init__(self, path: Path | None = None, *, power_safe: bool = False) -> None:
+        """Write into `path`, which is made at the first value; nowhere as long as that is None.
+
+        Args:
+            path: a folder of nobody else's.
+            power_safe: whether what is written must survive a power cut.
+        """
+        self.path = path
+        self.power_safe = power_safe
+        self._temporary: weakref.WeakSet[Temporary] = weakref.WeakSet()
+
+    def hold(self, file: str) -> Temporary:
+        """Return what keeps a draft as long as it lives; a file that the store has kept is not touched."""
+        temporary = Temporary(file)
+        self._temporary.add(temporary)
+        return temporary
+
+    def close(self) -> None:
+        """Remove the drafts. Those that somebody may still ask for stay readable in this process."""
+        if self.path is None:
+            return
+        for temporary in [*self._temporary]:
+            temporary.detach()
+        remove_drafts(self.path)
+
+
+class Temporary:
+    """A file of a large value that goes with this object, unless the store has kept it meanwhile."""
+
+    __slots__ = ("__weakref__", "_map", "_pid", "file")
+
+    def __init__(self, file: str) -> None:
+        self.file = file
+        self._map: mmap.mmap | None = None
+        self._pid = os.getpid()
+
+    def detach(self) -> None:
+        """Map a draft, so that its name may go."""
+        with suppress(OSError):
+            descriptor = os.open(self.file + DRAFT, os.O_RDONLY | _FLAGS)
+            try:
+                self._map = mmap.mmap(descriptor, 0, access=mmap.ACCESS_READ)
+            finally:
+                os.close(descriptor)
+
+    @property
+    def content(self) -> memoryview | None:
+        """The file, where its name has gone."""
+        return None if self._map is None else memoryview(self._map)
+
+    def __del__(self) -> None:
+        if self._map is None and self._pid == os.getpid():
+            with suppress(OSError):
+                os.unlink(self.file + DRAFT)  # noqa: PTH108 - pathlib may be gone at the exit
+
+
+class Draft:
+    """A pickle on its way: in memory while it is small, in a file from then on."""
+
+    def __init__(self, folder: Folder) -> None:
+        self._folder = folder
+        self._pieces: list[bytes] = []
+        self._size = 0
+        self._checksum = 0
+        self._path = ""
+        self._descriptor = -1
+
+    def write(self, data: bytes) -> int:
+        """Add a piece; raises LargeValueError."""
+        size = memoryview(data).nbytes
+        if self._descriptor < 0 and self._size + size < LARGE_BYTES:
+            self._pieces.append(bytes(data))
+            self._size += size
+        else:
+            self._put(data)
+        return size
+
+    def finish(self, buffers: Sequence[memoryview]) -> Reference | bytes:
+        """Add the buffers and return where all of it is; the pickle itself if there is no more than a small one."""
+        if self._descriptor < 0 and not buffers:
+            return b"".join(self._pieces)
+        pickle_size = self._size
+        index = []
+        for buffer in buffers:
+            self._put(bytes(-self._size % _ALIGNMENT))
+            index.append(_ENTRY.pack(self._size, buffer.nbytes))
+            self._put(buffer)
+        self._put(b"".join(index) + _FOOTER.pack(pickle_size, len(buffers), _MAGIC))
+        if self._folder.power_safe:
+            try:
+                os.fsync(self._descriptor)
+            except OSError as error:
+                raise self._failure(error, 0) from error
+        os.close(self._descriptor)
+        self._descriptor = -1
+        return Reference(self._path, self._size, self._checksum)
+
+    def discard(self) -> None:
+        """Remove what was written."""
+        if self._descriptor >= 0:
+            os.close(self._descriptor)
+            self._descriptor = -1
+        if self._path:
+            with suppress(OSError):
+                Path(self._path + DRAFT).unlink()
+
+    def _put(self, data: bytes | memoryview) -> None:
+        try:
+            if self._descriptor < 0:
+                self._open()
+                pieces, self._pieces = self._pieces, []
+                self._size = 0
+                self._put(b"".join(pieces))
+            view = memoryview(data).cast("B") if memoryview(data).nbytes else memoryview(b"")
+            while view:
+                written = os.write(self._descriptor, view[:_PIECE])
+                self._checksum = crc32(view[:written], self._checksum)
+                self._size += written
+                view = view[written:]
+                reach("large-value-written")
+        except OSError as error:
+            raise self._failure(error, memoryview(data).nbytes) from error
+
+    def _open(self) -> None:
+        folder = self._folder.path
+        assert folder is not None  # nobody begins a draft without a folder
+        self._path = str(folder / os.urandom(16).hex())
+        flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | _FLAGS
+        try:
+            self._descriptor = os.open(self._path + DRAFT, flags, 0o600)
+        except FileNotFoundError:
+            make_folder(folder)
+            self._descriptor = os.open(self._path + DRAFT, flags, 0o600)
+
+    def _failure(self, error: OSError, needed: int) -> LargeValueError:
+        size = self._size + needed
+        return LargeValueError(self._path or str(self._folder.path), size, error.strerror or str(error))
+
+
+def make_folder(folder: Path) -> None:
+    """Make the folder of a tree of flow runs, and the one around it, for their owner alone."""
+    for level in (folder.parent, folder):
+        with suppress(FileExistsError):
+            level.mkdir(mode=0o700)
+            level.chmod(0o700)  # the umask may have taken away our own rights
+
+
+def write_buffer(folder: Folder, buffer: memoryview) -> Reference:
+    """Write bare memory, as of an argument, to a draft of its own; raises LargeValueError."""
+    draft = Draft(folder)
+    try:
+        written = draft.finish([buffer])
+    except BaseException:
+        draft.discard()
+        raise
+    assert isinstance(written, Reference)
+    return written
+
+
+def read_parts(content: memoryview) -> tuple[memoryview, list[memoryview]]:
+    """Return the pickle and the buffers in a file; raises ValueError where that makes no sense."""
+    end = len(content) - _FOOTER.size
+    if end < 0:
+        raise ValueError("the file of a large value is too short")
+    pickle_size, count, magic = _FOOTER.unpack_from(content, end)
+    start = end - count * _ENTRY.size
+    if magic != _MAGIC or pickle_size > start:
+        raise ValueError("the file of a large value is not as it was written")
+    entries = [*_ENTRY.iter_unpack(content[start:end])]
+    ends = [pickle_size, *(offset + size for offset, size in entries)]
+    if any(offset < before for before, (offset, _) in zip(ends, entries, strict=False)) or ends[-1] > start:
+        raise ValueError("the file of a large value is not as it was written")
+    return content[:pickle_size], [content[offset : offset + size] for offset, size in entries]
+
+
+def mapped(reference: Reference) -> memoryview:
+    """Map the file of a value, for reading only.
+
+    Raises:
+        LargeValueError: it is not there, or not as long as it was.
+    """
+    try:
+        descriptor = _opened(reference.file)
+        try:
+            size = os.fstat(descriptor).st_size
+            if size != reference.size:
+                raise LargeValueError(reference.file, reference.size, f"it has {size} bytes now", reading=True)
+            return memoryview(mmap.mmap(descriptor, size, access=mmap.ACCESS_READ))
+        finally:
+            os.close(descriptor)
+    except OSError as error:
+        cause = error.strerror or str(error)
+        raise LargeValueError(reference.file, reference.size, cause, reading=True) from error
+
+
+def _opened(file: str) -> int:
+    """Open the file of a value under its name, or that of a draft; the store may rename it at any moment."""
+    flags = os.O_RDONLY | _FLAGS
+    for name in (file, file + DRAFT):
+        with suppress(FileNotFoundError):
+            return os.open(name, flags)
+    return os.open(file, flags)
+
+
+def remove_drafts(folder: Path) -> None:
+    """Remove the drafts in a folder, and the folder if there is nothing else in it."""
+    with suppress(OSError):
+        for path in [*folder.iterdir()]:
+            if path.name.endswith(DRAFT):
+                path.unlink(missing_ok=True)
+        folder.rmdir()
