@@ -5,6 +5,7 @@
 #   make lint     check format, style, import direction and types
 #   make check    run everything a change must pass: lint and test
 #   make torture  kill -9 localflow N times per state store and look at everything after each: make torture N=1000
+#   make bench    measure: targets, ratios against what one would write by hand: make bench ONLY='P3 P6'
 #   make clean    remove what these made
 #
 # Another interpreter: make test PYTHON=python3.13
@@ -18,8 +19,9 @@ BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip --quiet --disable-pip-version-check --no-input
 
 N ?= 1000
+ONLY ?=
 
-.PHONY: demo test lint check torture clean
+.PHONY: demo test lint check torture bench clean
 .NOTPARALLEL:
 
 demo: $(VENV)/.installed
@@ -34,6 +36,7 @@ lint: $(VENV)/.installed-dev
 	$(BIN)/lint-imports --no-logo
 	$(BIN)/mypy
 	$(BIN)/mypy tests/typing examples/*.py
+	$(BIN)/mypy --package benchmarks
 	$(BIN)/pyright
 
 check: lint test
@@ -42,6 +45,9 @@ torture: $(VENV)/.installed-dev
 	@for store in sqlite json; do \
 	    $(BIN)/python -m tests.torture $$store $(N) --keep build/torture || failed=yes; \
 	done; test -z "$$failed"
+
+bench: $(VENV)/.installed-bench
+	$(BIN)/python -m benchmarks $(ONLY)
 
 clean:
 	rm -rf $(VENV) build dist .mypy_cache .pytest_cache .ruff_cache .hypothesis .import_linter_cache
@@ -55,6 +61,10 @@ $(VENV)/.installed: pyproject.toml | $(VENV)/bin/python
 
 $(VENV)/.installed-dev: pyproject.toml | $(VENV)/bin/python
 	$(PIP) install --editable '.[dev]'
+	@touch $(VENV)/.installed $@
+
+$(VENV)/.installed-bench: pyproject.toml | $(VENV)/bin/python
+	$(PIP) install --editable '.[bench]'
 	@touch $(VENV)/.installed $@
 
 $(VENV)/bin/python:
