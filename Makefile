@@ -6,6 +6,7 @@
 #   make check    run everything a change must pass: lint and test
 #   make torture  kill -9 localflow N times per state store and look at everything after each: make torture N=1000;
 #                 a fifth as often with each of VARIANTS: two engines on one store, a full disk, appends that fail
+#   make bench    measure: targets, ratios against what one would write by hand: make bench ONLY='P3 P6'
 #   make clean    remove what these made
 #
 # Another interpreter: make test PYTHON=python3.13
@@ -21,8 +22,9 @@ PIP := $(BIN)/python -m pip --quiet --disable-pip-version-check --no-input
 JOBS ?= 2
 N ?= 1000
 VARIANTS ?= shared full faulty
+ONLY ?=
 
-.PHONY: demo test lint check torture clean
+.PHONY: demo test lint check torture bench clean
 .NOTPARALLEL:
 
 demo: $(VENV)/.installed
@@ -37,6 +39,7 @@ lint: $(VENV)/.installed-dev
 	$(BIN)/lint-imports --no-logo
 	$(BIN)/mypy
 	$(BIN)/mypy tests/typing examples/*.py
+	$(BIN)/mypy --package benchmarks
 	$(BIN)/pyright
 
 check: lint test
@@ -50,6 +53,9 @@ torture: $(VENV)/.installed-dev
 	    done; \
 	done; test -z "$$failed"
 
+bench: $(VENV)/.installed-bench
+	$(BIN)/python -m benchmarks $(ONLY)
+
 clean:
 	rm -rf $(VENV) build dist .mypy_cache .pytest_cache .ruff_cache .hypothesis .import_linter_cache
 	find . -name __pycache__ -prune -exec rm -rf {} +
@@ -62,6 +68,10 @@ $(VENV)/.installed: pyproject.toml | $(VENV)/bin/python
 
 $(VENV)/.installed-dev: pyproject.toml | $(VENV)/bin/python
 	$(PIP) install --editable '.[dev]'
+	@touch $(VENV)/.installed $@
+
+$(VENV)/.installed-bench: pyproject.toml | $(VENV)/bin/python
+	$(PIP) install --editable '.[bench]'
 	@touch $(VENV)/.installed $@
 
 $(VENV)/bin/python:
