@@ -137,6 +137,7 @@ class Engine:
             return self.error is not None or active.ended >= active.submitted
 
         while True:
+            self.flush()
             with self.progress:
                 self.progress.wait_for(all_ended)
             self.callbacks.wait_idle()
@@ -175,11 +176,16 @@ class Engine:
         with self.shield:  # what is counted must become news
             active.submitted += 1
             self._news.append(run)
-        if run.lane.has_plenty and len(self._news) < _NEWS_LIMIT:
+        if run.may_wait and len(self._news) < _NEWS_LIMIT:
             return  # an outcome is to come, and whoever brings it takes this along: many calls make one turn
         self._turn()
         if run.lane.executor.runs_in_caller:
             self._see_through(run)
+
+    def flush(self) -> None:
+        """Have calls taken that wait for others, before the caller waits itself."""
+        if self._news:
+            self._turn()
 
     def report(self, reported: Sequence[Outcome | Output]) -> None:
         """Take outcomes and output from an executor, in any thread."""

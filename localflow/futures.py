@@ -116,6 +116,7 @@ class TaskFuture(Handle[R_co]):
         if not self._done:
             waiter = _Wakeup()
             if self._watch(waiter):
+                self._engine.flush()
                 try:
                     waiter.wait(timeout)
                 finally:
@@ -188,6 +189,7 @@ class TaskFuture(Handle[R_co]):
 
             waiter = _LoopWaiter(loop, tell)
             if self._watch(waiter):
+                self._engine.flush()
                 try:
                     await came
                 finally:

@@ -135,6 +135,15 @@ class Executor(ABC):
         return None
 
     @property
+    def plenty(self) -> int | None:
+        """With how many calls in hand no worker is idle before the next outcome comes; None if only at `capacity`.
+
+        While it has so many, the engine lets calls wait for that outcome and hands them over together. Never fewer than
+        there are workers.
+        """
+        return None
+
+    @property
     def async_capacity(self) -> int | None:
         """How many calls of async functions it wants in hand beside the others; None if they count like any call."""
         return None

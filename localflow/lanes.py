@@ -23,7 +23,6 @@ if TYPE_CHECKING:
 
 _log = logging.getLogger("localflow.lanes")
 
-_MANY = 16
 _SPARE = "_localflow_spare"
 
 
@@ -105,16 +104,13 @@ class Lane:
 
     def _capacity(self) -> int | None:
         try:
-            capacity = self.executor.capacity
+            capacity, plenty = self.executor.capacity, self.executor.plenty
         except STOPS:
             raise
         except BaseException as error:
             text = type_and_text(error)
             raise ExecutorError(f"executor {self.described()} does not tell its capacity: {text}") from error
-        if capacity is None:
-            self._plenty = math.inf
-        else:  # of short calls many are in hand, and half of these last long enough
-            self._plenty = max(capacity, 1) if capacity < _MANY else capacity // 2
+        self._plenty = math.inf if capacity is None else max(capacity if plenty is None else min(plenty, capacity), 1)
         return capacity
 
     def cancel(self, run: LiveRun) -> None:

@@ -87,6 +87,11 @@ class LiveRun:
         self.future: TaskFuture[Any]
 
     @property
+    def may_wait(self) -> bool:
+        """Whether nothing is lost if this call is looked at with the next outcome of its lane."""
+        return self.lane.has_plenty and self.task.caching is None and not self.task.is_async and self.answer is None
+
+    @property
     def has_ended(self) -> bool:
         """Whether its last state is decided, if not stored yet."""
         return self.future._ending is not None

@@ -118,6 +118,7 @@ class _Window:
         if not future._watch(self):
             self.set()
         elif self._open >= WINDOW:
+            future._engine.flush()
             with self._changed:
                 self._changed.wait_for(lambda: self._open <= REFILL)
 

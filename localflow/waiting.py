@@ -96,6 +96,8 @@ def _arrivals(futures: Sequence[TaskFuture[R]]) -> Iterator[SimpleQueue[TaskFutu
             watched.append((future, waiter))
             if not future._watch(waiter):
                 arrived.put(future)
+        for engine in {id(future._engine): future._engine for future in futures}.values():
+            engine.flush()
         yield arrived
     finally:
         for future, waiter in watched:

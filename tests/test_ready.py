@@ -107,3 +107,52 @@ def test_a_priority_is_a_whole_number(priority: Any) -> None:
         @task(priority=priority)
         def note() -> None:
             pass
+
+
+def test_every_worker_gets_a_call_while_the_flow_does_something_else() -> None:
+    """Calls are held back for others only where nobody is idle."""
+    workers = 20
+    begun = threading.Semaphore(0)
+    go_on = threading.Event()
+
+    @task
+    def hold() -> None:
+        begun.release()
+        go_on.wait(10)
+
+    @flow
+    def main() -> bool:
+        for _ in range(workers):
+            hold()
+        came = all(begun.acquire(timeout=5) for _ in range(workers))
+        go_on.set()
+        return came
+
+    with harness(ThreadExecutor(workers=workers)):
+        assert main().result()
+
+
+def test_who_waits_for_a_run_that_needs_no_worker_waits_for_no_worker() -> None:
+    """What is blocked is told at once, also while all workers are busy for long."""
+    go_on = threading.Event()
+
+    @task
+    def fail() -> None:
+        raise ValueError("boom")
+
+    @task
+    def hold() -> None:
+        go_on.wait(10)
+
+    @flow
+    def main() -> str:
+        failed = fail()
+        failed.wait()
+        hold()
+        hold()
+        state = hold(wait_for=[failed]).wait(5)
+        go_on.set()
+        return "nothing" if state is None else state.name
+
+    with harness(ThreadExecutor(workers=1)):
+        assert main().result() == "NotReady"

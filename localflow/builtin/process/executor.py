@@ -83,6 +83,11 @@ class ProcessExecutor(Executor):
         """A call for each worker, and while calls are short as many more as make about two milliseconds of work."""
         return self.workers if self._pool is None else self._pool.capacity
 
+    @property
+    def plenty(self) -> int:
+        """Half of that while calls are short: refilled as a whole, they cost less than one by one."""
+        return max(self.workers, self.capacity // 2)
+
     def start(self, report: Report) -> None:
         """Get ready to run calls; workers start when there are calls for them.
 

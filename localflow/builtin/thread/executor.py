@@ -39,6 +39,11 @@ class ThreadExecutor(Executor):
         return self.workers + (self._crew.lookahead if self._crew is not None else 0)
 
     @property
+    def plenty(self) -> int:
+        """A call for each thread at least; they take them from one queue."""
+        return max(self.workers, (self.capacity or 0) // 2)
+
+    @property
     def async_capacity(self) -> int | None:
         """As many as a loop can well have open: each costs some memory, but no thread."""
         return _ASYNC_CALLS
