@@ -258,9 +258,13 @@ def _made(make: Callable[[Any], object], value: object) -> object:
 def _native(value: Any, wanted: type) -> object:
     """Return the number in a numpy scalar, unless that is what is wanted."""
     numpy = sys.modules.get("numpy")
-    if numpy is None or isinstance(value, wanted) or not isinstance(value, numpy.generic):
+    if numpy is None or not isinstance(value, numpy.generic):
         return value
-    return value.item()
+    try:
+        is_wanted = isinstance(value, wanted)
+    except Exception:  # see `_may_be`
+        is_wanted = False
+    return value if is_wanted else value.item()
 
 
 def _may_be(value: object, wanted: type) -> bool:

@@ -130,8 +130,12 @@ class SqliteStateStore(StateStore):
         claim = self._claims.take(flow_run_id)
         if claim is None:
             return None
-        claim = self._filing.take_claim(flow_run_id, claim)
-        self._values.sweep(flow_run_id, lambda: self._references_of(flow_run_id))
+        try:
+            claim = self._filing.take_claim(flow_run_id, claim)
+            self._values.sweep(flow_run_id, lambda: self._references_of(flow_run_id))
+        except BaseException:
+            claim.release()
+            raise
         return claim
 
     def value_folder(self, root_id: str) -> Folder:

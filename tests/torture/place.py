@@ -121,9 +121,11 @@ class Place:
             return project.open_store() if path is not None and path.exists() else None
 
     def largest_file(self) -> int:
-        """Return how large the largest file is below the state folder, in bytes."""
+        """Return how large the largest file is below the state folder that grows, in bytes; a spool does not."""
         sizes = [0]
         for path in self._state.rglob("*"):
+            if path.parent.name.endswith("-spool"):
+                continue
             with suppress(FileNotFoundError):
                 sizes.append(path.lstat().st_size)
         return max(sizes)

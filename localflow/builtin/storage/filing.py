@@ -105,7 +105,11 @@ class Filing:
         if not self._uses_spool:
             return claim
         self.file_others()  # an engine may have died since the store was opened
-        self._roots.add(flow_run_id)
+        with self._appending:
+            if self._spool is None:  # now, before there are so many threads and files that it cannot be made
+                self._make_spool()
+            if self._spool is not None:
+                self._roots.add(flow_run_id)
         return _FilingClaim(self, flow_run_id, claim)
 
     def end_claim(self, flow_run_id: str) -> None:

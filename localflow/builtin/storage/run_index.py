@@ -70,7 +70,12 @@ class Results:
     def load(self, flow_run_id: str, number: int) -> Payload | None:
         """Return the newest result of a run."""
         while True:
-            self._learn()
+            try:
+                self._learn()
+            except StoreError:
+                if inode_of(self._path) is None:  # removed meanwhile
+                    return None
+                raise
             found = self._places.get((flow_run_id, number))
             if found is None:
                 return None
