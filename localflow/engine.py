@@ -455,10 +455,10 @@ class Engine:
         """Run a call in this thread, each time its start is stored, until it has ended."""
 
         def may_go() -> bool:
-            return self.error is not None or run.go or run.future.done()
+            return self.error is not None or run.go or run.future._done
 
         future, hooks = run.future, run.task.hooks
-        while not future.done() and self.error is None:
+        while not future._done and self.error is None:
             if not run.go:
                 with self.progress:
                     self.progress.wait_for(may_go)

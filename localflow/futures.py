@@ -97,14 +97,18 @@ class TaskFuture(Handle[R_co]):
     @property
     def state(self) -> State:
         """The newest recorded state; not final while the run is pending or running."""
+        if not self._done:
+            self._hurry()
         return self._state
 
     def get_state(self) -> State:
         """Return the newest recorded state; not final while the run is pending or running."""
-        return self._state
+        return self.state
 
     def done(self) -> bool:
         """Return whether the run has ended, or will never start because an upstream did not complete."""
+        if not self._done:
+            self._hurry()
         return self._done
 
     @overload
@@ -116,7 +120,7 @@ class TaskFuture(Handle[R_co]):
         if not self._done:
             waiter = _Wakeup()
             if self._watch(waiter):
-                self._engine.flush()
+                self._hurry()
                 try:
                     waiter.wait(timeout)
                 finally:
@@ -189,7 +193,7 @@ class TaskFuture(Handle[R_co]):
 
             waiter = _LoopWaiter(loop, tell)
             if self._watch(waiter):
-                self._engine.flush()
+                self._hurry()
                 try:
                     await came
                 finally:
@@ -210,6 +214,11 @@ class TaskFuture(Handle[R_co]):
         )
 
     # What follows is for those who wait for many futures at once.
+
+    def _hurry(self) -> None:
+        """Have the engine look at what waits for others to come: somebody wants to know."""
+        if self._engine is not None:
+            self._engine.flush()
 
     def _watch(self, waiter: Waiter) -> bool:
         """Have `waiter` told once the run is done or given up; return False if it is already."""

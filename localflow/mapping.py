@@ -111,14 +111,14 @@ class _Window:
 
     def add(self, future: TaskFuture[Any]) -> None:
         """Count a run until it is done; if there are too many, wait."""
-        if future.done():
+        if future._done:
             return
         with self._changed:
             self._open += 1
         if not future._watch(self):
             self.set()
         elif self._open >= WINDOW:
-            future._engine.flush()
+            future._hurry()
             with self._changed:
                 self._changed.wait_for(lambda: self._open <= REFILL)
 

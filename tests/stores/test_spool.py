@@ -12,7 +12,9 @@ import pytest
 
 from localflow.builtin.sqlite import SqliteStateStore
 from localflow.builtin.storage import spool
+from localflow.builtin.storage.filing import Filing
 from localflow.builtin.storage.spool import SPOOL_BYTES, FoundSpool, Mark, Spool
+from localflow.builtin.storage.writing import Writer
 from localflow.errors import CorruptStoreError, StoreError
 from localflow.interfaces import Payload
 from localflow.testing.store_records import (
@@ -316,3 +318,82 @@ def test_log_entries_are_numbered_on_when_they_are_filed(store: SqliteStateStore
     store.append([make_log_entry(task_run, "c")])
 
     assert [(place, entry.message) for place, entry in store.read_logs(FLOW_RUN.id)] == [(1, "a"), (2, "b"), (3, "c")]
+
+
+def test_a_store_that_is_full_for_a_while_loses_no_line_of_a_killed_engine(
+    path: Path, start: Callable[..., subprocess.Popen[str]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What cannot be filed now stays in the spool for the next opening, log lines included."""
+    process = start(ENGINE.replace("if number == 1", "if number == 9"), "sqlite", path)
+    assert process.stdout is not None
+    assert process.stdout.readline() == "ready\n"
+    kill(process)
+
+    def full(*_: object) -> None:
+        raise StoreError("the disk is full")
+
+    with monkeypatch.context() as patched:
+        patched.setattr(Writer, "insert", full)
+        with pytest.raises(StoreError, match="full"):
+            SqliteStateStore(path)
+
+    with closing(SqliteStateStore(path)) as store:
+        assert_all_there(store)
+
+
+def test_a_spool_without_its_mark_is_not_taken_for_an_empty_one(engine: subprocess.Popen[str], path: Path) -> None:
+    """Its entries are there, so somebody has taken the mark away."""
+    kill(engine)
+    (file,) = spools(path)
+    content = bytearray(file.read_bytes())
+    content[:8] = bytes(8)
+    file.write_bytes(content)
+
+    with pytest.raises(CorruptStoreError, match=file.name):
+        SqliteStateStore(path)
+
+
+def test_a_stop_as_the_spool_begins_anew_loses_nothing(
+    store: SqliteStateStore, path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What is committed after Ctrl-C at that moment is filed like everything else."""
+    calls = iter([True])
+
+    def interrupted(spool: Spool) -> None:
+        if next(calls, False):
+            raise KeyboardInterrupt
+        begin_anew(spool)
+
+    begin_anew = Spool.begin_anew
+    monkeypatch.setattr(Spool, "begin_anew", interrupted)
+    add_runs(store, [1])
+    kept = 1
+    for sequence in range(2, 3000):
+        try:
+            store.append([make_running(make_task_run(FLOW_RUN, 1), sequence, message="m" * 1000)])
+            kept = sequence
+        except KeyboardInterrupt:
+            break
+    for sequence in range(kept + 1, kept + 4):
+        store.append([make_running(make_task_run(FLOW_RUN, 1), sequence)])
+
+    assert [each.sequence for each in changes_of(list(store.read(FLOW_RUN.id)))] == [*range(1, kept + 4)]
+    assert len(spools(path)) == 1
+
+
+def test_a_stop_at_the_end_of_a_claim_lets_the_run_go(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Or nobody could resume it while this process lives."""
+
+    def interrupted(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    with closing(SqliteStateStore(path)) as store:
+        claim = store.claim(FLOW_RUN.id)
+        assert claim is not None
+        with monkeypatch.context() as patched:
+            patched.setattr(Filing, "end_claim", interrupted)
+            with pytest.raises(KeyboardInterrupt):
+                claim.release()
+
+        with claimed(store):
+            pass

@@ -11,6 +11,11 @@ from localflow.errors import StoreError
 if TYPE_CHECKING:
     from pathlib import Path
 
+
+class MisfitError(StoreError):
+    """Records do not fit what is in the store: what they are about is not there, or they are there already."""
+
+
 _NO_SPACE = frozenset({errno.ENOSPC, errno.EDQUOT})
 _NO_PERMISSION = frozenset({errno.EROFS, errno.EACCES, errno.EPERM})
 
@@ -62,7 +67,7 @@ def was_removed(path: Path) -> StoreError:
 
 def not_recorded(flow_run_id: str) -> StoreError:
     """Return the StoreError for records of a flow run whose own record is missing."""
-    return StoreError(f"flow run '{flow_run_id}' is not recorded in this state store; append its FlowRun first")
+    return MisfitError(f"flow run '{flow_run_id}' is not recorded in this state store; append its FlowRun first")
 
 
 def not_an_id(flow_run_id: str) -> StoreError:

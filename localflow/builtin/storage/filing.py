@@ -13,11 +13,11 @@ import logging
 import os
 import threading
 import time
-from contextlib import closing
+from contextlib import closing, suppress
 from typing import TYPE_CHECKING
 
 from localflow.builtin.storage.directory import make_private_directory
-from localflow.builtin.storage.failures import os_failure
+from localflow.builtin.storage.failures import MisfitError, os_failure
 from localflow.builtin.storage.repair import beside, stamp
 from localflow.builtin.storage.spool import LARGEST_ENTRY, FoundSpool, Mark, Spool, TornEntryError
 from localflow.builtin.storage.spooled import spooled, unspooled
@@ -91,7 +91,12 @@ class Filing:
                 self.write(records)
                 return
             with self._adding:
-                self._backlog.append((spool.add(content), records))
+                before = spool.mark
+                try:
+                    spool.add(content)
+                finally:  # also if it was stopped just after that
+                    if spool.mark != before:
+                        self._backlog.append((spool.mark, records))
             if not self._wanted.is_set():
                 self._wanted.set()
 
@@ -170,11 +175,17 @@ class Filing:
                 self._writer.insert(left, box)
                 self._writer.set_filed(spool.name, max(end, filed))
 
-            self._writer.transact(work)
-            with self._adding:  # not before: who finds nothing in the backlog reads without waiting
-                del self._backlog[: len(batches)]
-            if anew:
-                spool.begin_anew()
+            try:
+                self._writer.transact(work)
+                with self._adding:  # not before: who finds nothing in the backlog reads without waiting
+                    del self._backlog[: len(batches)]
+                if anew:
+                    spool.begin_anew()
+            except BaseException:
+                if anew and (self._writer.filed(spool.name) or Mark()).generation > spool.mark.generation:
+                    self._backlog.clear()  # stopped after the commit: what is added from now on must count
+                    spool.begin_anew()
+                raise
 
     def file_all(self) -> None:
         """File what is in all spools, so that readers see it. Raises StoreError."""
@@ -212,7 +223,7 @@ class Filing:
                 raise CorruptStoreError(found.path, str(error)) from None
             if found.is_orphaned:
                 self._file_what_fits(found)
-        except StoreError:
+        except MisfitError:  # anything else, such as a full disk, may be over the next time
             if not found.is_orphaned or (found.is_of_this_boot() and self._writer.filed(found.name) is not None):
                 raise
             self._file_what_fits(found)
@@ -225,7 +236,7 @@ class Filing:
         if mark <= filed:
             return
         if mark.generation != filed.generation:
-            raise StoreError(f"state store {self._path} is older than what is in {found.path}")
+            raise MisfitError(f"state store {self._path} is older than what is in {found.path}")
         for content in found.contents(filed.end, mark.end):
             self._writer.insert(unspooled(content), box)
         self._writer.set_filed(found.name, mark)
@@ -300,7 +311,8 @@ class Filing:
                 spool.remove()
             else:
                 spool.close()
-        self._writer.transact(lambda _: self._writer.forget_spools([spool.name]))
+        with suppress(StoreError):  # all is filed; the next opening forgets the spool
+            self._writer.transact(lambda _: self._writer.forget_spools([spool.name]))
 
 
 class _FilingClaim:
@@ -314,9 +326,11 @@ class _FilingClaim:
 
     def release(self) -> None:
         """File, and let the flow run go; in a forked child nothing happens."""
-        if self._pid == os.getpid():
-            self._filing.end_claim(self._flow_run_id)
-        self._claim.release()
+        try:
+            if self._pid == os.getpid():
+                self._filing.end_claim(self._flow_run_id)
+        finally:
+            self._claim.release()
 
 
 def spool_directory(path: Path) -> Path:

@@ -151,11 +151,11 @@ class FoundSpool:
     def mark(self) -> Mark:
         """Return how far it is filled. Raises TornEntryError."""
         word = os.pread(self._descriptor, _MARK.size, 0)
-        if not any(word):
+        if not any(word) and not any(os.pread(self._descriptor, _ENTRY.size, _BEGIN)):
             return Mark()  # its process is making it, or died as it did
         packed = int.from_bytes(word, "little") >> _CHECK_BITS
         mark = Mark(packed >> _END_BITS, packed & ((1 << _END_BITS) - 1))
-        if word != _word(mark):
+        if word != _word(mark) or mark.end < _BEGIN:
             raise TornEntryError("the mark of its newest entry is not as it was written")
         return mark
 
