@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import ctypes
 import logging
 import os
@@ -461,10 +462,13 @@ def test_a_flood_of_c_code_fills_no_memory(single: CallRunner, line: bytes) -> N
 
 
 def memory() -> int:
-    """Return how many bytes this process and memory files take."""
-    lines = Path("/proc/meminfo").read_text().splitlines()
-    shared = next(int(line.split()[1]) for line in lines if line.startswith("Shmem:"))
-    return shared * 1024 + int(psutil.Process().memory_info().rss)
+    """Return how many bytes this process and its memory files take."""
+    held = 0
+    for descriptor in Path("/proc/self/fd").iterdir():
+        with contextlib.suppress(OSError):  # closed meanwhile
+            if "memfd:" in str(descriptor.readlink()):
+                held += descriptor.stat().st_blocks * 512
+    return held + int(psutil.Process().memory_info().rss)
 
 
 def test_a_worker_that_lives_long_keeps_no_output(single: CallRunner) -> None:

@@ -86,8 +86,9 @@ def test_fault_C5_a_flow_of_200_tasks_killed_again_and_again_ends_as_if_undistur
 
         [run] = place.read("runs")
         state = run["state"]["type"]
-        if state != "COMPLETED":  # then it was killed after its last record
-            assert (done.returncode, run["state"]["name"]) == (-signal.SIGKILL, "EngineLost"), told + done.stderr
+        if state != "COMPLETED":  # "Failed" if a worker was killed first, and the engine after its last record
+            assert done.returncode == -signal.SIGKILL, told + done.stderr
+            assert run["state"]["name"] in ("EngineLost", "Failed"), told + done.stderr
         types = {name: type_name for name, (type_name, _) in place.states().items()}
         assert "RUNNING" not in types.values(), told
         now = {name for name, type_name in types.items() if type_name == "COMPLETED"}
