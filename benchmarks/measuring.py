@@ -57,7 +57,7 @@ class Session(NamedTuple):
     """`tiny` to see that everything runs, `usual`, or `full` where the usual size is not the whole one."""
 
     def size(self, usual: int, *, tiny: int, full: int | None = None) -> int:
-        """Return the size for this session."""
+        """Return how large a benchmark is at this scale."""
         return {"tiny": tiny, "usual": usual, "full": full or usual}[self.scale]
 
     def alternate(self, *functions: Callable[..., Any], arguments: Sequence[object] = ()) -> list[list[Any]]:
