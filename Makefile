@@ -2,8 +2,9 @@
 #
 #   make demo     run the tutorial flow, with one bad row in it
 #   make test     run the tests, two at a time: make test JOBS=4
+#   make test-plugins  run the tests of what is in plugins/, with the real engines and servers: make test-plugins ONLY=dask
 #   make lint     check format, style, import direction and types
-#   make check    run everything a change must pass: lint and test
+#   make check    run everything a change must pass: lint, test and test-plugins
 #   make torture  kill -9 localflow N times per state store and look at everything after each: make torture N=1000;
 #                 a fifth as often with each of VARIANTS: two engines on one store, a full disk, appends that fail
 #   make bench    measure: targets, ratios against what one would write by hand: make bench ONLY='P3 P6'
@@ -24,7 +25,10 @@ N ?= 1000
 VARIANTS ?= shared full faulty
 ONLY ?=
 
-.PHONY: demo test lint check torture bench clean
+PLUGINS_VENV := .venv-plugins
+PLUGINS := $(patsubst plugins/localflow-%/pyproject.toml,%,$(wildcard plugins/localflow-*/pyproject.toml))
+
+.PHONY: demo test test-plugins lint check torture bench clean
 .NOTPARALLEL:
 
 demo: $(VENV)/.installed
@@ -32,6 +36,12 @@ demo: $(VENV)/.installed
 
 test: $(VENV)/.installed-dev
 	$(BIN)/pytest -n $(JOBS) --dist worksteal
+
+test-plugins: $(PLUGINS_VENV)/.installed
+	@for name in $(or $(ONLY),$(PLUGINS)); do \
+	    echo "== localflow-$$name"; \
+	    (cd plugins/localflow-$$name && ../../$(PLUGINS_VENV)/bin/mypy && ../../$(PLUGINS_VENV)/bin/pytest) || failed=yes; \
+	done; test -z "$$failed"
 
 lint: $(VENV)/.installed-dev
 	$(BIN)/ruff format --check
@@ -42,7 +52,7 @@ lint: $(VENV)/.installed-dev
 	$(BIN)/mypy --package benchmarks
 	$(BIN)/pyright
 
-check: lint test
+check: lint test test-plugins
 
 torture: $(VENV)/.installed-dev
 	@for store in sqlite json; do \
@@ -57,7 +67,7 @@ bench: $(VENV)/.installed-bench
 	$(BIN)/python -m benchmarks $(ONLY)
 
 clean:
-	rm -rf $(VENV) build dist .mypy_cache .pytest_cache .ruff_cache .hypothesis .import_linter_cache
+	rm -rf $(VENV) $(PLUGINS_VENV) build dist .mypy_cache .pytest_cache .ruff_cache .hypothesis .import_linter_cache
 	find . -name __pycache__ -prune -exec rm -rf {} +
 
 # The stamps keep repeated calls quick; a change of pyproject.toml installs anew.
@@ -74,7 +84,12 @@ $(VENV)/.installed-bench: pyproject.toml | $(VENV)/bin/python
 	$(PIP) install --editable '.[bench]'
 	@touch $(VENV)/.installed $@
 
-$(VENV)/bin/python:
+$(VENV)/bin/python $(PLUGINS_VENV)/bin/python:
 	@'$(PYTHON)' -c '$(NEW_ENOUGH)' 2>/dev/null || \
 	    { echo "localflow needs Python 3.11 or newer; say where it is: make PYTHON=/path/to/python3" >&2; exit 1; }
-	$(PYTHON) -m venv $(VENV) || { rm -rf $(VENV); exit 1; }
+	$(PYTHON) -m venv $(@:/bin/python=) || { rm -rf $(@:/bin/python=); exit 1; }
+
+$(PLUGINS_VENV)/.installed: pyproject.toml $(PLUGINS:%=plugins/localflow-%/pyproject.toml) | $(PLUGINS_VENV)/bin/python
+	$(PLUGINS_VENV)/bin/python -m pip --quiet --disable-pip-version-check --no-input install --editable '.[dev]' \
+	    $(foreach name,$(PLUGINS),--editable 'plugins/localflow-$(name)[test]')
+	@touch $@
