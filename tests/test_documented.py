@@ -85,6 +85,7 @@ def commands() -> list[tuple[str, click.Command]]:
         command = app.get_command(context, verb)
         assert command is not None
         if isinstance(command, click.Group):
+            found += [(verb, command)] * command.invoke_without_command
             found += [(f"{verb} {name}", member) for name, member in command.commands.items()]
         else:
             found.append((verb, command))

@@ -7,18 +7,22 @@ from typing import TYPE_CHECKING
 import click
 
 from localflow.cli import output
+from localflow.cli.new_plugin import new
 
 if TYPE_CHECKING:
     from localflow.plugins import Listed
 
 
-@click.command()
+@click.group(invoke_without_command=True)
 @click.option("--json", "as_json", is_flag=True, help="Print JSON.")
-def plugins(as_json: bool) -> None:
+@click.pass_context
+def plugins(context: click.Context, as_json: bool) -> None:
     """List installed executors, state stores and notifiers.
 
     Plugins that do not work are named with the reason.
     """
+    if context.invoked_subcommand is not None:
+        return
     from localflow.plugins import installed_plugins
 
     installed = installed_plugins()
@@ -30,6 +34,9 @@ def plugins(as_json: bool) -> None:
         output.print_table(["ROLE", "NAME", "PLUGIN", "DISTRIBUTION", "VERSION"], rows)
     for problem in installed.problems():
         output.say_warning(problem)
+
+
+plugins.add_command(new)
 
 
 def _as_json(listed: Listed) -> dict[str, str | None]:
