@@ -2,7 +2,8 @@
 
 A plugin registers factories under names (see `hookspecs.py`); the options of a table in localflow.toml become the
 factory's keyword arguments, checked against its annotated signature. Annotate with `str`, `int`, `float`, `bool`,
-`list[...]`, `dict[str, ...]`, `Literal[...]`, unions of these, and `Annotated[int, AtLeast(1)]` for a least value.
+`list[...]`, `dict[str, ...]`, `Literal[...]`, unions of these, and `Annotated[int, AtLeast(1)]` for a least value,
+`Annotated[str, Secret()]` for a value that is never shown.
 An option annotated `Path` is taken from the folder of localflow.toml.
 
 What passes through an interface are frozen named tuples; `help(FlowRun)` and so on tell each field:
@@ -72,6 +73,7 @@ __all__ = [
     "Payload",
     "Record",
     "Report",
+    "Secret",
     "Standing",
     "State",
     "StateChange",
@@ -92,6 +94,14 @@ class AtLeast(NamedTuple):
     """The least value an option may have, as in `workers: Annotated[int, AtLeast(1)] = 4`."""
 
     minimum: float
+
+
+class Secret:
+    """Marks an option whose value is never shown, as in `url: Annotated[str, Secret()]`; `env:` values never are.
+
+    Neither are options whose names end in `token`, `password`, `secret`, `key` and the like, nor what stands before the
+    @ and after the ? of a URL.
+    """
 
 
 class Claim(Protocol):

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal, NamedTuple, Optional,
 
 from localflow import masking
 from localflow.errors import suggestion
-from localflow.interfaces import AtLeast
+from localflow.interfaces import AtLeast, Secret
 from localflow.masking import found, quoted
 from localflow.printable import printable
 from localflow.tomlfile import parse_value
@@ -39,6 +39,7 @@ _VOCABULARY: Mapping[str, object] = {
     "Mapping": Mapping,
     "Optional": Optional,
     "Path": Path,
+    "Secret": Secret,
     "Sequence": Sequence,
     "Union": Union,
 }
@@ -64,6 +65,11 @@ class Option(NamedTuple):
     name: str
     annotation: Any
     default: Any = REQUIRED
+
+    @property
+    def is_secret(self) -> bool:
+        """Whether its value is never shown."""
+        return masking.is_secret(self.name) or _is_marked_secret(self.annotation)
 
 
 class Options(NamedTuple):
@@ -136,13 +142,14 @@ def bind(table: Table, options: Options, root: Path, environ: Mapping[str, str],
             problems.extend(table.problem(f"{printable(key)}: {_unset(name)}", key) for name in missing)
             continue
         is_reference = bool(used)
+        is_hidden = is_reference or option.is_secret
         if is_reference and isinstance(candidates[0], str):
             candidates.append(parse_value(candidates[0]))  # a variable is text, also where a number is wanted
-        secrets.extend([candidates[0]] if is_reference else masking.secrets(value.value, key))
+        secrets.extend([candidates[0]] if is_hidden else masking.secrets(value.value, key))
         try:
             arguments[key] = _first_fitting(candidates, option.annotation, printable(key), root)
         except MisfitError as misfit:
-            problems.append(table.problem(misfit.worded(is_secret=is_reference), key))
+            problems.append(table.problem(misfit.worded(is_secret=is_hidden), key))
     for option in options.known.values():
         if option.name in table.values or option.name in others:
             continue
@@ -265,6 +272,14 @@ def _members(annotation: Any, least: float | None) -> list[tuple[Any, float | No
     if annotation in (None, _NOTHING) or Callable in (annotation, origin):
         return []
     return [(annotation, least)]
+
+
+def _is_marked_secret(annotation: Any) -> bool:
+    annotation = getattr(annotation, "__value__", annotation)
+    inner = get_args(annotation)
+    if get_origin(annotation) is Annotated:
+        return any(isinstance(note, Secret) for note in inner[1:]) or _is_marked_secret(inner[0])
+    return get_origin(annotation) in (Union, types.UnionType) and any(map(_is_marked_secret, inner))
 
 
 def _describe(members: list[tuple[Any, float | None]]) -> str:

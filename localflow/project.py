@@ -11,7 +11,7 @@ from localflow.config import DEFAULT, LIMITS, RETENTION, SECTIONS, Problem, Sett
 from localflow.errors import LocalflowError, PluginError, StoreError, UnknownPluginError, suggestion
 from localflow.interfaces import AtLeast, Executor, Notifier, StateStore
 from localflow.interrupts import STOPS
-from localflow.masking import dotted, found, masked, without
+from localflow.masking import MASK, dotted, found, masked, without
 from localflow.notifications import Notifications, Subscription
 from localflow.options import REQUIRED, Bound, Option, Options, bind, read_options
 from localflow.plugins import Plugins, installed_plugins
@@ -327,7 +327,9 @@ class Project:
             else:
                 value, origin = _default_filter(table, key) if key in filters else options[key].default, DEFAULT
             if value is not REQUIRED:
-                yield Shown(dotted(table.section, table.name, key), masked(value, key), str(origin))
+                is_secret = key in options and options[key].is_secret
+                shown = MASK if is_secret and value is not None else masked(value, key)
+                yield Shown(dotted(table.section, table.name, key), shown, str(origin))
 
 
 def _default_filter(table: Table, key: str) -> Any:

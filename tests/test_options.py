@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal, NewType, Optional, Un
 import pytest
 
 from localflow.config import Origin, Table, Value
-from localflow.interfaces import AtLeast
+from localflow.interfaces import AtLeast, Secret
 from localflow.options import MisfitError, bind, fitted, read_options
 
 if TYPE_CHECKING:
@@ -317,7 +317,7 @@ def test_names_imported_for_type_checkers_only() -> None:
         if TYPE_CHECKING:
             from pathlib import Path
             from typing import Annotated
-            from localflow.interfaces import AtLeast
+            from localflow.interfaces import AtLeast, Secret
             from nowhere import Unknown
 
         def factory(path: Path, unknown: Unknown | None, workers: Annotated[int, AtLeast(1)] = 1): ...
@@ -416,3 +416,28 @@ def test_secrets_are_told() -> None:
     )
 
     assert list(bound.secrets) == ["hush", "t", "k"]
+
+
+@pytest.mark.parametrize(
+    "annotation",
+    [
+        Annotated[list[str], Secret()],
+        Annotated[list[str], Secret()] | None,
+        Annotated[list[str] | None, AtLeast(1), Secret()],
+        Annotated[Annotated[list[str], Secret()], AtLeast(1)],
+    ],
+)
+def test_option_marked_as_a_secret_is_one(annotation: Any) -> None:
+    """Its value is known as a secret, and one of the wrong type is masked, whatever the option is called."""
+
+    def factory(addresses: Any, open: Any = None) -> None: ...
+
+    factory.__annotations__["addresses"] = annotation
+    options = read_options(factory)
+
+    bound = bind(table(addresses=["hush"], open="o"), options, ROOT, {})
+    (problem,) = problems_of(factory, addresses="hush")
+
+    assert (bound.arguments["addresses"], list(bound.secrets)) == (["hush"], [["hush"]])
+    assert problem.endswith("addresses must be an array of strings, got *** (string)")
+    assert {name: option.is_secret for name, option in options.known.items()} == {"addresses": True, "open": False}

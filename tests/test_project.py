@@ -15,7 +15,7 @@ import localflow
 from localflow.builtin.memory import MemoryStateStore
 from localflow.errors import ConfigError, CorruptStoreError, LocalflowError, PluginError, StoreError, UnknownPluginError
 from localflow.hookspecs import hookimpl
-from localflow.interfaces import AtLeast, Executor, Notifier, StateType
+from localflow.interfaces import AtLeast, Executor, Notifier, Secret, StateType
 from localflow.plugins import Plugins, Source
 from localflow.project import Project, Shown
 
@@ -76,8 +76,14 @@ class HookNotifier(Notifier):
 
     made: list[HookNotifier]
 
-    def __init__(self, url: str, headers: dict[str, str] | None = None, token: str | None = None) -> None:
-        self.url, self.headers, self.token = url, headers, token
+    def __init__(
+        self,
+        url: str,
+        headers: dict[str, str] | None = None,
+        token: str | None = None,
+        more: Annotated[list[str] | None, Secret()] = None,
+    ) -> None:
+        self.url, self.headers, self.token, self.more = url, headers, token, more
         type(self).made.append(self)
 
     def notify(self, change: StateChange) -> None:
@@ -720,7 +726,7 @@ def test_secrets_are_never_shown(monkeypatch: pytest.MonkeyPatch) -> None:
     project = load(
         "[notifiers.a]\ntype = 'hook'\nurl = 'env:HOOK'\ntoken = 'canary-3'\nheaders = { api_key = 'canary-4' }\n"
         "[notifiers.b]\ntype = 'hook'\nurl = 'https://canary-5:canary-6@host/path?canary-7#canary-8'\n"
-        "headers = { Authorization = 'env:HOOK' }\n"
+        "headers = { Authorization = 'env:HOOK' }\nmore = ['https://host/canary-9']\n"
     )
 
     shown = {row.key: row.value for row in project.show()}
@@ -728,6 +734,7 @@ def test_secrets_are_never_shown(monkeypatch: pytest.MonkeyPatch) -> None:
     assert "canary" not in repr([shown, project, project.settings, *project.settings.notifiers.values()])
     assert shown["notifiers.b.url"] == "https://***@host/path?***"
     assert shown["notifiers.a.headers"] == {"api_key": "***"}
+    assert (shown["notifiers.a.more"], shown["notifiers.b.more"]) == (None, "***")
 
 
 def test_secrets_are_in_no_error(monkeypatch: pytest.MonkeyPatch) -> None:
