@@ -18,7 +18,7 @@ import pytest
 import tomli
 
 import localflow
-from localflow import hookspecs, interfaces, testing
+from localflow import testing
 from localflow.cli.app import app
 from localflow.keywords import FlowKeywords, Keywords, TaskKeywords
 from localflow.options import REQUIRED, read_options
@@ -360,39 +360,11 @@ class TestReadme:
         assert sorted(common) == sorted(values)
         assert ended.returncode == 0, ended.stderr
 
-    def test_plugin_is_told_what_its_settings_ask_for(self, tmp_path, monkeypatch):
-        """The plugin, installed, is found by its entry point and writes the diary that its table asks for."""
-        install_diary(tmp_path / "site", monkeypatch)
-        write_block("words.py", tmp_path)
-        write_block("localflow.toml", tmp_path)
+    def test_first_plugin_is_the_one_of_the_page(self):
+        """The commands that begin a plugin are those of the page about plugins, which is held to the code."""
+        (begin,) = [block.text for block in blocks() if block.text.startswith("$ localflow plugins new")]
 
-        ended = run(LOCALFLOW, "run", "words.py")
-
-        told = [json.loads(line) for line in (tmp_path / "runs.jsonl").read_text().splitlines()]
-        assert ended.returncode == 0
-        assert [(run, state) for run, state, _ in told][:1] == [("add_up-0", "Completed")]
-        assert [state for _, state, _ in told] == ["Completed", "Completed"]
-
-    def test_plugin_passes_its_own_test(self, tmp_path, monkeypatch):
-        """The plugin's test runs the contract suite, and all of it passes."""
-        install_diary(tmp_path / "site", monkeypatch)
-        write_block("test_diary.py", tmp_path)
-
-        ended = run(sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", "test_diary.py")
-
-        assert ended.returncode == 0, ended.stdout
-        assert re.search(r"^\d\d passed", ended.stdout, re.MULTILINE)
-
-    def test_interfaces_are_what_the_table_says(self):
-        """The table of roles names each interface's methods, its hook and its contract suite."""
-        for role, hook, required, optional, suite in rows("role"):
-            interface = getattr(interfaces, role.strip("`"))
-            public = {name for name, value in vars(interface).items() if is_public_method(name, value)}
-
-            assert hasattr(hookspecs, hook.strip("`"))
-            assert suite.strip("`") in testing.__all__
-            assert set(re.findall(r"\w+", required)) == interface.__abstractmethods__
-            assert set(re.findall(r"\w+", optional)) == public - interface.__abstractmethods__
+        assert begin in (ROOT / "docs" / "plugins.md").read_text()
 
 
 class TestAllDocuments:
@@ -482,23 +454,3 @@ def is_worded(default: object, words: str) -> bool:
     if default is None or default is REQUIRED:
         return words == "required" if default is REQUIRED else not words.startswith("`")
     return words == f"`{json.dumps(str(default) if isinstance(default, Path) else default)}`"
-
-
-def is_public_method(name: str, value: object) -> bool:
-    """Return whether a class's attribute is a method or a property that anybody may call."""
-    return not name.startswith("_") and (inspect.isfunction(value) or isinstance(value, property))
-
-
-def install_diary(site: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Lay README's plugin out as pip does, from its pyproject.toml."""
-    site.mkdir()
-    write_block("localflow_diary.py", site)
-    project = tomli.loads(write_block("pyproject.toml", site).read_text())["project"]
-    metadata = site / f"{project['name'].replace('-', '_')}-{project['version']}.dist-info"
-    metadata.mkdir()
-    (metadata / "METADATA").write_text(
-        f"Metadata-Version: 2.1\nName: {project['name']}\nVersion: {project['version']}\n"
-    )
-    entry_points = "".join(f"{name} = {target}\n" for name, target in project["entry-points"]["localflow"].items())
-    (metadata / "entry_points.txt").write_text(f"[localflow]\n{entry_points}")
-    monkeypatch.setenv("PYTHONPATH", str(site))
