@@ -9,6 +9,7 @@ import operator
 import re
 import subprocess
 import sys
+import textwrap
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal, NamedTuple, Optional, Union
 
@@ -84,7 +85,10 @@ def blocks(language: str) -> list[str]:
 
 
 def files() -> dict[str, str]:
-    """Return the files of the page: each begins with a block that names it, and goes on with those that follow."""
+    """Return the files of the page: each begins with a block that names it, and goes on with those that follow.
+
+    A block that begins with a method is of the class before it.
+    """
     found: dict[str, str] = {}
     name = ""
     for block in blocks("python"):
@@ -92,6 +96,8 @@ def files() -> dict[str, str]:
             continue
         if named := re.match(r"# (\w+\.py)\n", block):
             name = named[1]
+        if re.match(r"def |@(property|staticmethod)\n", block):
+            block = textwrap.indent(block, "    ")
         found[name] = f"{found[name]}\n{block}" if name in found else block
     return found
 

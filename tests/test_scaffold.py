@@ -198,6 +198,19 @@ def test_mistakes_end_with_exit_code_2(tmp_path: Path, arguments: Sequence[str],
     assert list(tmp_path.iterdir()) == []
 
 
+def test_name_of_what_is_installed_is_refused(installed: Path, tmp_path: Path) -> None:
+    """Two distributions of one name cannot be installed beside each other, whatever their roles."""
+    same_role = run("-m", "localflow", "plugins", "new", "notifier", "pigeon", site=installed, cwd=tmp_path)
+    other_role = run("-m", "localflow", "plugins", "new", "store", "pigeon", site=installed, cwd=tmp_path)
+    itself = run("-m", "localflow", "plugins", "new", "executor", "engine", cwd=tmp_path)
+
+    assert (same_role.returncode, other_role.returncode, itself.returncode) == (2, 2, 2)
+    assert "a notifier 'pigeon' already, of plugin 'pigeon' of distribution 'localflow-pigeon'" in same_role.stderr
+    assert "a package localflow_pigeon is installed already" in other_role.stderr
+    assert f"'{DISTRIBUTION}' is localflow itself" in itself.stderr
+    assert list(tmp_path.iterdir()) == []
+
+
 def test_folder_that_cannot_be_made_is_named(tmp_path: Path) -> None:
     """Where a file is in the way, the error says what and where."""
     (tmp_path / "file").write_text("")

@@ -9,7 +9,7 @@ import click
 
 from localflow.cli import output
 from localflow.errors import UsageError
-from localflow.scaffold import ROLES, check_name, write_plugin
+from localflow.scaffold import ROLES, check_name, package_of, write_plugin
 
 if TYPE_CHECKING:
     from localflow.plugins import Role
@@ -27,6 +27,8 @@ def new(role: str, name: str, directory: Path, as_json: bool) -> None:
 
     The folder localflow-NAME has an executor, state store or notifier that works, and tests that pass.
     """
+    from importlib.util import find_spec
+
     from localflow.plugins import installed_plugins
 
     check_name(name)
@@ -34,6 +36,11 @@ def new(role: str, name: str, directory: Path, as_json: bool) -> None:
     if name in plugins.names(registered_as):
         source = plugins.get_source(registered_as, name)
         raise UsageError(f"there is a {registered_as} '{name}' already, of {source}; give yours another name")
+    package = package_of(name)
+    if find_spec(package):  # of a plugin that has another role, or of somebody else
+        raise UsageError(
+            f"a package {package} is installed already; give the plugin another name, or uninstall that one"
+        )
     files = write_plugin(role, name, directory)
     folder = directory / f"localflow-{name}"
     if as_json:

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 
 from localflow.errors import UsageError
 from localflow.printable import printable
+from localflow.version import DISTRIBUTION
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -26,6 +27,8 @@ _FOLDER = Path(__file__).parent
 
 def check_name(name: str) -> None:
     """Raise a UsageError unless a plugin, its package, class and distribution can all be called after `name`."""
+    if f"localflow-{name}" == DISTRIBUTION:
+        raise UsageError(f"'{DISTRIBUTION}' is localflow itself; give the plugin another name")
     if _NAME.fullmatch(name) and len(name) <= _LONGEST_NAME:
         return
     likely = re.sub(r"[^a-z0-9]+", "-", name.lower()).strip("-")[:_LONGEST_NAME].strip("-").removeprefix("localflow-")
@@ -34,6 +37,11 @@ def check_name(name: str) -> None:
         f"'{printable(name)}' is no name for a plugin: it has lower-case letters and digits, begins with a letter, "
         f"may have single - in between and at most {_LONGEST_NAME} characters{hint}"
     )
+
+
+def package_of(name: str) -> str:
+    """Return the package of the plugin of this name."""
+    return f"localflow_{name.replace('-', '_')}"
 
 
 def write_plugin(role: str, name: str, parent: Path) -> list[Path]:
@@ -78,9 +86,8 @@ def _templates(role: str) -> Iterator[tuple[Path, Path]]:
 
 
 def _named(text: str, role: str, name: str) -> str:
-    module = name.replace("-", "_")
     camel = "".join(map(str.capitalize, name.split("-")))
-    replaced = {"localflow_myname": f"localflow_{module}", "myrole": ROLES[role], "Myname": camel, "myname": name}
+    replaced = {"localflow_myname": package_of(name), "myrole": ROLES[role], "Myname": camel, "myname": name}
     for placeholder, word in replaced.items():
         text = text.replace(placeholder, word)
     return text

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import threading
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor
 from contextvars import Context
+from functools import partial
 from typing import TYPE_CHECKING, Annotated
 
-from localflow.interfaces import AtLeast, Call, Executor, Report
+from localflow import Cancelled
+from localflow.interfaces import AtLeast, Call, Executor, Outcome, Report
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -25,6 +27,7 @@ class MynameExecutor(Executor):
         self._workers = workers
         self._pool: ThreadPoolExecutor | None = None
         self._report: Report | None = None
+        self._waiting: dict[int, Future[None]] = {}
 
     @property
     def capacity(self) -> int:
@@ -40,16 +43,29 @@ class MynameExecutor(Executor):
         """Hand the calls to the pool."""
         assert self._pool is not None, "submit before start"
         for call in calls:
-            self._pool.submit(self._run, call, self._pool)
+            future = self._waiting[call.id] = self._pool.submit(self._run, call, self._pool)
+            future.add_done_callback(partial(_forget, self._waiting, call.id))
+
+    def cancel(self, call_ids: Sequence[int]) -> None:
+        """Give up those of the calls that have not begun."""
+        for id in call_ids:
+            future = self._waiting.get(id)
+            if future is not None and future.cancel() and self._report is not None:
+                self._report([Outcome(id, Cancelled())])
 
     def shutdown(self) -> None:
         """Give up the calls in hand: those that wait are dropped, of those that run nothing is reported any more."""
         if self._pool is not None:
             self._pool.shutdown(wait=False, cancel_futures=True)
             self._pool = None
+            self._waiting = {}
 
     def _run(self, call: Call, pool: ThreadPoolExecutor) -> None:
         # In a context of its own what a task sets ends with it. The name is that of the worker in `localflow show`.
         outcome = Context().run(call.run, threading.current_thread().name)
         if pool is self._pool and self._report is not None:
             self._report([outcome])
+
+
+def _forget(waiting: dict[int, Future[None]], call_id: int, _: Future[None]) -> None:
+    waiting.pop(call_id, None)
