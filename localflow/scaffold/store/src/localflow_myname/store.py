@@ -260,7 +260,7 @@ class MynameStateStore(StateStore):
             raise StoreError(f"state store {self.location} is closed; open it again to use it")
         try:
             yield
-        except (sqlite3.Error, OSError, pickle.PickleError) as error:
+        except (sqlite3.Error, OSError, pickle.PickleError, EOFError, KeyError) as error:
             raise StoreError(f"state store {self.location} cannot be used: {error}") from error
 
 
@@ -269,13 +269,13 @@ class MynameStateStore(StateStore):
 
 def _flow_run(pickled: bytes) -> FlowRun:
     fields = _loaded(pickled)
-    arguments = fields["arguments"]
+    arguments = fields.get("arguments")
     return _made(FlowRun, fields, arguments=None if arguments is None else _made(Payload, arguments))
 
 
 def _change(fields: dict[str, Any], runs: Mapping[int, FlowRun | TaskRun]) -> StateChange:
     kinds = {"execution": Execution, "cause": Cause, "cache": CacheEntry}
-    nested = {name: _made(kind, fields[name]) for name, kind in kinds.items() if fields[name] is not None}
+    nested = {name: _made(kind, fields[name]) for name, kind in kinds.items() if fields.get(name)}
     return _made(StateChange, fields, run=runs[fields["run"]], type=StateType(fields["type"]), **nested)
 
 
