@@ -56,9 +56,11 @@ _LAZY = {
 if (pytest := sys.modules.get("pytest")) is not None:
     contracts = (module for name, module in _LAZY.items() if name.endswith("Contract"))
     parts = (
-        f"localflow.testing.store_{part}" for part in ("records", "round_trips", "results", "logs", "runs", "choice")
+        f"localflow.testing.store_{part}"
+        for part in ("records", "round_trips", "results", "logs", "runs", "choice", "values", "processes", "model")
     )
-    pytest.register_assert_rewrite("localflow.testing.outcomes", *contracts, *parts)
+    more = ("localflow.testing.outcomes", "localflow.testing.executor_choices")
+    pytest.register_assert_rewrite(*more, *contracts, *parts)
 
 
 def __getattr__(name: str) -> Any:
