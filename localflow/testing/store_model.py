@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypeAlias
 
 import pytest
 
@@ -14,6 +14,8 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
     from localflow.interfaces import Payload, Record, StateStore
+
+_Key: TypeAlias = tuple[str, int, int]
 
 _FINAL = {StateType.COMPLETED, StateType.FAILED, StateType.CRASHED, StateType.CANCELLED}
 
@@ -42,8 +44,8 @@ class StoreModel:
         self.task_runs: dict[tuple[str, int], TaskRun] = {}
         self.changes: list[StateChange] = []
         self.log: list[LogEntry] = []
-        self.removed_results: set[str] = set()
-        """Ids of the state changes whose results were removed."""
+        self.removed_results: set[_Key] = set()
+        """The state changes whose results were removed."""
 
     def append(self, records: Sequence[Record]) -> None:
         """Add records that fit."""
@@ -94,16 +96,15 @@ class StoreModel:
         """Return what a run has last completed with."""
         found = None
         for change in self.changes:
-            if change.run.flow_run.id == flow_run_id and change.run.number == number:
-                if change.type is StateType.COMPLETED:
-                    found = None if change.id in self.removed_results else change.result
+            if _key(change)[:2] == (flow_run_id, number) and change.type is StateType.COMPLETED:
+                found = None if _key(change) in self.removed_results else change.result
         return found
 
     def cached(self, key: str, now: float) -> CachedResult | None:
         """Return the newest valid result of a key."""
         for change in reversed(self.changes):
             cache, run = change.cache, change.run
-            if cache is None or cache.key != key or change.id in self.removed_results or change.result is None:
+            if cache is None or cache.key != key or _key(change) in self.removed_results or change.result is None:
                 continue
             if change.type is StateType.COMPLETED and (cache.expires_at is None or cache.expires_at > now):
                 run = self.run(run.flow_run.id, run.number)
@@ -130,10 +131,14 @@ class StoreModel:
         """Remove a tree, or its results."""
         gone = {id for id, run in self.flow_runs.items() if run.root_id == root_id}
         if results_only:
-            self.removed_results |= {change.id for change in self.changes if change.run.flow_run.id in gone}
+            self.removed_results |= {_key(change) for change in self.changes if change.run.flow_run.id in gone}
             return
         for id in gone:
             del self.flow_runs[id]
         self.task_runs = {key: run for key, run in self.task_runs.items() if key[0] not in gone}
         self.changes = [change for change in self.changes if change.run.flow_run.id not in gone]
         self.log = [entry for entry in self.log if entry.run.flow_run.id not in gone]
+
+
+def _key(change: StateChange) -> _Key:
+    return change.run.flow_run.id, change.run.number, change.sequence

@@ -114,7 +114,7 @@ class ProcessContract(StoreFixtures):
     def test_a_killed_writer_loses_nothing(
         self, open_store: Callable[[], StateStore], make_store: Callable[[], StateStore]
     ) -> None:
-        """After `kill -9` at any instant every append that has returned is there, each batch whole, and others go on."""
+        """After `kill -9` at any instant every append that has returned is there, each batch whole; others go on."""
         store = open_store()
 
         def write(flow_run: FlowRun) -> Work:
@@ -212,7 +212,7 @@ def _processes(make_store: Callable[[], StateStore], works: list[Work], closing:
     writers: list[_Writer] = []
     try:
         for work in works:
-            writers.append(_Writer(make_store, work, closing))
+            writers.append(_Writer(make_store, work, closing))  # noqa: PERF401 - those made are ended if one fails
         yield writers
     finally:
         for writer in writers:
