@@ -7,7 +7,7 @@ read off what the interface has anyway: an attribute such as `kills_on_timeout`,
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from typing import Any, NamedTuple, TypeAlias
+from typing import Any, NamedTuple, TypeAlias, get_type_hints
 
 from localflow.interfaces import Executor, Notifier, StateStore
 
@@ -160,3 +160,14 @@ def chosen_by(subject: object) -> list[str]:
         if not capability.is_required and promised is not False:
             found.append(capability.name if promised else f"{capability.name}?")
     return found
+
+
+def made_by(factory: Callable[..., object]) -> type | None:
+    """Return the class of what a factory makes; None for a function that does not say."""
+    made: object = factory
+    if not isinstance(factory, type):
+        try:
+            made = get_type_hints(factory).get("return")
+        except Exception:  # a name that only type checkers know
+            return None
+    return made if isinstance(made, type) and issubclass(made, tuple(_INTERFACES.values())) else None
