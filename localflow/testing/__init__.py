@@ -26,6 +26,7 @@ if TYPE_CHECKING:
     from localflow.testing.executors import ExecutorContract
     from localflow.testing.faulty_store import FaultyStore
     from localflow.testing.harness import harness
+    from localflow.testing.leaks import no_leaks
     from localflow.testing.notifiers import NotifierContract
     from localflow.testing.stores import StateStoreContract
     from localflow.testing.stubs import ManualExecutor, RecordingNotifier, make_change
@@ -39,6 +40,7 @@ __all__ = [
     "StateStoreContract",
     "harness",
     "make_change",
+    "no_leaks",
 ]
 
 _LAZY = {
@@ -49,6 +51,7 @@ _LAZY = {
     "RecordingNotifier": "localflow.testing.stubs",
     "StateStoreContract": "localflow.testing.stores",
     "harness": "localflow.testing.harness",
+    "no_leaks": "localflow.testing.leaks",
     "make_change": "localflow.testing.stubs",
 }
 
