@@ -24,6 +24,8 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from localflow.testing.executors import ExecutorContract
+    from localflow.testing.faults import Dies, Fails, FailsAtRandom, Fault, Full, Hangs, Late, Loses, Repeats, Slow
+    from localflow.testing.faulty_executor import FaultyExecutor
     from localflow.testing.faulty_store import FaultyStore
     from localflow.testing.harness import harness
     from localflow.testing.leaks import no_leaks
@@ -32,11 +34,22 @@ if TYPE_CHECKING:
     from localflow.testing.stubs import ManualExecutor, RecordingNotifier, make_change
 
 __all__ = [
+    "Dies",
     "ExecutorContract",
+    "Fails",
+    "FailsAtRandom",
+    "Fault",
+    "FaultyExecutor",
     "FaultyStore",
+    "Full",
+    "Hangs",
+    "Late",
+    "Loses",
     "ManualExecutor",
     "NotifierContract",
     "RecordingNotifier",
+    "Repeats",
+    "Slow",
     "StateStoreContract",
     "harness",
     "make_change",
@@ -44,15 +57,26 @@ __all__ = [
 ]
 
 _LAZY = {
+    "Dies": "localflow.testing.faults",
     "ExecutorContract": "localflow.testing.executors",
+    "Fails": "localflow.testing.faults",
+    "FailsAtRandom": "localflow.testing.faults",
+    "Fault": "localflow.testing.faults",
+    "FaultyExecutor": "localflow.testing.faulty_executor",
     "FaultyStore": "localflow.testing.faulty_store",
+    "Full": "localflow.testing.faults",
+    "Hangs": "localflow.testing.faults",
+    "Late": "localflow.testing.faults",
+    "Loses": "localflow.testing.faults",
     "ManualExecutor": "localflow.testing.stubs",
     "NotifierContract": "localflow.testing.notifiers",
     "RecordingNotifier": "localflow.testing.stubs",
+    "Repeats": "localflow.testing.faults",
+    "Slow": "localflow.testing.faults",
     "StateStoreContract": "localflow.testing.stores",
     "harness": "localflow.testing.harness",
-    "no_leaks": "localflow.testing.leaks",
     "make_change": "localflow.testing.stubs",
+    "no_leaks": "localflow.testing.leaks",
 }
 
 # Without this pytest explains failing assertions in the tests of a plugin, but not in the contracts these inherit.
