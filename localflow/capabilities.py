@@ -148,7 +148,7 @@ def find_capability(role: str, name: str) -> Capability:
         if capability.name == name:
             return capability
     raise LookupError(
-        f"'{name}' is no capability of a {role}; known: {', '.join(one.name for one in CAPABILITIES[role])}"
+        f"'{name}' is no capability of the role '{role}'; known: {', '.join(one.name for one in CAPABILITIES[role])}"
     )
 
 

@@ -34,9 +34,18 @@ BROKEN = 1
     "--timeout", type=click.FloatRange(min=0, min_open=True), default=60.0, show_default=True, metavar="SECONDS",
     help="How long a test may take.",
 )  # fmt: skip
+@click.option("--only", metavar="CAPABILITY", multiple=True, help="Check this capability. May be given several times.")
 @click.option("--verbose", is_flag=True, help="Print what pytest says, too, on stderr.")
 @click.option("--json", "as_json", is_flag=True, help="Print JSON.")
-def check(name: str, assignments: Sequence[str], role: str | None, timeout: float, verbose: bool, as_json: bool) -> int:
+def check(
+    name: str,
+    assignments: Sequence[str],
+    role: str | None,
+    timeout: float,
+    only: Sequence[str],
+    verbose: bool,
+    as_json: bool,
+) -> int:
     """Run the contract of an executor, state store or notifier on the one that is called NAME.
 
     NAME is that of a table of localflow.toml, or one that `localflow plugins` lists. For each capability it is told
@@ -58,9 +67,10 @@ def check(name: str, assignments: Sequence[str], role: str | None, timeout: floa
     except ConfigError as error:
         raise ConfigError([f"{problem}{_hint(problem)}" for problem in error.problems]) from None
     role_name, source = overridden.role_of(section, name)
+    _refuse_unknown(role_name, only)
     if not as_json:
         output.say_line(f"checking {role_name} '{name}' of {source}")
-    checking = Check(role_name, name, project.root, options, timeout, _tell if verbose else _tell_failed)
+    checking = Check(role_name, name, project.root, options, timeout, _tell if verbose else _tell_failed, only)
     try:
         findings = checking.run()
     finally:
@@ -100,6 +110,16 @@ def _section(project: Project, name: str, role: str | None) -> Section:
         tables = {known for section in _ROLES.values() for known in project.settings.tables(section)}
         raise UnknownPluginError(role or "plugin", name, installed | tables, project.plugins.problems())
     return sections[0]
+
+
+def _refuse_unknown(role: str, only: Sequence[str]) -> None:
+    from localflow.capabilities import find_capability
+
+    for name in only:
+        try:
+            find_capability(role, name)
+        except LookupError as error:
+            raise UsageError(f"--only: {error}") from None
 
 
 def _hint(problem: str) -> str:

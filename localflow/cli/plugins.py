@@ -30,11 +30,11 @@ def plugins(context: click.Context, as_json: bool) -> None:
     rows = [(listed, *_promised(installed, listed)) for listed in installed.listing()]
     if as_json:
         output.print_json([_as_json(*row) for row in rows])
+        for problem in dict.fromkeys(problem for _, _, problem in rows if problem):
+            output.say_warning(problem)
     else:
         headings = ["ROLE", "NAME", "PLUGIN", "DISTRIBUTION", "VERSION", "CAPABILITIES"]
         output.print_table(headings, [_cells(*row) for row in rows])
-    for problem in dict.fromkeys(problem for _, _, problem in rows if problem):
-        output.say_warning(problem)
 
 
 plugins.add_command(check)
@@ -57,7 +57,7 @@ def _promised(installed: Plugins, listed: Listed) -> tuple[list[str] | None, str
 def _cells(listed: Listed, promised: list[str] | None, problem: str) -> list[str | output.Cell]:
     told: str | output.Cell = ", ".join(promised) if promised is not None else "known when it is made"
     if problem:
-        told = output.Cell("cannot be used", "red")
+        told = output.Cell(f"cannot be used: {problem}", "red")
     return [listed.role, listed.name, listed.plugin, listed.distribution, listed.version, told]
 
 

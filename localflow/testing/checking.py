@@ -1,8 +1,8 @@
 """Checks a plugin: runs the contract of its role on it and says of each capability whether the promise is held.
 
 The contract runs in a process of its own, test by test. A test that does not end in time is ended with all that it has
-started, and one that ends its process, as a plugin may that lets tasks crash, has failed; in both cases another process
-goes on with the tests that are left.
+started, and one that ends its process, as a plugin may that lets tasks crash, has failed; so has one that waits in vain
+for an outcome. After any of these another process goes on with the other capabilities.
 """
 
 from __future__ import annotations
@@ -29,8 +29,10 @@ if TYPE_CHECKING:
 
 Verdict: TypeAlias = Literal["held", "broken", "not promised", "not checked"]
 
-#: After so many tests that did not end, or ended their process, the rest is not tried.
+#: After so many tests that did not end in good order, each of another capability, the rest is not tried.
 GIVE_UP_AFTER = 5
+#: A test that fails after so many seconds has waited in vain, as others of its capability may.
+VAIN_SECONDS = 10.0
 _POLL_SECONDS = 0.05
 _TAIL_BYTES = 4_000
 
@@ -81,6 +83,9 @@ class _Lines:
         self.outcomes: dict[str, list[tuple[str, str]]] = {}
         """Of each test the outcomes of its parts that say something, with reasons."""
         self.running = ""
+        self.begun_at = 0.0
+        self.abandoned: set[str] = set()
+        """The capabilities that are broken in a way that costs too much to see twice."""
         self.error: tuple[str, int] | None = None
 
     def take(self, line: Mapping[str, Any]) -> None:
@@ -93,6 +98,7 @@ class _Lines:
             self.tests = {test.id: test for test in (ContractTest(*fields) for fields in line["tests"])}
         elif "begun" in line:
             self.running = line["begun"]
+            self.begun_at = time.monotonic()
             self.outcomes.setdefault(self.running, [])
         elif "ended" in line:
             self.running = ""
@@ -100,9 +106,23 @@ class _Lines:
             self.outcomes.setdefault(line["test"], []).append((line["outcome"], line["reason"]))
 
     def break_running(self, reason: str) -> None:
-        """Have the test that is running failed."""
+        """Have the test that is running failed, and the rest of its capability left out."""
         self.outcomes[self.running].append(("failed", reason))
+        self.abandon(self.running)
         self.running = ""
+
+    def abandon(self, id: str) -> None:
+        """Leave out the tests of the capability that this one is of."""
+        self.abandoned.add(self.tests[id].capability)
+
+    def done(self) -> tuple[str, ...]:
+        """Return the ids of the tests that another process need not run."""
+        return tuple(id for id, test in self.tests.items() if id in self.outcomes or test.capability in self.abandoned)
+
+    def has_waited_in_vain(self) -> bool:
+        """Return whether the test that is running has failed, and was long about it."""
+        failed = "failed" in [outcome for outcome, _ in self.outcomes.get(self.running, ())]
+        return failed and time.monotonic() - self.begun_at > VAIN_SECONDS
 
 
 class Check:
@@ -116,6 +136,7 @@ class Check:
         options: Mapping[str, Any],
         timeout: float,
         tell: Callable[[ContractTest, str], None] = lambda test, outcome: None,
+        only: Sequence[str] = (),
     ) -> None:
         """Prepare a check; nothing runs yet.
 
@@ -126,10 +147,12 @@ class Check:
             options: values of options that go before those of the settings.
             timeout: seconds after which a test that has not ended is taken for hanging.
             tell: is called with each test that has ended, and `passed`, `failed` or `skipped`.
+            only: names of the capabilities to check; all of them if there are none.
         """
         self._role, self._name, self._root, self._options = role, name, root, options
         self._timeout = timeout
         self._tell = tell
+        self._capabilities = [each for each in CAPABILITIES[role] if each.name in only or not only]
         self._lines = _Lines()
         self._told: set[str] = set()
         self.output = ""
@@ -150,14 +173,14 @@ class Check:
                 ended_badly += 1
                 if ended_badly >= GIVE_UP_AFTER:
                     break
-        return [self._finding(capability) for capability in CAPABILITIES[self._role]]
+        return [self._finding(capability) for capability in self._capabilities]
 
     def _run_process(self, folder: Path, number: int) -> bool:
         """Run the tests that are left in a new process; return whether it ended before they did."""
         lines = self._lines
         order, report, output = folder / f"order-{number}", folder / f"report-{number}", folder / f"output-{number}"
-        done = tuple(lines.outcomes)
-        Order(self._role, self._name, str(self._root), self._options, str(report), done).write(order)
+        only = tuple(capability.name for capability in self._capabilities)
+        Order(self._role, self._name, str(self._root), self._options, str(report), only, lines.done()).write(order)
         report.touch()
         mark = uuid.uuid4().hex
         with output.open("wb") as printed:
@@ -171,7 +194,7 @@ class Check:
                 start_new_session=True,
             )
             try:
-                is_hanging = self._follow(process, report)
+                ended = self._follow(process, report)
             finally:
                 kill_marked(mark)
                 process.wait()
@@ -179,18 +202,22 @@ class Check:
         self.output += text
         if lines.error is not None:
             raise CheckError(*lines.error)
+        if ended == "vain":
+            return True
         if lines.running:
-            reason = f"it did not end within {self._timeout:g} seconds" if is_hanging else _ending(process.returncode)
-            lines.break_running(reason)
+            lines.break_running(self._late() if ended == "late" else _ending(process.returncode))
             self._tell_ended()
             return True
-        if is_hanging or process.returncode not in (0, 1, 5) or not lines.promises:
-            problem = f"it did not begin or end within {self._timeout:g} seconds" if is_hanging else "pytest failed"
+        if ended == "late" or process.returncode not in (0, 1, 5) or not lines.promises:
+            problem = self._late() if ended == "late" else "pytest failed"
             raise CheckError(f"{self._role} '{self._name}' cannot be checked: {problem}\n{text[-_TAIL_BYTES:]}", 1)
         return False
 
-    def _follow(self, process: subprocess.Popen[bytes], report: Path) -> bool:
-        """Take the lines of a report until its process has ended; return whether it was hanging instead."""
+    def _late(self) -> str:
+        return f"it did not end within {self._timeout:g} seconds"
+
+    def _follow(self, process: subprocess.Popen[bytes], report: Path) -> Literal["itself", "late", "vain"]:
+        """Take the lines of a report until its process has ended by itself, is late, or has waited in vain."""
         heard_at = time.monotonic()
         with report.open("rb") as file:
             rest = b""
@@ -206,11 +233,16 @@ class Check:
                     *lines, rest = (rest + data).split(b"\n")
                     for line in lines:
                         self._lines.take(json.loads(line))
+                        if self._lines.has_waited_in_vain():
+                            self._lines.abandon(self._lines.running)
+                            self._lines.running = ""
+                            self._tell_ended()
+                            return "vain"
                     self._tell_ended()
                 if has_ended:
-                    return False
+                    return "itself"
                 if time.monotonic() - heard_at > self._timeout:
-                    return True
+                    return "late"
 
     def _tell_ended(self) -> None:
         for id, outcomes in self._lines.outcomes.items():
@@ -226,7 +258,7 @@ class Check:
         for test in tests:
             outcomes = self._lines.outcomes.get(test.id)
             if outcomes is None:
-                notes.append(f"given up after {GIVE_UP_AFTER} tests that did not end in good order")
+                notes.append(f"given up: {GIVE_UP_AFTER} tests of other capabilities did not end in good order")
                 continue
             broken = [Failure(test.sentence, reason) for outcome, reason in outcomes if outcome == "failed"]
             failures += broken

@@ -100,8 +100,8 @@ def pytest_sessionfinish(session: pytest.Session) -> None:
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
     """Tell which tests there are, and leave out those that are done."""
     check = config.stash[_key]
-    tests = [[item.nodeid, capability_of(_function(item)), _sentence(item)] for item in items]
-    check.tell(tests=tests)
+    items[:] = [item for item in items if capability_of(_function(item)) in check.order.only]
+    check.tell(tests=[[item.nodeid, capability_of(_function(item)), _sentence(item)] for item in items])
     items[:] = [item for item in items if item.nodeid not in check.order.done]
 
 

@@ -12,7 +12,7 @@ from localflow.interfaces import Executor, Notifier, StateStore
 from localflow.project import Project
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping
+    from collections.abc import Callable, Mapping, Sequence
 
     from localflow.config import Section
     from localflow.testing.checked.mailbox import Mailbox
@@ -32,7 +32,9 @@ class Order(NamedTuple):
     """Values of options that go before those of the settings."""
     report: str
     """The file that the process writes its report to."""
-    done: tuple[str, ...] = ()
+    only: Sequence[str] = ()
+    """The capabilities whose tests are run."""
+    done: Sequence[str] = ()
     """Tests that are left out: another process has run them."""
 
     @classmethod
