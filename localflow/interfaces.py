@@ -131,6 +131,8 @@ class Executor(ABC):
     runs_in_caller: ClassVar[bool] = False
     #: A running call can be stopped: at its timeout, and when it is cancelled. Otherwise its code goes on.
     kills_on_timeout: ClassVar[bool] = False
+    #: A running call that cannot be stopped is answered at its timeout all the same, and its code goes on.
+    gives_up_late_calls: ClassVar[bool] = False
     #: A task that kills its process harms no other task and not the engine.
     isolates_crashes: ClassVar[bool] = False
     #: Where calls may write large values, for all to map; set by the engine before `start`. None: nowhere.

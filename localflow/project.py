@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 
     from localflow.config import Section
     from localflow.limits import Limits
-    from localflow.plugins import Role
+    from localflow.plugins import Role, Source
 
 _ROLES: Mapping[Section, Role] = {"executors": "executor", "stores": "state store", "notifiers": "notifier"}
 _CHOICES: Mapping[Section, str] = {"executors": "executor", "stores": "store"}
@@ -184,6 +184,30 @@ class Project:
         for table in self._tables_in_use("executors"):
             self.make_executor(table.name)
         self.make_notifications().close()
+
+    def sections_of(self, name: str) -> list[Section]:
+        """Return the sections in which a table has this name, or for which a plugin has registered it."""
+        return [
+            section
+            for section, role in _ROLES.items()
+            if name in self.settings.tables(section) or name in self.plugins.names(role)
+        ]
+
+    def role_of(self, section: Section, name: str) -> tuple[Role, Source]:
+        """Return what the tables of a section are of, and the plugin behind one of them; raises PluginError."""
+        self._factory(self._table(section, name))
+        kind = self._table(section, name).values.get("type")
+        role = _ROLES[section]
+        return role, self.plugins.get_source(role, str(kind.value) if kind else name)
+
+    def options_of(self, section: Section, name: str) -> Mapping[str, Any]:
+        """Return the options of a table as its factory gets them; raises ConfigError or PluginError."""
+        return self._checked(self._table(section, name)).arguments
+
+    def make(self, section: Section, name: str) -> object:
+        """Return what the factory of a table makes, whatever it is; raises ConfigError, PluginError or StoreError."""
+        table = self._table(section, name)
+        return self._construct(table, self._checked(table))
 
     def show(self) -> list[Shown]:
         """Return every value in force with its origin, among them the defaults of all that is in use."""

@@ -12,8 +12,8 @@ class VerbGroup(click.Group):
     """A group of verbs."""
 
     def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
-        """Take the arguments; none at all is a question."""
-        if not args:
+        """Take the arguments; none at all is a question, unless the group itself has an answer."""
+        if not args and not self.invoke_without_command:
             output.say(ctx.get_help())
             ctx.exit(UsageError.exit_code)
         return super().parse_args(ctx, args)

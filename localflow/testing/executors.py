@@ -5,8 +5,9 @@
         def executor(self):
             return PigeonExecutor(workers=2)
 
-The fixture gives an executor that is not started; it has at least two workers if it has any. What an executor declares
-(`shares_memory`, `isolates_crashes`, `kills_on_timeout`, `runs_in_caller`) decides which promises are tested.
+The fixture gives an executor that is not started; it has at least two workers if it has any. Each test belongs to a
+capability (see `localflow/capabilities.py`): what an executor declares, by `isolates_crashes` and the like or by having
+a method of its own, is tested, and what it does not declare is skipped.
 """
 
 from __future__ import annotations
@@ -22,7 +23,8 @@ import pytest
 from localflow.interfaces import Executor, StateType
 from localflow.states import TIMED_OUT, WORKER_LOST
 from localflow.testing import workloads
-from localflow.testing.outcomes import OutcomeContract
+from localflow.testing.executor_choices import ChoiceContract, eventually
+from localflow.testing.promises import belongs_to
 from localflow.testing.running import CallRunner
 
 if TYPE_CHECKING:
@@ -34,18 +36,17 @@ if TYPE_CHECKING:
 CHAIN = 1500
 MANY = 500
 INNOCENT = 20
-DEADLINE = 10.0
 TIMEOUT = 0.3
 MESSAGE = "Task run exceeded timeout of 0.3 second(s)"
 LATE = 1.0
 """How much later than its timeout a call may be answered, in seconds."""
 
 
-class ExecutorContract(OutcomeContract):
+@belongs_to("calls")
+class ExecutorContract(ChoiceContract):
     """What every executor must do; a plugin's test subclasses it and gives the fixture `executor`."""
 
-    #: It cannot stop a call, but answers at its timeout and lets it be. Otherwise, unless it `kills_on_timeout`, a call
-    #: past its timeout may be answered when it has returned.
+    #: The same as the executor's own attribute, for tests of one that does not have it.
     gives_up_late_calls: ClassVar[bool] = False
 
     # -- many calls --------------------------------------------------------------------------------------------------
@@ -109,11 +110,10 @@ class ExecutorContract(OutcomeContract):
 
         assert all(capacity is None or capacity >= 1 for capacity in seen)
 
+    @belongs_to("async_capacity")
     def test_async_calls_share_a_worker(self, runner: CallRunner, executor: Executor) -> None:
         """Async calls that are wanted beside the others run all at the same time."""
-        if executor.async_capacity is None:
-            pytest.skip("it runs async calls like any other")
-        count = min(100, executor.async_capacity)
+        count = min(100, executor.async_capacity or 0)
 
         runner.run(*(runner.call(workloads.identity_later, number, 0.2) for number in range(count)))
 
@@ -124,6 +124,7 @@ class ExecutorContract(OutcomeContract):
 
     # -- timeouts ----------------------------------------------------------------------------------------------------
 
+    @belongs_to("timeouts")
     @pytest.mark.parametrize(
         "task", [workloads.wait_for_file, workloads.block_loop, workloads.ignore_cancel], ids=lambda task: task.__name__
     )
@@ -146,6 +147,7 @@ class ExecutorContract(OutcomeContract):
         assert outcome.execution is not None
         assert TIMEOUT <= elapsed < 2 * TIMEOUT + LATE
 
+    @belongs_to("timeouts")
     def test_an_async_call_past_its_timeout_is_cancelled(self, runner: CallRunner) -> None:
         """On every executor an async call that awaits ends at its deadline."""
         runner.run(runner.call(workloads.identity_later, 1))
@@ -157,6 +159,7 @@ class ExecutorContract(OutcomeContract):
         assert (outcome.state.name, outcome.state.message) == (TIMED_OUT, MESSAGE)
         assert TIMEOUT <= elapsed < TIMEOUT + LATE
 
+    @belongs_to("timeouts")
     def test_a_call_within_its_timeout_is_none_the_wiser(self, runner: CallRunner) -> None:
         """A timeout that is not reached changes nothing."""
         calls = [runner.call(workloads.pid, 0.01), runner.call(workloads.identity_later, 1, 0.01)]
@@ -165,6 +168,7 @@ class ExecutorContract(OutcomeContract):
 
         assert [outcome.state.type for outcome in outcomes] == [StateType.COMPLETED] * 2
 
+    @belongs_to("timeouts")
     def test_waiting_does_not_count(self, runner: CallRunner, executor: Executor, tmp_path: Path) -> None:
         """The clock of a call starts when it begins, not when it is queued behind others."""
         if executor.runs_in_caller:
@@ -180,6 +184,7 @@ class ExecutorContract(OutcomeContract):
 
         assert [outcome.state.name for outcome in outcomes] == ["Completed"] * 4
 
+    @belongs_to("timeouts")
     def test_a_timed_out_call_disturbs_nobody(self, runner: CallRunner, executor: Executor, tmp_path: Path) -> None:
         """Others run exactly once beside it and after it, and as many at a time as before."""
         release, log, crowd = tmp_path / "release", tmp_path / "log", tmp_path / "crowd"
@@ -199,6 +204,7 @@ class ExecutorContract(OutcomeContract):
         assert all(outcome.state.result() for outcome in met)
         assert len(runner.outcomes) == len({outcome.call_id for outcome in runner.outcomes})
 
+    @belongs_to("timeouts")
     def test_what_a_timed_out_call_has_said_comes_back(
         self, runner: CallRunner, executor: Executor, tmp_path: Path
     ) -> None:
@@ -215,12 +221,13 @@ class ExecutorContract(OutcomeContract):
 
     # -- cancelling --------------------------------------------------------------------------------------------------
 
+    @belongs_to("cancel")
     def test_a_waiting_call_that_is_cancelled_never_begins(
         self, runner: CallRunner, executor: Executor, tmp_path: Path
     ) -> None:
         """It is answered as CANCELLED, and the calls around it run as ever."""
-        if executor.runs_in_caller or not self._can_cancel(executor):
-            pytest.skip("it cannot cancel calls")
+        if executor.runs_in_caller:
+            pytest.skip("nobody can cancel while the caller's thread is in a call")
         release, log = tmp_path / "release", tmp_path / "log"
         blocking = [runner.call(workloads.wait_for_file, str(release)) for _ in range(executor.capacity or 16)]
         waiting = [runner.call(workloads.note, str(log), str(number)) for number in range(3)]
@@ -235,19 +242,20 @@ class ExecutorContract(OutcomeContract):
         assert {outcome.state.type for outcome in outcomes[:-3]} == {StateType.COMPLETED}
         assert sorted(log.read_text().split()) == ["0", "2"]
 
+    @belongs_to("cancel")
     @pytest.mark.parametrize("task", [workloads.begin_and_wait, workloads.begin_and_wait_later], ids=["sync", "async"])
     def test_a_running_call_that_is_cancelled(
         self, runner: CallRunner, executor: Executor, tmp_path: Path, task: Callable[..., Any]
     ) -> None:
         """It ends CANCELLED if it can be stopped, and goes on if not; in both cases it is answered once."""
-        if executor.runs_in_caller or not self._can_cancel(executor):
-            pytest.skip("it cannot cancel calls")
+        if executor.runs_in_caller:
+            pytest.skip("nobody can cancel while the caller's thread is in a call")
         begun, release = tmp_path / "begun", tmp_path / "release"
         call = runner.call(task, str(begun), str(release))
         can_stop = executor.kills_on_timeout or (call.is_async and executor.async_capacity is not None)
 
         runner.submit(call)
-        _eventually(begun.exists)
+        eventually(begun.exists)
         executor.cancel([call.id])
         if not can_stop:
             release.touch()
@@ -271,6 +279,7 @@ class ExecutorContract(OutcomeContract):
 
     # -- start and shutdown ------------------------------------------------------------------------------------------
 
+    @belongs_to("lifecycle")
     def test_shutdown_leaves_nothing_behind(self, executor: Executor) -> None:
         """After shutdown there are no more threads and processes than before the start."""
         threads, processes = set(threading.enumerate()), set(psutil.Process().children(recursive=True))
@@ -278,9 +287,10 @@ class ExecutorContract(OutcomeContract):
         with CallRunner(executor) as runner:
             runner.run(*(runner.call(workloads.identity, number) for number in range(20)))
 
-        _eventually(lambda: set(threading.enumerate()) <= threads)
-        _eventually(lambda: set(psutil.Process().children(recursive=True)) <= processes)
+        eventually(lambda: set(threading.enumerate()) <= threads)
+        eventually(lambda: set(psutil.Process().children(recursive=True)) <= processes)
 
+    @belongs_to("lifecycle")
     def test_it_starts_again_after_shutdown(self, executor: Executor) -> None:
         """An executor can be used several times."""
         values = []
@@ -291,6 +301,7 @@ class ExecutorContract(OutcomeContract):
 
         assert values == [0, 1, 2]
 
+    @belongs_to("lifecycle")
     def test_shutdown_needs_no_start(self, executor: Executor) -> None:
         """Shutting down twice, or what was never started, is harmless."""
         executor.shutdown()
@@ -298,6 +309,7 @@ class ExecutorContract(OutcomeContract):
             runner.run(runner.call(workloads.identity, 1))
         executor.shutdown()
 
+    @belongs_to("lifecycle")
     def test_shutdown_does_not_wait_for_running_calls(self, executor: Executor, tmp_path: Path) -> None:
         """Calls still in hand are given up: shutdown returns, and nothing is reported afterwards."""
         if executor.runs_in_caller:
@@ -310,7 +322,7 @@ class ExecutorContract(OutcomeContract):
 
         with CallRunner(executor) as runner:
             runner.submit(runner.call(linger, str(begun), str(release)))
-            _eventually(begun.exists)
+            eventually(begun.exists)
             began_at = time.monotonic()
         elapsed = time.monotonic() - began_at
         release.touch()
@@ -320,6 +332,7 @@ class ExecutorContract(OutcomeContract):
 
     # -- crashes -----------------------------------------------------------------------------------------------------
 
+    @belongs_to("isolates_crashes")
     @pytest.mark.parametrize(
         ("crash", "args"),
         [
@@ -335,8 +348,6 @@ class ExecutorContract(OutcomeContract):
         self, runner: CallRunner, executor: Executor, tmp_path: Path, crash: Callable[..., Any], args: tuple[Any, ...]
     ) -> None:
         """A task that kills its process is CRASHED; all others run exactly once and are COMPLETED."""
-        if not executor.isolates_crashes:
-            pytest.skip("it does not isolate crashes")
         log = tmp_path / "log"
         innocent = [runner.call(workloads.note, str(log), str(n), 0.002) for n in range(INNOCENT)]
         fatal = runner.call(crash, *args)
@@ -351,15 +362,4 @@ class ExecutorContract(OutcomeContract):
         assert len(runner.outcomes) == INNOCENT + 1
 
     def _is_prompt(self, executor: Executor) -> bool:
-        return executor.kills_on_timeout or self.gives_up_late_calls
-
-    @staticmethod
-    def _can_cancel(executor: Executor) -> bool:
-        return type(executor).cancel is not Executor.cancel
-
-
-def _eventually(condition: Callable[[], bool]) -> None:
-    deadline = time.monotonic() + DEADLINE
-    while not condition():
-        assert time.monotonic() < deadline, "it did not come about in time"
-        time.sleep(0.005)
+        return executor.kills_on_timeout or executor.gives_up_late_calls or self.gives_up_late_calls

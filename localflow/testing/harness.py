@@ -54,7 +54,7 @@ class Harness:
 
 
 @contextmanager
-def harness(executor: str | Executor | None = "sequential") -> Iterator[Harness]:
+def harness(executor: str | Executor | None = "sequential", store: StateStore | None = None) -> Iterator[Harness]:
     """Run the flows of the block with states in memory and without notifiers, and give what they leave there.
 
         with harness() as runs:
@@ -65,6 +65,7 @@ def harness(executor: str | Executor | None = "sequential") -> Iterator[Harness]
 
     Args:
         executor: what every flow and task runs on, whatever it names; None for what it names.
+        store: where the states go instead; it is not closed.
 
     Raises:
         ConfigError, PluginError: the settings or a plugin they name are wrong.
@@ -72,6 +73,8 @@ def harness(executor: str | Executor | None = "sequential") -> Iterator[Harness]
     loaded = Project.load(overrides={"store": "memory"})
     project = _Stage(loaded.root, loaded.settings, loaded.plugins)
     project.wanted = executor
+    if store is not None:
+        project.store = store
     with project.in_force():
         yield Harness(project.store)
 

@@ -10,6 +10,7 @@ from concurrent.futures import ThreadPoolExecutor
 import pytest
 
 from localflow.interfaces import Cause, Notifier, Payload, StateChange, StateType
+from localflow.testing.promises import belongs_to
 from localflow.testing.stubs import make_change
 
 _DEADLINE = 10.0
@@ -18,6 +19,7 @@ _DEADLINE = 10.0
 Delivered = Callable[[], list[str]]
 
 
+@belongs_to("delivery")
 class NotifierContract:
     """Subclass it and give the two fixtures; what a notifier holds, it must release in `close`."""
 
@@ -31,6 +33,7 @@ class NotifierContract:
         """Return a function that returns what has arrived so far, one text for each notification."""
         raise NotImplementedError("give a fixture `delivered` that returns a function that lists what has arrived")
 
+    @belongs_to("lifecycle")
     def test_is_a_notifier(self, notifier: Notifier) -> None:
         """It implements the interface."""
         assert isinstance(notifier, Notifier)
@@ -68,6 +71,7 @@ class NotifierContract:
 
         assert len(arrived(delivered, len(StateType))) == len(StateType)
 
+    @belongs_to("discretion")
     def test_tells_no_values(self, notifier: Notifier, delivered: Delivered) -> None:
         """Parameters, arguments and results stay in the store."""
         change = make_change(StateType.COMPLETED, task_run=None)
@@ -79,6 +83,7 @@ class NotifierContract:
         (text,) = arrived(delivered, 1)
         assert "canary" not in text
 
+    @belongs_to("safe_text")
     def test_takes_hostile_text(self, notifier: Notifier, delivered: Delivered) -> None:
         """Names and messages with control characters and broken Unicode arrive without them."""
         hostile = "\x1b]0;owned\x07\x9b2J\u202e\udcff\x00"
@@ -89,6 +94,7 @@ class NotifierContract:
         (text,) = arrived(delivered, 1)
         assert not {"\x1b", "\x07", "\x00", "\udcff"} & set(text)
 
+    @belongs_to("safe_text")
     def test_takes_huge_messages(self, notifier: Notifier, delivered: Delivered) -> None:
         """A message of a megabyte is shortened."""
         tell(notifier, make_change(message="x" * 1_000_000))
@@ -96,6 +102,7 @@ class NotifierContract:
         (text,) = arrived(delivered, 1)
         assert len(text) < 100_000
 
+    @belongs_to("lifecycle")
     def test_leaves_no_thread_behind(self, notifier: Notifier) -> None:
         """After its close nothing of it is running."""
         before = set(threading.enumerate())
@@ -104,6 +111,7 @@ class NotifierContract:
 
         wait_until(lambda: set(threading.enumerate()) <= before)
 
+    @belongs_to("lifecycle")
     def test_is_closed_without_having_told(self, notifier: Notifier, delivered: Delivered) -> None:
         """A run in which nothing happened that it wants to be told of ends like any other."""
         tell(notifier)

@@ -10,6 +10,7 @@ import pytest
 from localflow.interfaces import Packed, StateChange, StateType
 from localflow.payloads import pack, unpack
 from localflow.testing import workloads
+from localflow.testing.promises import belongs_to, capability_of, skip_unless_promised
 from localflow.testing.running import CallRunner
 
 if TYPE_CHECKING:
@@ -21,6 +22,7 @@ TALKERS = 8
 LINES = 50
 
 
+@belongs_to("calls")
 class OutcomeContract:
     """What every executor must do with a call; part of `ExecutorContract`."""
 
@@ -28,6 +30,12 @@ class OutcomeContract:
     def executor(self) -> Executor:
         """Return an executor that is not started."""
         raise NotImplementedError("give the fixture `executor`: an executor that is not started")
+
+    @pytest.fixture(autouse=True)
+    def only_what_is_promised(self, request: pytest.FixtureRequest) -> None:
+        """Skip the tests of what the executor does not promise."""
+        if capability_of(request.function):
+            skip_unless_promised(request.getfixturevalue("executor"), request.function)
 
     @pytest.fixture
     def runner(self, executor: Executor) -> Iterator[CallRunner]:
@@ -129,6 +137,7 @@ class OutcomeContract:
 
     # -- failures ----------------------------------------------------------------------------------------------------
 
+    @belongs_to("failures")
     def test_an_exception_is_a_failed_outcome(self, runner: CallRunner) -> None:
         """An exception ends the call FAILED, is told in words, and is raised by `result()`."""
         [outcome] = runner.run(runner.call(workloads.fail, workloads.Boom("by intent")))
@@ -142,6 +151,7 @@ class OutcomeContract:
         with pytest.raises(workloads.Boom, match="by intent"):
             state.result()
 
+    @belongs_to("failures")
     @pytest.mark.parametrize("code", [0, 3, "text", None])
     def test_sys_exit_is_a_failed_outcome(self, runner: CallRunner, code: object) -> None:
         """`sys.exit` of a task is that task's failure, and the next call runs as ever."""
@@ -153,6 +163,7 @@ class OutcomeContract:
         assert isinstance(exiting.state.exception(), Exception)
         assert following.state.result() == 1
 
+    @belongs_to("failures")
     @pytest.mark.parametrize("error", [GeneratorExit("gone"), workloads.Bang("bang")], ids=repr)
     def test_no_exception_escapes(self, runner: CallRunner, error: BaseException) -> None:
         """What `except Exception` lets pass is a failed outcome too."""
@@ -163,6 +174,7 @@ class OutcomeContract:
         assert failing.state.cause.exception_type == type(error).__name__
         assert following.state.result() == 1
 
+    @belongs_to("failures")
     def test_a_keyboard_interrupt_fails_where_it_cannot_be_one(self, runner: CallRunner, executor: Executor) -> None:
         """A task that raises KeyboardInterrupt elsewhere than in the caller's thread has failed."""
         if executor.runs_in_caller:
@@ -172,6 +184,7 @@ class OutcomeContract:
 
         assert outcome.state.type is StateType.FAILED
 
+    @belongs_to("failures")
     def test_an_exception_that_pickle_cannot_rebuild_is_told(self, runner: CallRunner) -> None:
         """Such an exception is told in words, and harms nobody."""
         failing, following = runner.run(runner.call(workloads.two_arguments), runner.call(workloads.identity, 1))
@@ -180,6 +193,7 @@ class OutcomeContract:
         assert "this and that" in str(failing.state.exception())
         assert following.state.result() == 1
 
+    @belongs_to("failures")
     def test_a_result_that_cannot_be_pickled(self, runner: CallRunner, executor: Executor) -> None:
         """It is given as it is where memory is shared; elsewhere the call has failed, and the message says why."""
         [outcome] = runner.run(runner.call(workloads.make_locked))
@@ -203,6 +217,7 @@ class OutcomeContract:
 
     # -- context -----------------------------------------------------------------------------------------------------
 
+    @belongs_to("context")
     @pytest.mark.parametrize("task", [workloads.context_facts, workloads.context_facts_later], ids=["sync", "async"])
     def test_a_call_knows_its_run(self, runner: CallRunner, task: Callable[[], object]) -> None:
         """Inside a call the context tells the task run, its flow run and the attempt."""
@@ -214,6 +229,7 @@ class OutcomeContract:
         expected = (run.name, task.__name__, run.number, 3, ("contract",), runner.flow_run.id, "brave-otter")
         assert tuple(outcome.state.result()) == expected
 
+    @belongs_to("context")
     def test_records_made_in_a_call_travel_with_its_outcome(self, runner: CallRunner) -> None:
         """What a call appends to its context's records is in the outcome."""
         call = runner.call(workloads.record_something)
@@ -224,6 +240,7 @@ class OutcomeContract:
         assert isinstance(change, StateChange)
         assert (change.run.id, change.type, change.timestamp) == (call.task_run.id, StateType.RUNNING, 12.5)
 
+    @belongs_to("context")
     def test_context_variables_do_not_leak(self, runner: CallRunner) -> None:
         """A context variable that one call sets is as it was for all others, async ones too."""
         tasks = [workloads.leave_variable, workloads.leave_variable_later]
@@ -234,6 +251,7 @@ class OutcomeContract:
 
     # -- kinds of functions ------------------------------------------------------------------------------------------
 
+    @belongs_to("async")
     def test_an_async_function_gives_its_value(self, runner: CallRunner) -> None:
         """The call of an async function is COMPLETED with what its coroutine returned."""
         outcomes = runner.run(*(runner.call(workloads.identity_later, number, 0.01) for number in range(20)))
@@ -242,6 +260,7 @@ class OutcomeContract:
         assert outcomes[0].execution is not None
         assert outcomes[0].execution.worker
 
+    @belongs_to("async")
     def test_an_async_function_that_raises_has_failed(self, runner: CallRunner) -> None:
         """Whatever a coroutine raises is a failed outcome, and the next one runs as ever."""
         outcomes = runner.run(
@@ -254,6 +273,7 @@ class OutcomeContract:
         assert outcomes[0].state.message == "Task run encountered an exception: Boom: by intent"
         assert outcomes[2].state.result() == 1
 
+    @belongs_to("async")
     @pytest.mark.parametrize("task", [workloads.count_up, workloads.count_up_later], ids=["sync", "async"])
     def test_a_generator_gives_the_list_of_what_it_yields(self, runner: CallRunner, task: Callable[..., Any]) -> None:
         """Generators and async generators are drained where they run."""
@@ -264,6 +284,7 @@ class OutcomeContract:
 
     # -- output ------------------------------------------------------------------------------------------------------
 
+    @belongs_to("output")
     @pytest.mark.parametrize("task", [workloads.say, workloads.say_later], ids=["sync", "async"])
     def test_what_calls_say_comes_back_under_each(self, runner: CallRunner, task: Callable[..., Any]) -> None:
         """Lines of calls that run at the same time are neither lost nor mixed, and come in order."""
@@ -277,6 +298,7 @@ class OutcomeContract:
             ]
             assert {(line.level, line.source) for line in runner.lines[call.id]} == {(20, "contract")}
 
+    @belongs_to("output")
     def test_what_a_failing_call_has_said_comes_back(self, runner: CallRunner) -> None:
         """A call that fails takes nothing along that it has said before."""
         call = runner.call(workloads.say_and_fail, "the last word")

@@ -9,6 +9,7 @@ import pytest
 from localflow.errors import StoreError
 from localflow.interfaces import Execution, Standing, StateType
 from localflow.standings import standings_of
+from localflow.testing.promises import belongs_to
 from localflow.testing.store_records import (
     ODD_TEXTS,
     StoreFixtures,
@@ -23,6 +24,7 @@ if TYPE_CHECKING:
     from localflow.interfaces import Record, StateStore
 
 
+@belongs_to("choice")
 class ChoiceContract(StoreFixtures):
     """What a store must do of which it has a default that reads everything."""
 
@@ -125,6 +127,7 @@ class ChoiceContract(StoreFixtures):
         assert list(store.read_chosen("no-such-run", [0, 1], called="load")) == []
         assert store.read_standings("no-such-run") == store.read_standings(flow_run.id) == []
 
+    @belongs_to("closing")
     def test_closed_store_chooses_nothing(self, store: StateStore) -> None:
         """After closing, reading a part raises StoreError as well."""
         flow_run = make_flow_run()

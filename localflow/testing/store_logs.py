@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 from localflow.errors import StoreError
+from localflow.testing.promises import belongs_to
 from localflow.testing.store_records import (
     ODD_TEXTS,
     StoreFixtures,
@@ -25,6 +26,7 @@ if TYPE_CHECKING:
     from localflow.interfaces import FlowRun, LogEntry, Record, StateStore, TaskRun
 
 
+@belongs_to("logs")
 class LogContract(StoreFixtures):
     """How a store keeps the logs of flow runs."""
 
@@ -159,6 +161,7 @@ class LogContract(StoreFixtures):
 
     # -- all or none ------------------------------------------------------------------------------------------------
 
+    @belongs_to("atomic")
     def test_log_entry_of_an_unrecorded_flow_run_is_refused(self, store: StateStore) -> None:
         """A flow run must be recorded before it says something, and what was refused with it is not there."""
         recorded, unrecorded = make_flow_run(), make_flow_run()
@@ -176,6 +179,7 @@ class LogContract(StoreFixtures):
         assert list(store.read(recorded.id)) == [recorded]
         assert list(store.read_logs(unrecorded.id)) == []
 
+    @belongs_to("atomic")
     def test_log_goes_on_after_a_refused_batch(self, store: StateStore) -> None:
         """What a refused batch said may be appended again, and takes the positions that come next."""
         flow_run = make_flow_run()
@@ -191,6 +195,7 @@ class LogContract(StoreFixtures):
 
     # -- several at once --------------------------------------------------------------------------------------------
 
+    @belongs_to("threads")
     def test_threads_log_at_once(self, store: StateStore) -> None:
         """Several threads add to one log while others follow it: nothing is lost, doubled or out of order."""
         flow_run = make_flow_run()
@@ -218,6 +223,7 @@ class LogContract(StoreFixtures):
             ]
         assert told == {2: whole, 3: whole}
 
+    @belongs_to("survives")
     def test_two_stores_share_a_log(self, open_store: Callable[[], StateStore]) -> None:
         """Each opening goes on where the other has stopped, and both read the whole log."""
         one, other = open_store(), open_store()
@@ -232,6 +238,7 @@ class LogContract(StoreFixtures):
         assert list(one.read_logs(flow_run.id)) == list(other.read_logs(flow_run.id)) == whole
         assert list(open_store().read_logs(flow_run.id, 2)) == whole[2:]
 
+    @belongs_to("survives")
     def test_log_of_a_closed_store_is_continued(self, open_store: Callable[[], StateStore]) -> None:
         """The log is there again after closing, and is added to."""
         flow_run = make_flow_run()

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from localflow.interfaces import Execution, FlowRun, LogEntry, Payload, StateChange, StateType, TaskRun
+from localflow.testing.promises import skip_unless_promised
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -138,14 +139,20 @@ class StoreFixtures:
         raise NotImplementedError("give the test class a fixture `make_store` that returns a callable")
 
     @pytest.fixture
-    def open_store(self, make_store: Callable[[], StateStore]) -> Iterator[Callable[[], StateStore]]:
-        """Open the store like `make_store`, and close what was opened at the end of the test."""
+    def open_store(
+        self, make_store: Callable[[], StateStore], request: pytest.FixtureRequest
+    ) -> Iterator[Callable[[], StateStore]]:
+        """Open the store like `make_store`, and close what was opened at the end of the test.
+
+        A test of what the store does not promise is skipped.
+        """
         opened: list[StateStore] = []
 
         def open_store() -> StateStore:
             if opened and not opened[0].survives:
-                pytest.skip("the store keeps nothing for another opening")
+                pytest.skip(f"{type(opened[0]).__name__} does not promise survives: no opening finds what another left")
             opened.append(make_store())
+            skip_unless_promised(opened[0], request.function)
             return opened[-1]
 
         yield open_store

@@ -8,6 +8,7 @@ import pytest
 
 from localflow.errors import StoreError
 from localflow.interfaces import CachedResult, CacheEntry, Payload, StateType
+from localflow.testing.promises import belongs_to
 from localflow.testing.store_records import (
     ODD_TEXTS,
     StoreFixtures,
@@ -27,11 +28,13 @@ if TYPE_CHECKING:
 NOW = 1700000100.0
 
 
+@belongs_to("cache")
 class ResultContract(StoreFixtures):
     """How a store gives results."""
 
     # -- results ----------------------------------------------------------------------------------------------------
 
+    @belongs_to("results")
     def test_result_is_loaded(self, store: StateStore) -> None:
         """A result is any bytes, of any size."""
         flow_run = make_flow_run()
@@ -45,6 +48,7 @@ class ResultContract(StoreFixtures):
 
             assert store.load_result(flow_run.id, number) == payload
 
+    @belongs_to("results")
     def test_result_as_json_is_loaded_byte_for_byte(self, store: StateStore) -> None:
         """A payload that says it is JSON comes back as the very bytes, white space and mistakes included."""
         flow_run = make_flow_run()
@@ -55,6 +59,7 @@ class ResultContract(StoreFixtures):
 
             assert store.load_result(flow_run.id, 0) == Payload("json", data)
 
+    @belongs_to("results")
     def test_newest_result_is_loaded(self, store: StateStore) -> None:
         """Of several results of a run the newest counts; a later change without one leaves it."""
         flow_run = make_flow_run()
@@ -67,6 +72,7 @@ class ResultContract(StoreFixtures):
         assert first == Payload("pickle", b"old" * 100_000)
         assert store.load_result(flow_run.id, 1) == Payload("json", b'"new"')
 
+    @belongs_to("results")
     def test_a_completion_without_a_result_has_none(self, store: StateStore) -> None:
         """What the run had completed with before, in an earlier attempt, is not its result."""
         flow_run = make_flow_run()
@@ -76,6 +82,7 @@ class ResultContract(StoreFixtures):
 
         assert store.load_result(flow_run.id, 1) is None
 
+    @belongs_to("results")
     def test_results_belong_to_their_run(self, store: StateStore) -> None:
         """Each task run and the flow run itself have results of their own, or none."""
         flow_run = make_flow_run()
@@ -229,6 +236,7 @@ class ResultContract(StoreFixtures):
 
         assert store.find_cached("key", NOW) is None
 
+    @belongs_to("survives")
     def test_cached_result_is_found_by_another_opening(self, open_store: Callable[[], StateStore]) -> None:
         """What one opening appends, another that is open finds at once, and one that comes later does too."""
         one, other = open_store(), open_store()
@@ -246,6 +254,7 @@ class ResultContract(StoreFixtures):
         assert second is not None
         assert (first.result.data, second.result.data) == (b"1", b"2")
 
+    @belongs_to("threads")
     def test_cached_result_is_whole_whoever_writes(self, store: StateStore) -> None:
         """While several threads record results under one key, a reader always finds one of them as a whole."""
         flow_run = make_flow_run()

@@ -8,6 +8,7 @@ import pytest
 
 from localflow.errors import StoreError
 from localflow.interfaces import CacheEntry, Cause, Execution, FlowRun, Payload, StateType
+from localflow.testing.promises import belongs_to
 from localflow.testing.store_records import (
     ODD_TEXTS,
     ODD_VALUES,
@@ -23,6 +24,7 @@ if TYPE_CHECKING:
     from localflow.interfaces import Record, StateStore
 
 
+@belongs_to("records")
 class RoundTripContract(StoreFixtures):
     """What a store does with flow runs, task runs and state changes."""
 
@@ -209,6 +211,7 @@ class RoundTripContract(StoreFixtures):
 
     # -- all or none ------------------------------------------------------------------------------------------------
 
+    @belongs_to("atomic")
     def test_batch_with_a_stranger_adds_nothing(self, store: StateStore) -> None:
         """A batch that cannot be added as a whole leaves no part of itself."""
         flow_run, other = make_flow_run(), make_flow_run()
@@ -221,6 +224,7 @@ class RoundTripContract(StoreFixtures):
         assert list(store.read(flow_run.id)) == [flow_run]
         assert list(store.read(other.id)) == []
 
+    @belongs_to("atomic")
     def test_records_of_an_unrecorded_flow_run_are_refused(self, store: StateStore) -> None:
         """A flow run must be recorded before, or earlier in the same batch."""
         recorded, unrecorded = make_flow_run(), make_flow_run()
@@ -232,6 +236,7 @@ class RoundTripContract(StoreFixtures):
         assert list(store.read(recorded.id)) == [recorded]
         assert [summary.flow_run for summary in store.list_flow_runs()] == [recorded]
 
+    @belongs_to("atomic")
     def test_store_goes_on_after_a_refused_batch(self, store: StateStore) -> None:
         """A refused batch may be appended again in a form that fits."""
         flow_run = make_flow_run()
@@ -242,6 +247,7 @@ class RoundTripContract(StoreFixtures):
 
         assert list(store.read(flow_run.id)) == [flow_run, make_running(flow_run)]
 
+    @belongs_to("atomic")
     def test_flow_run_of_a_refused_batch_is_not_recorded(self, store: StateStore) -> None:
         """A flow run that came in a refused batch is unknown afterwards."""
         flow_run = make_flow_run()

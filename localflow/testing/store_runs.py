@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import signal
-import warnings
 from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
@@ -12,6 +11,8 @@ import pytest
 
 from localflow.errors import StoreError
 from localflow.interfaces import CacheEntry, FlowRunSummary, Payload, StateType
+from localflow.testing.promises import belongs_to
+from localflow.testing.store_processes import fork
 from localflow.testing.store_records import (
     StoreFixtures,
     make_completed,
@@ -29,17 +30,9 @@ if TYPE_CHECKING:
 LARGE = Payload("pickle", bytes(range(256)) * 400)
 
 
+@belongs_to("records")
 class RunContract(StoreFixtures):
     """How a store keeps flow runs over time."""
-
-    @pytest.fixture
-    def removing_store(self, store: StateStore) -> StateStore:
-        """Open a store that can remove runs; one that says it cannot need not."""
-        try:
-            store.remove([])
-        except StoreError as error:
-            pytest.skip(str(error))
-        return store
 
     # -- runs that are recorded again -------------------------------------------------------------------------------
 
@@ -89,6 +82,7 @@ class RunContract(StoreFixtures):
         assert store.list_flow_runs(unfinished=True) == []
         assert [summary.change is None for summary in store.list_flow_runs()] == [False]
 
+    @belongs_to("survives")
     def test_runs_recorded_again_are_there_after_closing(self, open_store: Callable[[], StateStore]) -> None:
         """Another opening of the store may replace a record, and a third one reads it."""
         flow_run = make_flow_run()
@@ -106,6 +100,7 @@ class RunContract(StoreFixtures):
 
     # -- state changes are recorded once ----------------------------------------------------------------------------
 
+    @belongs_to("atomic")
     def test_second_change_of_a_sequence_is_refused(self, store: StateStore) -> None:
         """A state change with the sequence of another one of its run is refused with all that comes with it."""
         flow_run = make_flow_run()
@@ -125,6 +120,7 @@ class RunContract(StoreFixtures):
         assert list(store.read_logs(flow_run.id)) == []
         store.append([make_running(flow_run), make_running(task_run, 3)])
 
+    @belongs_to("survives")
     def test_second_change_of_a_sequence_is_refused_whoever_comes(self, open_store: Callable[[], StateStore]) -> None:
         """Of two that have opened the store and go on with one run the second is refused."""
         one, other = open_store(), open_store()
@@ -139,6 +135,7 @@ class RunContract(StoreFixtures):
 
     # -- some flow runs are listed ----------------------------------------------------------------------------------
 
+    @belongs_to("listing")
     def test_tree_is_listed_by_the_id_at_its_top(self, store: StateStore) -> None:
         """With `root_id` the flow run of that id and all below it are listed, at any depth, and no others."""
         top = make_flow_run(created_at=1700000000.0)
@@ -154,6 +151,7 @@ class RunContract(StoreFixtures):
         assert unfinished == [grandchild, top]
         assert store.list_flow_runs(root_id="no-such-run") == []
 
+    @belongs_to("listing")
     def test_unfinished_flow_runs_are_listed(self, store: StateStore) -> None:
         """With `unfinished` those are listed whose newest state is not final: PENDING, RUNNING, or run once more."""
         runs = [make_flow_run(created_at=1700000000.0 + number) for number in range(5)]
@@ -178,6 +176,7 @@ class RunContract(StoreFixtures):
 
         assert store.list_flow_runs(unfinished=True) == []
 
+    @belongs_to("listing")
     def test_unfinished_subflow_is_listed(self, store: StateStore) -> None:
         """A flow run is finished or not whatever those above and below it are."""
         top = make_flow_run()
@@ -189,6 +188,7 @@ class RunContract(StoreFixtures):
         store.append([make_completed(child), make_running(top, 3)])
         assert [summary.flow_run for summary in store.list_flow_runs(unfinished=True)] == [top]
 
+    @belongs_to("survives")
     def test_unfinished_flow_run_of_another_opening_is_listed(self, open_store: Callable[[], StateStore]) -> None:
         """What one has begun, another finds unfinished, ends, and the first finds it ended."""
         one, other = open_store(), open_store()
@@ -202,6 +202,7 @@ class RunContract(StoreFixtures):
 
     # -- claims -----------------------------------------------------------------------------------------------------
 
+    @belongs_to("claims")
     def test_flow_run_is_claimed_by_one_at_a_time(self, store: StateStore) -> None:
         """A second claim is to be had when the first is released, and claims of other flow runs do not matter."""
         flow_run = make_flow_run()
@@ -222,6 +223,7 @@ class RunContract(StoreFixtures):
         second.release()
         other.release()
 
+    @belongs_to("liveness")
     def test_claim_is_known_to_other_openings(self, open_store: Callable[[], StateStore]) -> None:
         """A claim is one for the whole store, however often it is open."""
         one, other = open_store(), open_store()
@@ -235,13 +237,12 @@ class RunContract(StoreFixtures):
         assert one.claim("run") is None
         claim.release()
 
+    @belongs_to("liveness")
     @pytest.mark.skipif(not hasattr(os, "fork"), reason="the holder of the claim is a fork")
     def test_claim_ends_with_its_process(
         self, store: StateStore, make_store: Callable[[], StateStore], open_store: Callable[[], StateStore]
     ) -> None:
         """A process that is killed holds no claim any more, at once, even if a child of it lives on."""
-        if not store.survives:
-            pytest.skip("no other process can open the store")
         with _holder_of_a_claim(make_store, "run") as kill:
             assert store.claim("run") is None
 
@@ -251,13 +252,14 @@ class RunContract(StoreFixtures):
             assert claim is not None
             claim.release()
 
+    @belongs_to("claims")
     @pytest.mark.skipif(not hasattr(os, "fork"), reason="the child is a fork")
     def test_claim_is_not_released_by_a_child(self, store: StateStore) -> None:
         """A child that inherits a claim can neither release it nor end it by its own end."""
         claim = store.claim("run")
         assert claim is not None
 
-        child = _fork()
+        child = fork()
         if child == 0:
             try:
                 claim.release()
@@ -270,9 +272,9 @@ class RunContract(StoreFixtures):
 
     # -- removing ---------------------------------------------------------------------------------------------------
 
-    def test_removed_tree_is_gone(self, removing_store: StateStore) -> None:
+    @belongs_to("remove")
+    def test_removed_tree_is_gone(self, store: StateStore) -> None:
         """Nothing is left of a flow run that was removed, nor of those below it, and the others are as they were."""
-        store = removing_store
         top, child = _record_tree(store, "gone")
         kept, kept_child = _record_tree(store, "kept")
         before = [list(store.read(run.id)) for run in (kept, kept_child)]
@@ -296,18 +298,19 @@ class RunContract(StoreFixtures):
             store.append([make_running(top, 9)])
         assert store.check() == []
 
-    def test_only_whole_trees_are_removed(self, removing_store: StateStore) -> None:
+    @belongs_to("remove")
+    def test_only_whole_trees_are_removed(self, store: StateStore) -> None:
         """The id of a flow run that another one called removes nothing."""
-        top, child = _record_tree(removing_store, "key")
+        top, child = _record_tree(store, "key")
 
-        removing_store.remove([child.id])
+        store.remove([child.id])
 
-        assert [summary.flow_run for summary in removing_store.list_flow_runs()] == [child, top]
-        assert removing_store.load_result(child.id, 1) == LARGE
+        assert [summary.flow_run for summary in store.list_flow_runs()] == [child, top]
+        assert store.load_result(child.id, 1) == LARGE
 
-    def test_results_are_removed_alone(self, removing_store: StateStore) -> None:
+    @belongs_to("remove")
+    def test_results_are_removed_alone(self, store: StateStore) -> None:
         """With `results_only` the records and logs stay, the results go, and the flow run can go on."""
-        store = removing_store
         top, child = _record_tree(store, "gone")
         kept, kept_child = _record_tree(store, "kept")
         before = [(list(store.read(run.id)), list(store.read_logs(run.id))) for run in (top, child)]
@@ -324,13 +327,10 @@ class RunContract(StoreFixtures):
         assert store.load_result(child.id, 1) == LARGE
         assert [entry.message for _, entry in store.read_logs(top.id)] == ["loading", "more"]
 
+    @belongs_to("remove")
     def test_removal_is_seen_by_other_openings(self, open_store: Callable[[], StateStore]) -> None:
         """Whoever has the store open, too, meets neither what was removed nor anything wrong."""
         one, other = open_store(), open_store()
-        try:
-            one.remove([])
-        except StoreError as error:
-            pytest.skip(str(error))
         top, child = _record_tree(one, "gone")
         emptied, _ = _record_tree(one, "emptied")
         for run in (top, child, emptied):
@@ -361,6 +361,7 @@ class RunContract(StoreFixtures):
 
         assert store.check() == []
 
+    @belongs_to("closing")
     def test_closed_store_claims_and_removes_nothing(self, store: StateStore) -> None:
         """After closing there is nothing to hold and nothing to remove."""
         store.close()
@@ -388,12 +389,12 @@ def _holder_of_a_claim(make_store: Callable[[], StateStore], flow_run_id: str) -
     """Have another process hold a claim, which has a child; gives what kills it, but not the child."""
     here, there = os.pipe()
     stay, go = os.pipe()
-    holder = _fork()
+    holder = fork()
     if holder == 0:
         try:
             os.close(go)
             claim = make_store().claim(flow_run_id)
-            if _fork() == 0:  # who says so has let go of the claim by then: in the moment of a fork both have it
+            if fork() == 0:  # who says so has let go of the claim by then: in the moment of a fork both have it
                 os.write(there, b"1" if claim is not None else b"0")
             os.read(stay, 1)  # until the test is over
         finally:
@@ -417,9 +418,3 @@ def _holder_of_a_claim(make_store: Callable[[], StateStore], flow_run_id: str) -
             os.waitpid(holder, 0)
         os.read(here, 1)  # until the child has ended, too
         os.close(here)
-
-
-def _fork() -> int:
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore", DeprecationWarning)  # that other threads may hold locks
-        return os.fork()

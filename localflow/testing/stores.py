@@ -5,8 +5,9 @@
         def make_store(self, tmp_path):
             return lambda: ShoeboxStateStore(tmp_path / "shoebox")
 
-`make_store()` opens the same store again each time it is called, also in a forked child. The tests that open it again
-are skipped for a store that says `survives = False`, those about removal for one whose `remove` raises StoreError.
+`make_store()` opens the same store again each time it is called, also in a forked child. Each test belongs to a
+capability (see `localflow/capabilities.py`): what a store does not promise is skipped, such as opening it again where
+`survives = False`, and removing where there is no `remove`.
 """
 
 from __future__ import annotations
@@ -18,8 +19,11 @@ import pytest
 
 from localflow.errors import StoreError
 from localflow.interfaces import FlowRunSummary, StateType
+from localflow.testing.promises import belongs_to
 from localflow.testing.store_choice import ChoiceContract
 from localflow.testing.store_logs import LogContract
+from localflow.testing.store_model import ModelContract
+from localflow.testing.store_processes import ProcessContract
 from localflow.testing.store_records import (
     changes_of,
     make_completed,
@@ -31,6 +35,7 @@ from localflow.testing.store_records import (
 from localflow.testing.store_results import ResultContract
 from localflow.testing.store_round_trips import RoundTripContract
 from localflow.testing.store_runs import RunContract
+from localflow.testing.store_values import ValueContract
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -38,7 +43,17 @@ if TYPE_CHECKING:
     from localflow.interfaces import StateStore
 
 
-class StateStoreContract(RoundTripContract, ResultContract, LogContract, RunContract, ChoiceContract):
+@belongs_to("listing")
+class StateStoreContract(
+    RoundTripContract,
+    ResultContract,
+    LogContract,
+    RunContract,
+    ChoiceContract,
+    ValueContract,
+    ProcessContract,
+    ModelContract,
+):
     """What every state store must do; a plugin's test subclasses it and gives the fixture `make_store`."""
 
     # -- the list of flow runs --------------------------------------------------------------------------------------
@@ -107,6 +122,7 @@ class StateStoreContract(RoundTripContract, ResultContract, LogContract, RunCont
 
     # -- several at once --------------------------------------------------------------------------------------------
 
+    @belongs_to("threads")
     def test_threads_append_at_once(self, store: StateStore) -> None:
         """Several threads append to one store, to the same and to different flow runs, and nothing is lost."""
         shared = make_flow_run()
@@ -125,6 +141,7 @@ class StateStoreContract(RoundTripContract, ResultContract, LogContract, RunCont
         for thread in range(4):
             assert [change.sequence for change in changes_of(list(store.read(f"own-{thread}")))] == list(range(1, 31))
 
+    @belongs_to("threads")
     def test_readers_see_whole_batches(self, store: StateStore) -> None:
         """Whoever reads while others write sees all records of a batch or none, and no later batch without it."""
         flow_run = make_flow_run()
@@ -146,6 +163,7 @@ class StateStoreContract(RoundTripContract, ResultContract, LogContract, RunCont
             assert sequences == list(range(1, len(sequences) + 1))
             assert len(sequences) % 3 == 0
 
+    @belongs_to("survives")
     def test_two_stores_share_the_records(self, open_store: Callable[[], StateStore]) -> None:
         """What one opening appends, another that is open too reads at once and may go on with."""
         one, other = open_store(), open_store()
@@ -163,6 +181,7 @@ class StateStoreContract(RoundTripContract, ResultContract, LogContract, RunCont
 
     # -- closing and opening again ----------------------------------------------------------------------------------
 
+    @belongs_to("survives")
     def test_closed_store_is_opened_again(self, open_store: Callable[[], StateStore]) -> None:
         """Everything is there again after closing, and is added to."""
         flow_run = make_flow_run()
@@ -179,6 +198,7 @@ class StateStoreContract(RoundTripContract, ResultContract, LogContract, RunCont
         assert [change.sequence for change in changes_of(list(store.read(child.id)))] == [1, 2]
         assert store.load_result(child.id, 1) == make_completed(task_run).result
 
+    @belongs_to("survives")
     def test_unclosed_store_is_opened_again(self, open_store: Callable[[], StateStore]) -> None:
         """What `append` has returned from is there for others although nobody has closed anything."""
         flow_run = make_flow_run()
@@ -186,11 +206,13 @@ class StateStoreContract(RoundTripContract, ResultContract, LogContract, RunCont
 
         assert list(open_store().read(flow_run.id)) == [flow_run]
 
+    @belongs_to("closing")
     def test_closing_twice_is_harmless(self, store: StateStore) -> None:
         """A store may be closed again."""
         store.close()
         store.close()
 
+    @belongs_to("closing")
     def test_closed_store_refuses_to_work(self, store: StateStore) -> None:
         """After closing, writing and reading raise StoreError."""
         flow_run = make_flow_run()

@@ -239,6 +239,15 @@ async def begin_and_wait_later(begun: str, release: str, seconds: float = 30.0) 
     return Path(release).exists()
 
 
+def hold_lock(path: str, release: str, seconds: float = 30.0) -> bool:
+    """Hold the lock of a file while waiting for another one."""
+    import fcntl
+
+    with Path(path).open("w") as file:
+        fcntl.flock(file, fcntl.LOCK_EX)
+        return wait_for_file(release, seconds)
+
+
 def meet(path: str, name: str, count: int) -> bool:
     """Return whether so many calls with different names have met, that is, were running at the same time."""
     note(path, name)

@@ -40,7 +40,7 @@ def test_plugins_lists_every_name_with_its_distribution(cli: Cli, read_json: Any
     listing = read_json("plugins")
 
     lines = [line.split() for line in table.stdout.splitlines()]
-    assert lines[0] == ["ROLE", "NAME", "PLUGIN", "DISTRIBUTION", "VERSION"]
+    assert lines[0] == ["ROLE", "NAME", "PLUGIN", "DISTRIBUTION", "VERSION", "CAPABILITIES"]
     assert [(each["role"], each["name"]) for each in listing] == [
         ("executor", "process"), ("executor", "sequential"), ("executor", "thread"),
         ("state store", "json"), ("state store", "memory"), ("state store", "sqlite"),
@@ -51,14 +51,17 @@ def test_plugins_lists_every_name_with_its_distribution(cli: Cli, read_json: Any
 
 
 def test_a_broken_plugin_is_named_with_its_reason(cli: Cli, broken_plugin: dict[str, str]) -> None:
-    """On stderr as well as in the JSON; the others are listed as ever."""
+    """In the table, and with JSON on stderr as well; the others are listed as ever."""
     done = cli("plugins", "--json", **broken_plugin)
+    table = cli("plugins", **broken_plugin)
 
     assert done.returncode == 0
     assert done.stderr.startswith("warning: plugin 'acme' of distribution 'acme-plugin' failed to load:")
     assert "no_such_module_anywhere" in done.stderr
     assert '"problem": "plugin \'acme\' of distribution' in done.stdout
     assert '"name": "sequential"' in done.stdout
+    [row] = [line for line in table.stdout.splitlines() if "acme-plugin" in line]
+    assert "cannot be used: plugin 'acme' of distribution 'acme-plugin' failed to load: ModuleNotFoundError" in row
 
 
 def test_config_validate_warns_of_broken_plugins_that_nobody_needs(cli: Cli, broken_plugin: dict[str, str]) -> None:

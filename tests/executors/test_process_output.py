@@ -22,8 +22,8 @@ from localflow.context import current_run
 from localflow.records import LogLine
 from localflow.states import StateType
 from localflow.testing import workloads
+from localflow.testing.leaks import open_files
 from localflow.testing.running import CallRunner
-from tests.conftest import open_files
 from tests.executors.conftest import eventually
 
 if TYPE_CHECKING:

@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import psutil
 import pytest
 
-from tests.conftest import MARK, marked_processes
+from localflow.testing.leaks import MARK, marked_processes
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator

@@ -5,7 +5,7 @@ Each `start` makes a new `Crew`; a thread stuck in a task at shutdown belongs to
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, ClassVar
 
 from localflow.builtin.cores import usable_cores
 from localflow.builtin.thread.crew import Crew
@@ -27,6 +27,8 @@ class ThreadExecutor(Executor):
     Made for tasks that mostly wait. A call that is past its timeout is given up: it is answered at once, and another
     thread takes the place of the one that it keeps.
     """
+
+    gives_up_late_calls: ClassVar[bool] = True
 
     def __init__(self, workers: Annotated[int, AtLeast(1)] | None = None) -> None:
         """Keep options: how many threads there may be, by default 4 for each usable core and at least 8."""
