@@ -85,6 +85,8 @@ def commands() -> list[tuple[str, click.Command]]:
         command = app.get_command(context, verb)
         assert command is not None
         if isinstance(command, click.Group):
+            if command.invoke_without_command:
+                found.append((verb, command))
             found += [(f"{verb} {name}", member) for name, member in command.commands.items()]
         else:
             found.append((verb, command))
