@@ -17,7 +17,7 @@ import pytest
 import tomli
 
 import localflow
-from localflow import hookspecs, interfaces, testing
+from localflow import hookspecs, interfaces
 from localflow.errors import PluginError
 from localflow.interfaces import AtLeast, Secret
 from localflow.options import fitted, read_options
@@ -176,13 +176,6 @@ def test_what_a_state_store_declares_is_told() -> None:
     assert [name for name in attributes if f"`{name}`" not in section("A state store").text] == []
 
 
-def test_what_is_there_for_tests_is_told() -> None:
-    """Everything that `localflow.testing` exports for plugins is spoken of."""
-    text = "".join(each.text for each in sections() if each.title.startswith("Test"))
-
-    assert [name for name in testing.__all__ if name != "harness" and name not in text] == []
-
-
 @pytest.mark.parametrize("path", re.findall(r"^\| `(localflow\.[\w.]+)` \|", PAGE, re.MULTILINE))
 def test_what_else_may_be_used_is_there(path: str) -> None:
     """Each name of the table can be imported from where it says."""
@@ -196,8 +189,9 @@ def test_what_else_may_be_used_is_there(path: str) -> None:
 
 @pytest.mark.timeout(120)
 def test_examples_pass_the_contracts(examples: Path) -> None:
-    """The executor, the state store and the notifier of the page pass the suites, by the test that is on it."""
-    arguments = ["-q", "-p", "no:cacheprovider", "--rootdir", ".", "-o", "addopts=", "test_examples.py"]
+    """The executor, the state store and the notifier of the page pass the suites and run flows, by its own tests."""
+    tests = [name for name in files() if name.startswith("test_")]
+    arguments = ["-q", "-p", "no:cacheprovider", "--rootdir", ".", "-o", "addopts=", *tests]
 
     done = subprocess.run(
         [sys.executable, "-m", "pytest", *arguments],

@@ -235,6 +235,18 @@ def test_its_tests_pass(written: Path, installed: Path, role: str, name: str) ->
 
 
 @pytest.mark.timeout(120)
+def test_its_promises_are_held(installed: Path, tmp_path: Path) -> None:
+    """`localflow plugins check` says so of the notifier, with the option that docs/plugins.md gives one of files."""
+    command = ["plugins", "check", "pigeon", "-o", "path={file}", "--json"]
+
+    done = run("-m", "localflow", *command, site=installed, cwd=tmp_path)
+
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert "held" in done.stdout
+    assert not {"broken", "not checked"} & set(re.findall(r'"verdict": "([\w ]+)"', done.stdout))
+
+
+@pytest.mark.timeout(120)
 def test_types_are_complete(written: Path) -> None:
     """mypy has nothing to say about any of them, as strict as their settings make it."""
     pytest.importorskip("mypy")
