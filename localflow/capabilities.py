@@ -163,11 +163,12 @@ def chosen_by(subject: object) -> list[str]:
 
 
 def made_by(factory: Callable[..., object]) -> type | None:
-    """Return the class of what a factory makes; None for a function that does not say."""
+    """Return the class of what a factory makes; None for a function that says no more than the interface."""
     made: object = factory
     if not isinstance(factory, type):
         try:
             made = get_type_hints(factory).get("return")
         except Exception:  # a name that only type checkers know
             return None
-    return made if isinstance(made, type) and issubclass(made, tuple(_INTERFACES.values())) else None
+    interfaces = tuple(_INTERFACES.values())
+    return made if isinstance(made, type) and issubclass(made, interfaces) and made not in interfaces else None

@@ -193,6 +193,14 @@ class Project:
             if name in self.settings.tables(section) or name in self.plugins.names(role)
         ]
 
+    def names_in(self, sections: Iterable[Section]) -> set[str]:
+        """Return the names of the tables in these sections, and those that plugins have registered for them."""
+        return {
+            name
+            for section in sections
+            for name in (*self.settings.tables(section), *self.plugins.names(_ROLES[section]))
+        }
+
     def role_of(self, section: Section, name: str) -> tuple[Role, Source]:
         """Return what the tables of a section are of, and the plugin behind one of them; raises PluginError."""
         self._factory(self._table(section, name))

@@ -105,6 +105,15 @@ def test_without_the_plugin_the_settings_are_refused(project: Path, tmp_path: Pa
     assert "unknown executor 'nice'; installed: " in done.stderr
 
 
+@pytest.mark.parametrize("arguments", [("nice", "--only", "calls"), ("file", "-o", "path={file}")])
+def test_it_holds_what_it_promises(installed: Path, tmp_path: Path, arguments: tuple[str, ...]) -> None:
+    """`localflow plugins check` finds nothing broken in what was installed."""
+    done = run(installed, "-m", "localflow", "plugins", "check", *arguments, "--json")
+
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert {each["verdict"] for each in json.loads(done.stdout)["capabilities"]} == {"held"}
+
+
 def test_its_own_tests_pass(installed: Path, tmp_path: Path) -> None:
     """The contracts that the plugin's tests subclass hold for what was installed."""
     shutil.copytree(SOURCE, tmp_path / "my_plugin", ignore=shutil.ignore_patterns("src", "__pycache__"))

@@ -105,10 +105,8 @@ def _section(project: Project, name: str, role: str | None) -> Section:
     if len(sections) > 1:
         raise UsageError(f"'{name}' is the name of several; say which by --role {'|'.join(_ROLES)}")
     if not sections:
-        roles = ("executor", "state store", "notifier")
-        installed = {known for each in roles for known in project.plugins.names(each)}  # type: ignore[arg-type]
-        tables = {known for section in _ROLES.values() for known in project.settings.tables(section)}
-        raise UnknownPluginError(role or "plugin", name, installed | tables, project.plugins.problems())
+        asked = _ROLES.values() if role is None else [_ROLES[role]]
+        raise UnknownPluginError(role or "plugin", name, project.names_in(asked), project.plugins.problems())
     return sections[0]
 
 

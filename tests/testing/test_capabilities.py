@@ -61,9 +61,12 @@ def test_the_class_that_a_factory_makes_is_known_if_it_says_so() -> None:
     def wrongly() -> int:
         return 1
 
+    def vaguely() -> Executor:
+        return ThreadExecutor()
+
     assert made_by(SequentialExecutor) is SequentialExecutor
     assert made_by(annotated) is ThreadExecutor
-    assert made_by(wrongly) is made_by(lambda: SequentialExecutor()) is None
+    assert [made_by(wrongly), made_by(vaguely), made_by(lambda: SequentialExecutor())] == [None] * 3
 
 
 def test_mistakes_are_named() -> None:
