@@ -468,7 +468,7 @@ def test_fault_G7_a_store_that_fails_before_or_after_writing_is_never_believed(
     done = place.localflow("run", program, **settings, **{f"LOCALFLOW_STORES__FAULTY__{kind.upper()}": "0.03"})
 
     assert done.returncode == 3, done.stderr
-    assert f"fails on purpose: {'nothing' if kind == 'rate' else 'all'} of this was written" in done.stderr
+    assert f"fails on purpose: {'nothing' if kind == 'rate' else 'all'} of this was done" in done.stderr
     assert "Completed" not in done.stdout
     begun, completed = set(), set()
     for run in place.read("show", "@last", **settings)["task_runs"]:
