@@ -444,7 +444,7 @@ class Engine:
     def _notify(self, records: Sequence[Record]) -> None:
         if self._notifications is not None:
             wants = self._notifications.wants
-            changes = [item for item in records if isinstance(item, StateChange) and wants(item.name, item.type)]
+            changes = [item for item in records if type(item) is StateChange and wants(item.name, item.type)]
             if changes:
                 self._notifications.publish(changes)
 

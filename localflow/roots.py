@@ -15,6 +15,7 @@ from localflow.engine import Engine
 from localflow.errors import NotResumableError, PluginError
 from localflow.flow_records import flow_record, flow_record_again
 from localflow.flow_runs import FlowCall
+from localflow.garbage import collected_rarely
 from localflow.logs import recording
 from localflow.plans import codes_of_tasks, make_plan
 from localflow.recovery import Again, claimed_run, stored_parameters
@@ -92,7 +93,7 @@ def begun(
         folder = store.value_folder(record.root_id)
         if folder is not None:
             engine.folder.path, engine.folder.power_safe = folder.path, folder.power_safe
-        with engine.shield.listening(), recording():
+        with engine.shield.listening(), recording(), collected_rarely():
             yield FlowCall(
                 engine, flow, record, lambda: flow.body(parameters), lane, 0, blocker, started, left_flow,
                 resumption,
