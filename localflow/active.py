@@ -17,7 +17,7 @@ from localflow.futures import TaskFuture, futures_in
 from localflow.inputs import InputPrints
 from localflow.records import FlowRun, TaskRun
 from localflow.run_names import run_name
-from localflow.states import RunRef, State
+from localflow.states import State
 from localflow.tags import current_tags, joined_tags
 
 if TYPE_CHECKING:
@@ -31,7 +31,7 @@ if TYPE_CHECKING:
     from localflow.recovery import Resumption
     from localflow.tasks import Task
 
-from localflow.live import PENDING, LiveRun, may_be_tolerated
+from localflow.live import NO_KEYWORDS, NONE_TOLERATED, PENDING, LiveRun, may_be_tolerated
 
 _log = logging.getLogger("localflow.resume")
 
@@ -162,7 +162,7 @@ class ActiveFlow:
         inputs = self._inputs.of(args if task.owner is None else (task.owner, *args), kwargs, wait_for, known)
         found = arguments.find_in_call(args, kwargs, _INPUTS)
         resolve = bool(found)
-        tolerated: frozenset[int] = frozenset()
+        tolerated = NONE_TOLERATED
         if found or wait_for is not None:
             marked = found if wait_for is None else [*found, *arguments.find(wait_for, (arguments.allow_failure,))]
             if any(type(item) is arguments.allow_failure for item in marked):
@@ -181,7 +181,7 @@ class ActiveFlow:
             else:
                 ordinal = earlier.record.ordinal
         record = self._record(task, ordinal, args, kwargs, ids, map_number, map_index, inputs, earlier)
-        run = LiveRun(self, lane, record, task, args, kwargs, resolve)
+        run = LiveRun(self, lane, record, task, args, kwargs or NO_KEYWORDS, resolve)
         if earlier is not None:
             run.sequence, run.begun, run.state = earlier.sequence, earlier.begun, _left(earlier)
             reason = self._why_again(run, earlier)
@@ -200,7 +200,7 @@ class ActiveFlow:
         if self._earlier is not None and run.answer is None:
             run.outdated = self._renew(record, self._earlier)
         run.upstreams, run.tolerated, run.blocker = upstreams, tolerated, blocker
-        run.future = TaskFuture(RunRef(self.record.id, record.number, record.name), PENDING, engine, engine.lock)
+        run.future = TaskFuture(record, PENDING, engine)
         if self._runs is not None:
             self._runs.append(run)
         self.futures.append(run.future)
@@ -335,7 +335,7 @@ class ActiveFlow:
                     futures[item] = None
                     continue
                 if not item.done():
-                    raise ForeignFutureError(item.name, item._run.flow_run_id, self.record.id)
+                    raise ForeignFutureError(item.name, item._flow_run_id, self.record.id)
                 state = item.state
             if isinstance(state, State):
                 if state.run is not None:

@@ -10,7 +10,7 @@ from localflow.calls import Call
 from localflow.futures import TaskFuture
 from localflow.payloads import Packed
 from localflow.records import StateChange, TaskRun
-from localflow.states import NOT_READY, Pending, Retrying, Returned, State, StateType
+from localflow.states import NOT_READY, Pending, Retrying, Returned, RunRef, State, StateType
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
@@ -22,6 +22,10 @@ if TYPE_CHECKING:
     from localflow.tasks import Task
 
 PENDING = Pending()
+
+# What most runs have, as one object for all of them.
+NO_KEYWORDS: Mapping[str, Any] = {}
+NONE_TOLERATED: frozenset[int] = frozenset()
 
 
 class LiveRun:
@@ -52,7 +56,7 @@ class LiveRun:
         self.resolve = resolve
         """Whether futures, states or markers are to be replaced in the arguments."""
         self.upstreams: Sequence[TaskFuture[Any]] = ()
-        self.tolerated: frozenset[int] = frozenset()
+        self.tolerated = NONE_TOLERATED
         """Ids of the futures and states whose failure is allowed."""
         self.blocker: State | None = None
         """A state passed as an argument or in `wait_for` that had not completed."""
@@ -73,8 +77,8 @@ class LiveRun:
         self.call: Call | None = None
         self.go = False
         """Whether a start is stored, so that a caller that runs its call itself may do so."""
-        self.caller = threading.get_ident()
-        """The thread that made the call."""
+        self.caller = threading.get_ident() if lane.executor.runs_in_caller else 0
+        """The thread that made the call, if it is to run it."""
         self.in_hand = False
         """Whether an executor has the call."""
         self.cancelling: State | None = None
@@ -108,6 +112,14 @@ class LiveRun:
                 self.attempt, execution, state.cause, result, None,
             ),
         )  # fmt: skip
+
+    def conclude(self, state: State) -> None:
+        """Note the last state, which nobody is shown before it is stored."""
+        record, future = self.record, self.future
+        future._run = ref = tuple.__new__(RunRef, (record.flow_run.id, record.number, record.name))
+        if state.run is None:
+            state.run = ref
+        future._ending = state
 
     def begin(self) -> StateChange:
         """Move on to RUNNING, in the first or another attempt, and return the record of it."""
