@@ -84,15 +84,15 @@ class Scheduler:
             self._conclude(run, interrupted() if self.is_closed else stopped())
         elif run.blocker is None:
             tolerated = [future._node for future in run.upstreams if id(future) in run.tolerated]
-            run.node = run.future._node = self._graph.add([future._node for future in run.upstreams], tolerated)
-            run.depth = self._graph.depth(run.node)
+            run.future._node = node = self._graph.add([future._node for future in run.upstreams], tolerated)
+            run.depth = self._graph.depth(node)
             self.open_runs.add(run)
         else:
             self._add_ended(run, graph.FAILED)
             self._conclude(run, not_ready(run.blocker))
 
     def _add_ended(self, run: LiveRun, ending: int) -> None:
-        run.node = run.future._node = self._graph.add_ended(ending)
+        run.future._node = self._graph.add_ended(ending)
         self.open_runs.add_ended()
 
     def follow_up(self) -> None:
