@@ -29,8 +29,8 @@ _SECRET_ENDINGS = (
     "authorization",
     "cookie",
 )
-_URL = re.compile(r"(?P<scheme>[A-Za-z][A-Za-z0-9+.-]*://)(?P<rest>\S+)")
-_BARE_KEY = re.compile(r"[A-Za-z0-9_-]+")
+_URL = r"(?P<scheme>[A-Za-z][A-Za-z0-9+.-]*://)(?P<rest>\S+)"
+_BARE_KEY = r"[A-Za-z0-9_-]+"
 _SHOWN_LENGTH = 80
 
 _TYPE_NAMES: dict[type, str] = {
@@ -57,7 +57,7 @@ def masked(value: object, key: str = "") -> object:
     if value is not None and is_secret(key):
         return MASK
     if isinstance(value, str):
-        return MASK if value.startswith(ENV_PREFIX) else _URL.sub(_masked_url, value)
+        return MASK if value.startswith(ENV_PREFIX) else re.sub(_URL, _masked_url, value)
     if isinstance(value, dict):
         return {str(inner): masked(item, str(inner)) for inner, item in value.items()}
     if isinstance(value, (list, tuple, set, frozenset)):
@@ -85,7 +85,7 @@ def without(secrets: Iterable[object], text: str) -> str:
     found = {item for value in secrets for item in _strings(value) if item}
     for secret in sorted(found, key=len, reverse=True):
         text = text.replace(secret, MASK)
-    return _URL.sub(_masked_url, text)
+    return re.sub(_URL, _masked_url, text)
 
 
 def literal(value: object) -> str:
@@ -121,7 +121,7 @@ def found(value: object, key: str = "") -> str:
 
 def dotted(*parts: str) -> str:
     """Return a dotted key as TOML writes it, parts quoted where they must be."""
-    return ".".join(part if _BARE_KEY.fullmatch(part) else quoted(part) for part in parts)
+    return ".".join(part if re.fullmatch(_BARE_KEY, part) else quoted(part) for part in parts)
 
 
 def quoted(text: str) -> str:

@@ -5,7 +5,6 @@ It is begun anew, or taken up where an earlier process has left it.
 
 from __future__ import annotations
 
-import inspect
 import logging
 from contextlib import ExitStack, contextmanager
 from typing import TYPE_CHECKING, Any, NamedTuple
@@ -91,7 +90,7 @@ def begun(
             record, left_flow = flow_record_again(flow, run, parameters, lane.name), resumption.left(run.id)
         folder = store.value_folder(record.root_id)
         if folder is not None:
-            engine.folder.path, engine.folder.power_safe = folder.path, folder.power_safe
+            engine.folder.place, engine.folder.power_safe = folder.place, folder.power_safe
         with engine.shield.listening(), recording():
             yield FlowCall(
                 engine, flow, record, lambda: flow.body(parameters), lane, 0, blocker, started, left_flow,
@@ -108,6 +107,23 @@ def _apply_retention(project: Project, store: StateStore) -> None:
     from localflow.housekeeping import apply_retention
 
     apply_retention(project, store)
+
+
+def execute(
+    flow: Flow[..., Any],
+    project: Project,
+    store: StateStore,
+    parameters: dict[str, Any],
+    on_start: Callable[[FlowRun], None] | None = None,
+) -> FinishedRun:
+    """Run a flow with fitting parameters, as `Flow.execute` tells it."""
+    notifications = project.make_notifications()
+    try:
+        with begun(flow, project, store, parameters, None, on_start, notifications) as call:
+            state = run_to_end(call)
+    finally:
+        failed = notifications.close()
+    return FinishedRun(call.record, state, failed, call.active.incomplete())
 
 
 def execute_again(
@@ -189,7 +205,9 @@ def _taken_up(
     with claimed_run(store, run, again, notifications.publish) as (run, resumption):
         if run.flow != flow.name:
             raise NotResumableError(f"flow run '{run.name}' is of flow '{run.flow}', not of '{flow.name}'")
-        codes = codes_of_tasks([inspect.unwrap(flow.fn)])
+        from inspect import unwrap
+
+        codes = codes_of_tasks([unwrap(flow.fn)])
         if on_plan is not None and not on_plan(make_plan(resumption, run, codes)):
             yield None
             return

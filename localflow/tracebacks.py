@@ -28,13 +28,13 @@ _ARGUMENTS = 10
 _PACKAGE = __file__.rpartition(os.sep)[0] + os.sep
 _TESTING = f"{_PACKAGE}testing{os.sep}"  # what it runs stands for code of users
 _STDLIB = os.__file__.rpartition(os.sep)[0] + os.sep
-_INSTALLED = re.compile(r".*[\\/](?:site|dist)-packages[\\/]", re.DOTALL)
+# Patterns are compiled when something has failed, not at every start.
+_INSTALLED = r"(?s:.*)[\\/](?:site|dist)-packages[\\/]"
 _FROZEN = "<frozen "
 
-_SECRET_FIELD = re.compile(  # by the names of masking.py
-    r"(\b\w*(?:token|password|passwd|passphrase|secret|key|credential|authorization|cookie)s?['\"]?\s*[=:]\s*)"
-    r"('(?:[^'\\]|\\.)*'|\"(?:[^\"\\]|\\.)*\"|[^,)}\]\s]+)",
-    re.I,
+_SECRET_FIELD = (  # by the names of masking.py
+    r"(?i)(\b\w*(?:token|password|passwd|passphrase|secret|key|credential|authorization|cookie)s?['\"]?\s*[=:]\s*)"
+    r"('(?:[^'\\]|\\.)*'|\"(?:[^\"\\]|\\.)*\"|[^,)}\]\s]+)"
 )
 
 
@@ -126,7 +126,7 @@ def _origin(frame: traceback.FrameSummary) -> str:
     file = frame.filename
     if file.startswith(_PACKAGE) and not file.startswith(_TESTING):
         return _OWN
-    return _LIBRARY if file.startswith((_STDLIB, _FROZEN)) or _INSTALLED.match(file) else _USER
+    return _LIBRARY if file.startswith((_STDLIB, _FROZEN)) or re.match(_INSTALLED, file) else _USER
 
 
 def _package_of(frames: Sequence[traceback.FrameSummary]) -> str:
@@ -142,7 +142,7 @@ def _package_of(frames: Sequence[traceback.FrameSummary]) -> str:
 def _module_parts(file: str) -> list[str]:
     if file.startswith(_FROZEN):
         return file.removeprefix(_FROZEN).removesuffix(">").split(".")
-    installed = _INSTALLED.match(file)
+    installed = re.match(_INSTALLED, file)
     relative = file[installed.end() :] if installed else file.removeprefix(_STDLIB)
     parts = re.split(r"[\\/]", relative.removesuffix(".py"))
     return parts[:-1] if parts[-1] == "__init__" and parts[:-1] else parts
@@ -200,7 +200,7 @@ def _described(value: object) -> str:
         raise
     except BaseException as error:  # sys.exit() in a __repr__ too: the failure to tell of is another one
         text = f"<{type(value).__name__}: repr() of it raised {type(error).__name__}>"
-    text = _SECRET_FIELD.sub(rf"\g<1>{MASK}", without((), " ".join(text.split())))
+    text = re.sub(_SECRET_FIELD, rf"\g<1>{MASK}", without((), " ".join(text.split())))
     return text if len(text) <= _ARGUMENT_LIMIT else text[: _ARGUMENT_LIMIT - 3] + "..."
 
 

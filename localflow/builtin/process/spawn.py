@@ -39,7 +39,8 @@ _CONTROL = 3
 # The engine's sys.path begins with the user's folders, where a `token.py` would hide the standard library's from our
 # own imports: here it comes last, and localflow is the engine's wherever that is. Workers take the path as it is.
 _BOOT = f"""
-import marshal, os, sys
+import gc, marshal, os, sys
+gc.disable()
 control, engine, size = map(int, sys.argv[1:])
 for name in os.listdir("/dev/fd"):
     if int(name) > 2 and int(name) != control:

@@ -132,7 +132,7 @@ class Staff:
         settings = self._settings
         self._last_number += 1
         folder = settings.folder
-        place = None if folder is None or folder.path is None else str(folder.path)
+        place = None if folder is None else folder.place
         power_safe = folder is not None and folder.power_safe
         start = frame((START, self._packer.path, self._directory, sys.argv, settings.initializer, place, power_safe))
         worker = Worker(self._last_number, start, self._packer.path_frame, settings.max_tasks_per_worker or _UNLIMITED)

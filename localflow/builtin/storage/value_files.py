@@ -29,7 +29,7 @@ if TYPE_CHECKING:
 #: The folder for them in the directory of a tree of flow runs in the JSON store.
 VALUES = "values"
 
-_NAME = re.compile(r"([a-z0-9-]{1,64})/([0-9a-f]{32})")
+_NAME = r"([a-z0-9-]{1,64})/([0-9a-f]{32})"
 _PIECE = 1 << 20
 
 
@@ -122,7 +122,7 @@ class ValueFiles:
 
     def _keep(self, payload: Payload, root_id: str) -> Payload:
         reference = Reference.of(payload.data)
-        if _NAME.fullmatch(reference.file):  # as it is in a record already, of a store that is being repaired
+        if re.fullmatch(_NAME, reference.file):  # as it is in a record already, of a store that is being repaired
             return payload
         folder = self._path_of(root_id)
         path = folder / os.path.basename(reference.file)  # noqa: PTH119
@@ -158,7 +158,7 @@ class ValueFiles:
 
     def _located(self, payload: Payload) -> Reference:
         reference = Reference.of(payload.data)
-        found = _NAME.fullmatch(reference.file)
+        found = re.fullmatch(_NAME, reference.file)
         if found is None:
             raise ValueError(f"{reference.file!r} is no name of a large result's file")
         return reference._replace(file=str(self._path_of(found[1]) / found[2]))
