@@ -161,7 +161,8 @@ def make_caching(
         raise TypeError(f"{described}: cache_key_fn takes a function (context, parameters), not {key_function!r}")
     if refresh is not None and not isinstance(refresh, bool):
         raise TypeError(f"{described}: refresh_cache takes True or False, not {refresh!r}")
-    seconds = expiration.total_seconds() if hasattr(expiration, "total_seconds") else expiration
+    given: Any = expiration
+    seconds = given.total_seconds() if hasattr(given, "total_seconds") else given
     if seconds is not None and not (_is_number(seconds) and math.isfinite(seconds) and seconds > 0):
         raise TypeError(f"{described}: cache_expiration takes a timedelta or seconds above 0, not {expiration!r}")
     if policy is None and key_function is None:

@@ -7,12 +7,9 @@ from typing import TYPE_CHECKING, Any
 
 from localflow.context import FlowContext, TaskContext, current_run
 from localflow.engine import Engine
-from localflow.errors import NotResumableError
 from localflow.flow_records import flow_record, flow_record_again
 from localflow.flow_runs import FlowCall
-from localflow.record_buffer import RecordBuffer
-from localflow.recovery import Again
-from localflow.roots import begun, own_run, own_store
+from localflow.roots import begun, own_store
 from localflow.settling import settled, settled_async
 
 if TYPE_CHECKING:
@@ -68,22 +65,6 @@ async def _run_async(
         return await call.run_async()
 
 
-def resume_flow(flow: Flow[..., Any], run_id: str, from_task: str | None, rerun: tuple[str, ...]) -> Any:
-    """Resume a flow run in the project of the working directory, as `Flow.resume` tells it."""
-    if current_run() is not None:
-        raise NotResumableError("a flow run is resumed by a program of its own, not by a flow or task")
-    again = Again(from_task, rerun)
-    if flow.is_async:
-        return _resume_async(flow, run_id, again)
-    with own_run(flow, run_id, again) as call:
-        return call.run()
-
-
-async def _resume_async(flow: Flow[..., Any], run_id: str, again: Again) -> State:
-    with own_run(flow, run_id, again) as call:
-        return await call.run_async()
-
-
 def _subflow(
     flow: Flow[..., Any],
     context: FlowContext,
@@ -122,6 +103,7 @@ def _subflow(
 def _inside(context: TaskContext) -> Iterator[Engine]:
     """Give an engine for a flow inside a task: what it records travels to the store with the task's outcome."""
     from localflow import SequentialExecutor
+    from localflow.record_buffer import RecordBuffer
 
     engine = Engine(RecordBuffer(context.records), lambda executor: SequentialExecutor())
     try:
@@ -138,9 +120,7 @@ def _flow_in_task(
     return FlowCall(engine, flow, record, lambda: flow.body(parameters), lane, context.depth, blocker)
 
 
-def _settled(
-    flow: Flow[..., Any], parameters: dict[str, Any], wait_for: object
-) -> tuple[dict[str, Any], State | None]:
+def _settled(flow: Flow[..., Any], parameters: dict[str, Any], wait_for: object) -> tuple[dict[str, Any], State | None]:
     parameters, blocker = settled(parameters, wait_for)
     return flow.fitted(parameters) if blocker is None else parameters, blocker
 

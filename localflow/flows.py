@@ -97,7 +97,7 @@ class Flow(DecoratedFunction[P, R], Generic[P, R]):
             NotResumableError: it completed, it is part of another one, or its parameters were not kept.
             StoreError: a state could not be read or recorded.
         """
-        from localflow.flow_calls import resume_flow
+        from localflow.resuming import resume_flow
 
         return resume_flow(self, run_id, from_task, (rerun,) if isinstance(rerun, str) else tuple(rerun))
 

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
+import _socket  # as in the supervisor: `socket` takes its time for enums
 import array
 import contextlib
 import marshal
 import os
 import select
 import signal
-import socket
 import sys
 import time
 from pathlib import Path
@@ -31,7 +31,7 @@ if TYPE_CHECKING:
 
 _PIECE = 1 << 16
 _END_DEADLINE = 3.0
-_QUIET = getattr(socket, "MSG_NOSIGNAL", 0)
+_QUIET = getattr(_socket, "MSG_NOSIGNAL", 0)
 _CONTROL = 3
 
 # Reads the path for imports, then leaves the rest to the module. What fails is told over the socket, for stderr may
@@ -86,11 +86,11 @@ class Supervisor:
             raise OSError("sys.executable is empty, so there is no Python to start workers with")
         package = str(Path(__file__).parent.parent)
         settings = marshal.dumps(([*path, str(Path(package).parent.parent)], package))
-        self._socket, theirs = socket.socketpair()
+        self._socket, theirs = _socket.socketpair()
         self._reader = FrameReader()
         self._status: int | None = None
         try:
-            with theirs:
+            with contextlib.closing(theirs):
                 self._socket.sendall(settings)
                 self.pid = _start(theirs.fileno(), len(settings), environment)
         except BaseException:
@@ -108,7 +108,7 @@ class Supervisor:
 
     def spawn(self, number: int, files: Sequence[int]) -> None:
         """Ask for a worker with these descriptors."""
-        rights = (socket.SOL_SOCKET, socket.SCM_RIGHTS, array.array("i", files))
+        rights = (_socket.SOL_SOCKET, _socket.SCM_RIGHTS, array.array("i", files))
         with contextlib.suppress(OSError):  # it has died, which `read` tells
             self._socket.sendmsg([frame((SPAWN, number))], [rights], _QUIET)
 
@@ -131,7 +131,7 @@ class Supervisor:
     def read(self) -> list[Any] | None:
         """Return what it has said, or None if it has died."""
         try:
-            piece = self._socket.recv(_PIECE, socket.MSG_DONTWAIT)
+            piece = self._socket.recv(_PIECE, _socket.MSG_DONTWAIT)
         except BlockingIOError:
             return None if self._has_died() else []
         except OSError:

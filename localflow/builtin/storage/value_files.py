@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import os
 import re
-import shutil
 from contextlib import suppress
 from typing import TYPE_CHECKING
 from zlib import crc32
@@ -118,6 +117,8 @@ class ValueFiles:
 
     def remove(self, root_id: str) -> None:
         """Remove all files of a tree."""
+        import shutil
+
         shutil.rmtree(self._path_of(root_id), ignore_errors=True)
 
     def _keep(self, payload: Payload, root_id: str) -> Payload:
@@ -151,6 +152,8 @@ class ValueFiles:
                 except FileExistsError:
                     return
                 except OSError:  # another file system, or one without links
+                    import shutil
+
                     shutil.copyfile(name, path.with_name(path.name + DRAFT))
                     path.with_name(path.name + DRAFT).rename(path)
                 return
