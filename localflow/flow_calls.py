@@ -6,17 +6,12 @@ from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
 from localflow.context import FlowContext, TaskContext, current_run
-from localflow.engine import Engine
-from localflow.flow_records import flow_record, flow_record_again
-from localflow.flow_runs import FlowCall
-from localflow.roots import begun, own_store
-from localflow.settling import settled, settled_async
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-    from localflow.active import SubflowCall
     from localflow.flows import Flow
+    from localflow.project import Project
     from localflow.states import State
 
 
@@ -25,21 +20,19 @@ def run_flow(flow: Flow[..., Any], parameters: dict[str, Any], wait_for: object)
     context = current_run()
     if flow.is_async:
         return _run_async(flow, context, parameters, wait_for)
-    if isinstance(context, FlowContext):
-        called = context.active.subflow_call(flow, parameters, wait_for)
-        if called.state is None:
-            call = _subflow(flow, context, called, *_settled(flow, parameters, wait_for))
-            called.state = call.run()
-            context.active.add_subflow(called, call.record.id, call.has_renewed)
-        else:
-            context.active.add_subflow(called, called.state.run_id, False)
-        return called.state
-    parameters, blocker = _settled(flow, parameters, wait_for)
-    if isinstance(context, TaskContext):
-        with _inside(context) as engine:
-            return _flow_in_task(flow, engine, context, parameters, blocker).run()
-    with own_store() as (project, store), begun(flow, project, store, parameters, blocker) as call:
-        return call.run()
+    if context is not None:
+        from localflow import subflows
+
+        if isinstance(context, FlowContext):
+            return subflows.run(flow, context, parameters, wait_for)
+        return subflows.run_in_task(flow, context, parameters, wait_for)
+    with _own_project(flow) as project:
+        from localflow.roots import begun
+        from localflow.settling import fitting
+
+        parameters, blocker = fitting(flow, parameters, wait_for)
+        with project.opened_store() as store, begun(flow, project, store, parameters, blocker) as call:
+            return call.run()
 
 
 async def _run_async(
@@ -48,85 +41,29 @@ async def _run_async(
     parameters: dict[str, Any],
     wait_for: object,
 ) -> State:
-    if isinstance(context, FlowContext):
-        called = context.active.subflow_call(flow, parameters, wait_for)
-        if called.state is None:
-            call = _subflow(flow, context, called, *await _settled_async(flow, parameters, wait_for))
-            called.state = await call.run_async()
-            context.active.add_subflow(called, call.record.id, call.has_renewed)
-        else:
-            context.active.add_subflow(called, called.state.run_id, False)
-        return called.state
-    parameters, blocker = await _settled_async(flow, parameters, wait_for)
-    if isinstance(context, TaskContext):
-        with _inside(context) as engine:
-            return await _flow_in_task(flow, engine, context, parameters, blocker).run_async()
-    with own_store() as (project, store), begun(flow, project, store, parameters, blocker) as call:
-        return await call.run_async()
+    if context is not None:
+        from localflow import subflows
 
+        if isinstance(context, FlowContext):
+            return await subflows.run_async(flow, context, parameters, wait_for)
+        return await subflows.run_in_task_async(flow, context, parameters, wait_for)
+    with _own_project(flow) as project:
+        from localflow.roots import begun
+        from localflow.settling import fitting_async
 
-def _subflow(
-    flow: Flow[..., Any],
-    context: FlowContext,
-    called: SubflowCall,
-    parameters: dict[str, Any],
-    blocker: State | None,
-) -> FlowCall:
-    parent = context.active
-    if parent.stop is not None:
-        raise parent.stop
-    engine = parent.engine
-    lane = parent.lane if flow.executor is None else engine.lane(flow.executor)
-    left = resumption = None
-    if called.earlier is not None and parent.resumption is not None:
-        resumption = parent.resumption
-        left = resumption.left(called.earlier.record.id)
-        record = flow_record_again(flow, left.run.record, parameters, lane.name, called.inputs)
-    else:
-        family = (context.flow_run.root_id, context.flow_run.id)
-        record = flow_record(flow, parameters, lane.name, *family, called.inputs)
-    return FlowCall(
-        engine,
-        flow,
-        record,
-        lambda: flow.body(parameters),
-        lane,
-        parent.depth + 1,
-        blocker,
-        None,
-        left,
-        resumption,
-    )
+        parameters, blocker = await fitting_async(flow, parameters, wait_for)
+        with project.opened_store() as store, begun(flow, project, store, parameters, blocker) as call:
+            return await call.run_async()
 
 
 @contextmanager
-def _inside(context: TaskContext) -> Iterator[Engine]:
-    """Give an engine for a flow inside a task: what it records travels to the store with the task's outcome."""
-    from localflow import SequentialExecutor
-    from localflow.record_buffer import RecordBuffer
+def _own_project(flow: Flow[..., Any]) -> Iterator[Project]:
+    """Give the project of the working directory; what the flow runs on gets ready while the block does.
 
-    engine = Engine(RecordBuffer(context.records), lambda executor: SequentialExecutor())
-    try:
-        yield engine
-    finally:
-        engine.close()
+    For worker processes that takes as long as it takes to import the engine and to open the store.
+    """
+    from localflow.project import Project
 
-
-def _flow_in_task(
-    flow: Flow[..., Any], engine: Engine, context: TaskContext, parameters: dict[str, Any], blocker: State | None
-) -> FlowCall:
-    task_run, lane = context.task_run, engine.lane("sequential")
-    record = flow_record(flow, parameters, lane.name, task_run.flow_run.root_id, task_run.id)
-    return FlowCall(engine, flow, record, lambda: flow.body(parameters), lane, context.depth, blocker)
-
-
-def _settled(flow: Flow[..., Any], parameters: dict[str, Any], wait_for: object) -> tuple[dict[str, Any], State | None]:
-    parameters, blocker = settled(parameters, wait_for)
-    return flow.fitted(parameters) if blocker is None else parameters, blocker
-
-
-async def _settled_async(
-    flow: Flow[..., Any], parameters: dict[str, Any], wait_for: object
-) -> tuple[dict[str, Any], State | None]:
-    parameters, blocker = await settled_async(parameters, wait_for)
-    return flow.fitted(parameters) if blocker is None else parameters, blocker
+    project = Project.current()
+    with project.prepared(flow.executor or project.executor):
+        yield project

@@ -9,9 +9,10 @@ from typing import TYPE_CHECKING, Any
 from localflow.context import current_run
 from localflow.errors import NotResumableError
 from localflow.plans import codes_of_tasks, make_plan
+from localflow.project import Project
 from localflow.recovery import Again, claimed_run, stored_parameters
 from localflow.references import find_flow_run
-from localflow.roots import FinishedRun, begun, own_store, run_to_end
+from localflow.roots import FinishedRun, begun, run_to_end
 from localflow.tags import tags
 
 if TYPE_CHECKING:
@@ -22,7 +23,6 @@ if TYPE_CHECKING:
     from localflow.interfaces import StateStore
     from localflow.notifications import Notifications
     from localflow.plans import Plan
-    from localflow.project import Project
     from localflow.records import FlowRun
     from localflow.states import State
 
@@ -86,7 +86,8 @@ def execute_again(
 @contextmanager
 def _own_run(flow: Flow[..., Any], run_id: str, again: Again) -> Iterator[FlowCall]:
     """Give what is needed to resume a flow run in the project of the working directory."""
-    with own_store() as (project, store):
+    project = Project.current()
+    with project.opened_store() as store:
         run = find_flow_run(store, run_id).flow_run
         notifications = project.make_notifications()
         try:

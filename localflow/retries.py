@@ -89,7 +89,7 @@ def retry_policy(
         raise TypeError(f"{described}: retry_jitter_factor takes a number from 0 on, not {jitter_factor!r}")
     if condition is not None and not callable(condition):
         raise TypeError(f"{described}: retry_condition_fn takes a function, not {condition!r}")
-    if is_coroutine_function(condition):
+    if condition is not None and is_coroutine_function(condition):
         raise TypeError(f"{described}: retry_condition_fn takes a plain function; what an async one returns is true")
     if on_crash is not None and not isinstance(on_crash, bool):
         raise TypeError(f"{described}: retry_on_crash takes True or False, not {on_crash!r}")

@@ -130,16 +130,6 @@ def run_to_end(call: FlowCall) -> State:
     return asyncio.run(call.run_async())
 
 
-@contextmanager
-def own_store() -> Iterator[tuple[Project, StateStore]]:
-    """Give the project of the working directory and its store, open for the block."""
-    from localflow.project import Project
-
-    project = Project.current()
-    with project.opened_store() as store:
-        yield project, store
-
-
 def _lane_again(engine: Engine, executor: str | Executor, default: str) -> Lane:
     """Return the lane of the executor that a flow run had before; of the project's own if that is no more."""
     try:
