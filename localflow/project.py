@@ -12,7 +12,6 @@ from localflow.errors import LocalflowError, PluginError, StoreError, UnknownPlu
 from localflow.interfaces import AtLeast, Executor, Notifier, StateStore
 from localflow.interrupts import STOPS
 from localflow.masking import dotted, found, masked, without
-from localflow.notifications import Notifications, Subscription
 from localflow.options import REQUIRED, Bound, Option, Options, bind, read_options
 from localflow.plugins import Plugins, installed_plugins
 from localflow.printable import printable
@@ -24,6 +23,7 @@ if TYPE_CHECKING:
 
     from localflow.config import Section
     from localflow.limits import Limits
+    from localflow.notifications import Notifications, Subscription
     from localflow.plugins import Role
 
 _ROLES: Mapping[Section, Role] = {"executors": "executor", "stores": "state store", "notifiers": "notifier"}
@@ -202,6 +202,8 @@ class Project:
 
     def make_notifications(self) -> Notifications:
         """Return the notifiers of the settings, each with what it wants to be told of."""
+        from localflow.notifications import Notifications
+
         return Notifications([self._subscription(table) for table in self._tables_in_use("notifiers")])
 
     def try_plugins(self) -> None:
@@ -331,6 +333,8 @@ class Project:
         return f"{_named(table)} of {source}"
 
     def _subscription(self, table: Table) -> Subscription:
+        from localflow.notifications import Subscription
+
         bound = self._checked(table)
         notifier = self._construct(table, bound)
         if not isinstance(notifier, Notifier):

@@ -15,6 +15,7 @@ from itertools import groupby, islice, takewhile
 from typing import TYPE_CHECKING, Any
 
 from localflow.interrupts import STOPS
+from localflow.masking import MASK, is_secret, without
 from localflow.printable import shortened
 from localflow.states import Cause, exception_text
 
@@ -158,8 +159,6 @@ def described_arguments(
 
     Of many arguments the first are there; an entry `...` says how many more there are.
     """
-    from localflow.masking import MASK, is_secret
-
     named = list(_named(function, args, kwargs))
     described = {
         shortened(name, _ARGUMENT_LIMIT): MASK if is_secret(name) else _described(value)
@@ -192,8 +191,6 @@ def _named(
 
 
 def _described(value: object) -> str:
-    from localflow.masking import MASK, without
-
     try:
         text = _BOUNDED.repr(value)
     except STOPS:

@@ -69,6 +69,35 @@ def test_workers_start_on_demand_and_stay(runner: CallRunner) -> None:
     assert os.getpid() not in found
 
 
+def test_workers_know_nothing_of_the_engine(runner: CallRunner) -> None:
+    """Their supervisor imports what tasks need, for each import delays the first result of every flow run."""
+    heavy = {"asyncio", "hashlib", "multiprocessing", "pathlib", "pluggy", "psutil", "random", "socket", "sqlite3"}
+
+    [outcome] = runner.run(runner.call(lambda: sorted(sys.modules)))
+
+    loaded = outcome.state.result()
+    ours = {f"localflow.{name}" for name in ("engine", "flow_calls", "flow_runs", "plugins", "project", "scheduler")}
+    assert heavy.intersection(loaded) == set()
+    assert ours.intersection(loaded) == set()
+    assert "localflow.tasks" in loaded
+
+
+def test_a_first_call_imports_nothing() -> None:
+    """What calls need is there before the supervisor forks, or each worker would import it again."""
+
+    def remember() -> None:
+        sys.known = {*sys.modules}  # type: ignore[attr-defined]
+
+    def fail() -> None:
+        raise ValueError(1)
+
+    with CallRunner(ProcessExecutor(workers=1, initializer=remember)) as runner:
+        runner.run(runner.call(fail))
+        [outcome] = runner.run(runner.call(lambda: sorted({*sys.modules} - sys.known)))  # type: ignore[attr-defined]
+
+    assert outcome.state.result() == []
+
+
 def test_a_worker_leads_a_session_of_its_own(runner: CallRunner) -> None:
     """Signals of the terminal do not reach workers, and all of one can be killed at once."""
     [outcome] = runner.run(runner.call(lambda: (os.getpid(), os.getsid(0), os.getpgid(0))))
