@@ -13,8 +13,10 @@ import cloudpickle
 import psutil
 import pytest
 
+from localflow import flow
 from localflow.builtin.cores import usable_cores
 from localflow.builtin.process import ProcessExecutor
+from localflow.errors import StoreError
 from localflow.payloads import Packed
 from localflow.states import StateType
 from localflow.testing import workloads
@@ -96,6 +98,20 @@ def test_a_first_call_imports_nothing() -> None:
         [outcome] = runner.run(runner.call(lambda: sorted({*sys.modules} - sys.known)))  # type: ignore[attr-defined]
 
     assert outcome.state.result() == []
+
+
+def test_a_flow_whose_store_cannot_be_opened_leaves_no_process(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The supervisor is started before the store is opened, and ends if that fails."""
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / ".localflow").write_text("a file where the folder should be")
+
+    @flow(executor="process")
+    def main() -> None: ...
+
+    with pytest.raises(StoreError):
+        main()
+
+    assert psutil.Process().children(recursive=True) == []
 
 
 def test_a_worker_leads_a_session_of_its_own(runner: CallRunner) -> None:
