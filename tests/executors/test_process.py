@@ -16,7 +16,7 @@ import pytest
 from localflow import flow
 from localflow.builtin.cores import usable_cores
 from localflow.builtin.process import ProcessExecutor
-from localflow.errors import StoreError
+from localflow.errors import StoreError, UnpicklableError
 from localflow.payloads import Packed
 from localflow.states import StateType
 from localflow.testing import workloads
@@ -110,6 +110,18 @@ def test_a_flow_whose_store_cannot_be_opened_leaves_no_process(tmp_path: Path, m
 
     with pytest.raises(StoreError):
         main()
+
+    assert psutil.Process().children(recursive=True) == []
+
+
+def test_an_executor_that_cannot_start_leaves_no_process() -> None:
+    """The supervisor that was prepared ends with the attempt to start."""
+    lock = threading.Lock()
+    executor = ProcessExecutor(workers=1, initializer=lambda: lock.locked())
+    executor.prepare()
+
+    with pytest.raises(UnpicklableError):
+        executor.start(lambda outcomes: None)
 
     assert psutil.Process().children(recursive=True) == []
 

@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
     from localflow.builtin.process.pool import Pool
+    from localflow.builtin.process.staff import Settings
     from localflow.interfaces import Call, Report
 
 #: How many threads numeric libraries take for themselves, each by its own variable.
@@ -93,7 +94,8 @@ class ProcessExecutor(Executor):
 
     def prepare(self) -> None:
         """Start the supervisor, which imports what workers need while the engine imports what it needs itself."""
-        if self._supervisor is None:
+        if self._supervisor is None and self._pool is None:
+            self._pid = os.getpid()
             with suppress(OSError):  # it is tried again, and told, when there is a call
                 self._supervisor = Supervisor(shipped_path(), worker_environment(self.workers, self.env))
 
@@ -103,11 +105,23 @@ class ProcessExecutor(Executor):
         Raises:
             UnpicklableError: the initializer cannot be sent to a worker process.
         """
-        from localflow.builtin.process.pool import Pool
-        from localflow.builtin.process.staff import Settings
+        from localflow.builtin.process.pool import Pool  # by now the supervisor is at its own imports
 
         if self._pool is not None and self._pid == os.getpid():
             raise RuntimeError("this process executor is already at work for a flow run; give each flow run its own")
+        if self._pid != os.getpid():  # a supervisor is there for the process that has started it
+            self._supervisor, self._pid = None, os.getpid()
+        try:
+            self._pool = Pool(self._settings(), report, self._supervisor)
+        except BaseException:
+            self.shutdown()
+            raise
+        self._supervisor = None  # it is the pool's
+        atexit.register(self.shutdown)
+
+    def _settings(self) -> Settings:
+        from localflow.builtin.process.staff import Settings
+
         initializer: str | bytes | None
         if self.initializer is None or isinstance(self.initializer, str):
             initializer = self.initializer
@@ -115,13 +129,9 @@ class ProcessExecutor(Executor):
             keep_importable(self.initializer)
             initializer = pickle_value(self.initializer)
         environment = worker_environment(self.workers, self.env)
-        self._pid = os.getpid()
-        settings = Settings(
+        return Settings(
             self.workers, self.max_tasks_per_worker, initializer, environment, self._memory_limit, self.folder
         )
-        supervisor, self._supervisor = self._supervisor, None
-        self._pool = Pool(settings, report, supervisor)
-        atexit.register(self.shutdown)
 
     def submit(self, calls: Sequence[Call]) -> None:
         """Take calls and send them to workers."""
@@ -136,13 +146,14 @@ class ProcessExecutor(Executor):
 
     def shutdown(self) -> None:
         """End all workers; those in a task are killed at once, also if they have been told to end in order."""
-        supervisor, self._supervisor = self._supervisor, None
-        if supervisor is not None:
-            supervisor.end(kill=True)
-        pool = self._pool
-        if pool is not None and self._pid == os.getpid():  # in a forked child the processes are not its own
-            atexit.unregister(self.shutdown)
-            pool.close()  # to the end of which calls may come, and are given up, too: the engine may be in `report`
+        pool, supervisor = self._pool, self._supervisor
+        self._supervisor = None
+        if self._pid == os.getpid():  # in a forked child the processes are not its own
+            if supervisor is not None:
+                supervisor.end(kill=True)
+            if pool is not None:
+                atexit.unregister(self.shutdown)
+                pool.close()  # to the end of which calls may come, and are given up, too: the engine may be in `report`
         self._pool = None
 
 
