@@ -37,7 +37,8 @@ _CONTROL = 3
 # Reads the path for imports, then leaves the rest to the module. What fails is told over the socket, for stderr may
 # lead nowhere. Meanwhile the package `localflow.builtin` stands there empty: its own module would import all of pluggy.
 # The engine's sys.path begins with the user's folders, where a `token.py` would hide the standard library's from our
-# own imports: here it comes last, and localflow is the engine's wherever that is. Workers take the path as it is.
+# own imports: here it comes last, and localflow is the engine's wherever that is. Workers take the path as it is. There
+# is no garbage before the first worker is forked.
 _BOOT = f"""
 import gc, marshal, os, sys
 gc.disable()
