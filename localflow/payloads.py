@@ -73,7 +73,7 @@ def pack(value: object, folder: Folder | None = None) -> Payload:
                 return Payload("json", data)
         except (ValueError, RecursionError):  # an int of more digits than Python prints; deep nesting
             pass
-    if folder is not None and folder.path is not None:
+    if folder is not None and folder.place is not None:
         return _pack_apart(value, folder)
     return Payload("pickle", pickle_value(value))
 

@@ -4,9 +4,7 @@ from __future__ import annotations
 
 import enum
 import time
-import uuid
 from collections import Counter
-from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from localflow import arguments
@@ -25,6 +23,7 @@ from localflow.printable import shortened
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping, Sequence
+    from datetime import datetime
 
     from localflow.large_values import Folder
     from localflow.payloads import Payload
@@ -142,12 +141,16 @@ class State:
     def id(self) -> str:
         """A unique id of this state."""
         if self._id is None:  # made on demand: most states are never asked for theirs
-            self._id = str(uuid.uuid4())
+            from uuid import uuid4
+
+            self._id = str(uuid4())
         return self._id
 
     @property
     def timestamp(self) -> datetime:
         """The instant of the change, in UTC."""
+        from datetime import UTC, datetime
+
         return datetime.fromtimestamp(self.instant, UTC)
 
     @property
