@@ -8,9 +8,6 @@ from localflow.arguments import allow_failure, quote, unmapped
 from localflow.caching import FLOW_PARAMETERS, INPUTS, NO_CACHE, RUN_ID, TASK_SOURCE
 from localflow.context import get_run_context
 from localflow.flows import Flow, flow
-from localflow.futures import TaskFuture
-from localflow.logs import get_run_logger
-from localflow.mapping import MappedFutures
 from localflow.retries import exponential_backoff
 from localflow.states import (
     AwaitingRetry,
@@ -33,7 +30,10 @@ if TYPE_CHECKING:
     from localflow.builtin.process import ProcessExecutor
     from localflow.builtin.sequential import SequentialExecutor
     from localflow.builtin.thread import ThreadExecutor
+    from localflow.futures import TaskFuture
     from localflow.hookspecs import hookimpl
+    from localflow.logs import get_run_logger
+    from localflow.mapping import MappedFutures
     from localflow.waiting import as_completed, wait
 
 __all__ = [
@@ -75,12 +75,15 @@ __all__ = [
     "wait",
 ]
 
-# Executors and plugin machinery cost time to import, so they are loaded when first touched.
+# What a program that only defines flows and tasks does not need is loaded when first touched.
 _LAZY = {
+    "MappedFutures": "localflow.mapping",
     "ProcessExecutor": "localflow.builtin.process",
     "SequentialExecutor": "localflow.builtin.sequential",
+    "TaskFuture": "localflow.futures",
     "ThreadExecutor": "localflow.builtin.thread",
     "as_completed": "localflow.waiting",
+    "get_run_logger": "localflow.logs",
     "hookimpl": "localflow.hookspecs",
     "wait": "localflow.waiting",
 }

@@ -17,7 +17,7 @@ from localflow.futures import TaskFuture, futures_in
 from localflow.inputs import InputPrints
 from localflow.records import FlowRun, TaskRun
 from localflow.run_names import run_name
-from localflow.states import RunRef, State
+from localflow.states import State
 from localflow.tags import current_tags, joined_tags
 
 if TYPE_CHECKING:
@@ -31,7 +31,7 @@ if TYPE_CHECKING:
     from localflow.recovery import Resumption
     from localflow.tasks import Task
 
-from localflow.live import PENDING, LiveRun, may_be_tolerated
+from localflow.live import NO_KEYWORDS, NONE_TOLERATED, PENDING, LaterRun, LiveRun, may_be_tolerated
 
 _log = logging.getLogger("localflow.resume")
 
@@ -162,7 +162,7 @@ class ActiveFlow:
         inputs = self._inputs.of(args if task.owner is None else (task.owner, *args), kwargs, wait_for, known)
         found = arguments.find_in_call(args, kwargs, _INPUTS)
         resolve = bool(found)
-        tolerated: frozenset[int] = frozenset()
+        tolerated = NONE_TOLERATED
         if found or wait_for is not None:
             marked = found if wait_for is None else [*found, *arguments.find(wait_for, (arguments.allow_failure,))]
             if any(type(item) is arguments.allow_failure for item in marked):
@@ -181,31 +181,40 @@ class ActiveFlow:
             else:
                 ordinal = earlier.record.ordinal
         record = self._record(task, ordinal, args, kwargs, ids, map_number, map_index, inputs, earlier)
-        run = LiveRun(self, lane, record, task, args, kwargs, resolve)
-        if earlier is not None:
-            run.sequence, run.begun, run.state = earlier.sequence, earlier.begun, _left(earlier)
-            reason = self._why_again(run, earlier)
-            if reason is None and earlier.future is not None:
-                if self._runs is not None:
-                    self._runs.append(earlier)
-                self.futures.append(earlier.future)
-                return earlier.future
-            if reason is not None:
-                run.answer = None
-                run.note = reason
-                run.first_attempt = run.attempt = earlier.begun + 1
-                run.is_new = record[1:] != earlier.record[1:]
-            else:
-                run.is_new = False
-        if self._earlier is not None and run.answer is None:
-            run.outdated = self._renew(record, self._earlier)
+        kwargs = kwargs or NO_KEYWORDS
+        if self._earlier is None:
+            run = LiveRun(self, lane, record, task, args, kwargs, resolve)
+        else:
+            run = again = LaterRun(self, lane, record, task, args, kwargs, resolve)
+            if earlier is not None:
+                reason = self._take_up(again, earlier)
+                if reason is None and earlier.future is not None:
+                    if self._runs is not None:
+                        self._runs.append(earlier)
+                    self.futures.append(earlier.future)
+                    return earlier.future
+            if again.answer is None:
+                again.outdated = self._renew(record, self._earlier)
         run.upstreams, run.tolerated, run.blocker = upstreams, tolerated, blocker
-        run.future = TaskFuture(RunRef(self.record.id, record.number, record.name), PENDING, engine, engine.lock)
+        run.future = TaskFuture(record, PENDING, engine)
         if self._runs is not None:
             self._runs.append(run)
         self.futures.append(run.future)
         engine.submit(run)
         return run.future
+
+    def _take_up(self, run: LaterRun, earlier: EarlierRun[TaskRun]) -> str | None:
+        """Have a run go on where an earlier attempt has left it; return why it is run again, None if it is not."""
+        run.sequence, run.begun, run.state = earlier.sequence, earlier.begun, _left(earlier)
+        reason = self._why_again(run, earlier)
+        if reason is None:
+            run.is_new = False
+        else:
+            run.answer = None
+            run.note = reason
+            run.first_attempt = run.attempt = earlier.begun + 1
+            run.is_new = run.record[1:] != earlier.record[1:]
+        return reason
 
     def _renew(self, record: TaskRun, earlier: EarlierRuns[TaskRun]) -> list[TaskRun]:
         """Note that a run is run again or is new, and return what is out of date by that."""
@@ -245,7 +254,7 @@ class ActiveFlow:
             ),
         )  # fmt: skip
 
-    def _why_again(self, run: LiveRun, earlier: EarlierRun[TaskRun]) -> str | None:
+    def _why_again(self, run: LaterRun, earlier: EarlierRun[TaskRun]) -> str | None:
         """Return why a call of an earlier attempt is run again; None, and the answer in `run`, if it is not."""
         record, known = run.record, earlier.record
         if not earlier.is_completed:
@@ -335,7 +344,7 @@ class ActiveFlow:
                     futures[item] = None
                     continue
                 if not item.done():
-                    raise ForeignFutureError(item.name, item._run.flow_run_id, self.record.id)
+                    raise ForeignFutureError(item.name, item._flow_run_id, self.record.id)
                 state = item.state
             if isinstance(state, State):
                 if state.run is not None:

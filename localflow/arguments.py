@@ -8,7 +8,6 @@ by what they hold, and looked into as well, but for `quote(...)`: nothing inside
 from __future__ import annotations
 
 import copy
-import dataclasses
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from localflow.signatures import StandIn
@@ -166,8 +165,8 @@ def _children(item: object) -> list[object] | None:
         return [item.value]
     if isinstance(item, dict):
         return [*item.keys(), *item.values()]
-    if dataclasses.is_dataclass(item) and not isinstance(item, type):
-        return [getattr(item, field.name) for field in dataclasses.fields(item) if hasattr(item, field.name)]
+    if hasattr(type(item), "__dataclass_fields__"):
+        return [getattr(item, name) for name in _field_names(item) if hasattr(item, name)]
     return None
 
 
@@ -189,7 +188,14 @@ def _rebuild(item: Any, new: Callable[[object], object]) -> object:
         for key, child in item.items():
             clone[new(key)] = new(child)
     else:
-        for field in dataclasses.fields(item):
-            if hasattr(item, field.name):
-                object.__setattr__(clone, field.name, new(getattr(item, field.name)))
+        for name in _field_names(item):
+            if hasattr(item, name):
+                object.__setattr__(clone, name, new(getattr(item, name)))
     return clone
+
+
+def _field_names(item: object) -> list[str]:
+    """Return the names of a dataclass instance's fields."""
+    import dataclasses  # who has an instance has paid for it
+
+    return [field.name for field in dataclasses.fields(item)]  # type: ignore[arg-type]  # that was looked at

@@ -7,9 +7,7 @@ task it is of; the policy says what else it depends on.
 from __future__ import annotations
 
 import math
-import reprlib
 from collections.abc import Callable, Mapping
-from datetime import timedelta
 from typing import TYPE_CHECKING, Any, NamedTuple, TypeAlias
 
 from localflow.errors import NoFingerprintError, NotCacheableError
@@ -19,6 +17,8 @@ from localflow.printable import shortened
 from localflow.states import type_and_text
 
 if TYPE_CHECKING:
+    from datetime import timedelta
+
     from localflow.calls import Call
     from localflow.fingerprints import Fingerprints
     from localflow.records import CachedResult, FlowRun
@@ -161,7 +161,8 @@ def make_caching(
         raise TypeError(f"{described}: cache_key_fn takes a function (context, parameters), not {key_function!r}")
     if refresh is not None and not isinstance(refresh, bool):
         raise TypeError(f"{described}: refresh_cache takes True or False, not {refresh!r}")
-    seconds = expiration.total_seconds() if isinstance(expiration, timedelta) else expiration
+    given: Any = expiration
+    seconds = given.total_seconds() if hasattr(given, "total_seconds") else given
     if seconds is not None and not (_is_number(seconds) and math.isfinite(seconds) and seconds > 0):
         raise TypeError(f"{described}: cache_expiration takes a timedelta or seconds above 0, not {expiration!r}")
     if policy is None and key_function is None:
@@ -249,6 +250,8 @@ def _flow_parameters(flow_run: FlowRun) -> Mapping[str, Any]:
 
 
 def _shown(value: object) -> str:
+    import reprlib
+
     return shortened(reprlib.repr(value), _LONGEST_KEY)
 
 

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import inspect
 import os
 import time
 from types import AsyncGeneratorType, CoroutineType, GeneratorType
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from localflow import arguments, logs
+from localflow.callables import is_coroutine_function, is_generator
 from localflow.context import TaskContext, entered, flow_depth
 from localflow.coroutines import Expired, drained, is_being_cancelled, run_to_its_end
 from localflow.interrupts import STOPS
@@ -53,7 +53,7 @@ class Call(NamedTuple):
     def is_async(self) -> bool:
         """Whether the function is async, so that `run_async` can share a loop with others."""
         known: bool | None = getattr(self.function, "is_async", None)
-        return inspect.iscoroutinefunction(self.function) if known is None else known
+        return is_coroutine_function(self.function) if known is None else known
 
     def run(
         self,
@@ -118,7 +118,7 @@ class Call(NamedTuple):
 
     @property
     def _is_generator(self) -> bool:
-        return bool(getattr(self.function, "is_generator", False)) or inspect.isgeneratorfunction(self.function)
+        return bool(getattr(self.function, "is_generator", False)) or is_generator(self.function)
 
 
 class Output(NamedTuple):

@@ -23,6 +23,7 @@ from types import CodeType, FunctionType, MethodType, ModuleType
 from typing import TYPE_CHECKING, Any
 
 from localflow.bytecode import ATOMS, compiled, names_in, settled, shown, stored
+from localflow.digests import blake2b
 from localflow.sources import source_of
 
 if TYPE_CHECKING:
@@ -94,8 +95,6 @@ class _Reader:
         self._parts: list[str] = []
 
     def read(self, value: Any) -> str:
-        from hashlib import blake2b  # which loads OpenSSL
-
         plain, wrappers = _unwrapped(value)
         assert plain is not None
         self._add("", plain, plain.__globals__)

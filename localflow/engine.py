@@ -37,7 +37,7 @@ from localflow.hooks import call_here, hooks_of
 from localflow.interrupts import SHIELD, STOPS, FlowStop, NappingCondition
 from localflow.lanes import Lane, Lanes
 from localflow.large_values import Folder
-from localflow.live import LiveRun
+from localflow.live import NO_KEYWORDS, LiveRun
 from localflow.logbook import LogBook
 from localflow.payloads import type_name
 from localflow.records import StateChange
@@ -176,9 +176,9 @@ class Engine:
         with self.shield:  # what is counted must become news
             active.submitted += 1
             self._news.append(run)
-        if run.may_wait and len(self._news) < _NEWS_LIMIT:
-            return  # an outcome is to come, and whoever brings it takes this along: many calls make one turn
-        self._turn()
+            if run.may_wait and len(self._news) < _NEWS_LIMIT:
+                return  # an outcome is to come, and whoever brings it takes this along: many calls make one turn
+            self._turn()
         if run.lane.executor.runs_in_caller:
             self._see_through(run)
 
@@ -233,7 +233,7 @@ class Engine:
         """End all open task runs of these flow runs with a state; what cannot be stopped is given up."""
 
         def cancel() -> None:
-            for run in [*self._scheduler.open_runs.values()]:
+            for run in self._scheduler.open_runs:
                 if run.active in actives and not self._scheduler.cancel(run, state()):
                     self._scheduler.finish(run, state())
 
@@ -294,7 +294,7 @@ class Engine:
         def stop() -> None:
             nonlocal waiting, done
             done = True
-            for run in [*self._scheduler.open_runs.values()]:
+            for run in self._scheduler.open_runs:
                 if run.in_hand:
                     (stopping if run.lane.can_stop(run) else given_up).append(run)
                 else:
@@ -319,7 +319,7 @@ class Engine:
 
     def _give_up(self) -> None:
         self._take_news()
-        for run in [*self._scheduler.open_runs.values()]:
+        for run in self._scheduler.open_runs:
             self._scheduler.finish(run, interrupted())
         self._save()
 
@@ -423,7 +423,7 @@ class Engine:
             if run.task.hooks and not in_caller:
                 self.callbacks.add(self._hooks(run))
         for run in ended:
-            run.args, run.kwargs, run.upstreams, run.call = (), {}, (), None
+            run.args, run.kwargs, run.upstreams, run.call = (), NO_KEYWORDS, (), None
             in_caller = run.lane.executor.runs_in_caller
             if run.task.hooks and run.answer is None and (not in_caller or self._is_unwinding(run)):
                 self.callbacks.add(self._hooks(run))
@@ -444,7 +444,7 @@ class Engine:
     def _notify(self, records: Sequence[Record]) -> None:
         if self._notifications is not None:
             wants = self._notifications.wants
-            changes = [item for item in records if isinstance(item, StateChange) and wants(item.name, item.type)]
+            changes = [item for item in records if type(item) is StateChange and wants(item.name, item.type)]
             if changes:
                 self._notifications.publish(changes)
 
@@ -504,7 +504,7 @@ class Engine:
         self._scheduler.open_runs.clear()
         for active in self._flows:
             for future in active.futures:
-                future._abandon(error)
+                future._abandon()
         self._wake()
 
 

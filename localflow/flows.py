@@ -2,29 +2,19 @@
 
 from __future__ import annotations
 
-from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any, Generic, ParamSpec, TypeVar, Unpack, cast, overload
 
-from localflow.context import FlowContext, TaskContext, current_run
-from localflow.engine import Engine
-from localflow.errors import NotResumableError
-from localflow.flow_records import call_arguments, flow_record, flow_record_again
-from localflow.flow_runs import FlowCall
 from localflow.functions import DecoratedFunction, function_name
 from localflow.keywords import FlowKeywords, check_known, checked_flag
-from localflow.record_buffer import RecordBuffer
-from localflow.recovery import Again
-from localflow.roots import FinishedRun, begun, own_run, own_store, run_to_end
-from localflow.settling import settled, settled_async
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Iterator, Mapping
+    from collections.abc import Callable, Iterable, Mapping
     from typing import Concatenate, Self
 
-    from localflow.active import SubflowCall
     from localflow.interfaces import StateStore
     from localflow.project import Project
     from localflow.records import FlowRun
+    from localflow.roots import FinishedRun
     from localflow.signatures import A, Call, FlowDecorator, HasFunction, Rest, WaitFor
     from localflow.states import State
 
@@ -79,46 +69,12 @@ class Flow(DecoratedFunction[P, R], Generic[P, R]):
             ConfigError, PluginError: localflow.toml or a plugin it names is wrong; nothing has run.
         """
         parameters = self.bind(args, kwargs)
-        context = current_run()
-        if self.is_async:
-            return self._call_async(context, parameters, wait_for)
-        if isinstance(context, FlowContext):
-            called = context.active.subflow_call(self, parameters, wait_for)
-            if called.state is None:
-                call = self._subflow(context, called, *self._settled(parameters, wait_for))
-                called.state = call.run()
-                context.active.add_subflow(called, call.record.id, call.has_renewed)
-            else:
-                context.active.add_subflow(called, called.state.run_id, False)
-            return called.state
-        parameters, blocker = self._settled(parameters, wait_for)
-        if isinstance(context, TaskContext):
-            with self._inside(context) as engine:
-                return self._flow_in_task(engine, context, parameters, blocker).run()
-        with own_store() as (project, store), begun(self, project, store, parameters, blocker) as call:
-            return call.run()
+        from localflow.flow_calls import run_flow  # which imports the engine: many programs only define flows
+
+        return run_flow(self, parameters, wait_for)
 
     # So that checkers know the parameters; see signatures.py.
     __call__: Call[P, State] = cast(Any, _call)
-
-    async def _call_async(
-        self, context: FlowContext | TaskContext | None, parameters: dict[str, Any], wait_for: object
-    ) -> State:
-        if isinstance(context, FlowContext):
-            called = context.active.subflow_call(self, parameters, wait_for)
-            if called.state is None:
-                call = self._subflow(context, called, *await self._settled_async(parameters, wait_for))
-                called.state = await call.run_async()
-                context.active.add_subflow(called, call.record.id, call.has_renewed)
-            else:
-                context.active.add_subflow(called, called.state.run_id, False)
-            return called.state
-        parameters, blocker = await self._settled_async(parameters, wait_for)
-        if isinstance(context, TaskContext):
-            with self._inside(context) as engine:
-                return await self._flow_in_task(engine, context, parameters, blocker).run_async()
-        with own_store() as (project, store), begun(self, project, store, parameters, blocker) as call:
-            return await call.run_async()
 
     def resume(self, run_id: str, *, from_task: str | None = None, rerun: str | Iterable[str] = ()) -> Any:
         """Take up a flow run of this flow where it ended, in whatever way it did.
@@ -141,17 +97,9 @@ class Flow(DecoratedFunction[P, R], Generic[P, R]):
             NotResumableError: it completed, it is part of another one, or its parameters were not kept.
             StoreError: a state could not be read or recorded.
         """
-        if current_run() is not None:
-            raise NotResumableError("a flow run is resumed by a program of its own, not by a flow or task")
-        again = Again(from_task, (rerun,) if isinstance(rerun, str) else tuple(rerun))
-        if self.is_async:
-            return self._resume_async(run_id, again)
-        with own_run(self, run_id, again) as call:
-            return call.run()
+        from localflow.resuming import resume_flow
 
-    async def _resume_async(self, run_id: str, again: Again) -> State:
-        with own_run(self, run_id, again) as call:
-            return await call.run_async()
+        return resume_flow(self, run_id, from_task, (rerun,) if isinstance(rerun, str) else tuple(rerun))
 
     def execute(
         self,
@@ -170,69 +118,9 @@ class Flow(DecoratedFunction[P, R], Generic[P, R]):
             parameters: the flow's parameters by name.
             on_start: told of the flow run once its start is recorded, so that its name may be shown.
         """
-        bound = self.fitted(self.bind((), parameters))
-        notifications = project.make_notifications()
-        try:
-            with begun(self, project, store, bound, None, on_start, notifications) as call:
-                state = run_to_end(call)
-        finally:
-            failed = notifications.close()
-        return FinishedRun(call.record, state, failed, call.active.incomplete())
+        from localflow.roots import execute
 
-    def _subflow(
-        self, context: FlowContext, called: SubflowCall, parameters: dict[str, Any], blocker: State | None
-    ) -> FlowCall:
-        parent = context.active
-        if parent.stop is not None:
-            raise parent.stop
-        engine = parent.engine
-        lane = parent.lane if self.executor is None else engine.lane(self.executor)
-        left = resumption = None
-        if called.earlier is not None and parent.resumption is not None:
-            resumption = parent.resumption
-            left = resumption.left(called.earlier.record.id)
-            record = flow_record_again(self, left.run.record, parameters, lane.name, called.inputs)
-        else:
-            family = (context.flow_run.root_id, context.flow_run.id)
-            record = flow_record(self, parameters, lane.name, *family, called.inputs)
-        return FlowCall(
-            engine,
-            self,
-            record,
-            lambda: self.body(parameters),
-            lane,
-            parent.depth + 1,
-            blocker,
-            None,
-            left,
-            resumption,
-        )
-
-    @contextmanager
-    def _inside(self, context: TaskContext) -> Iterator[Engine]:
-        """Give an engine for a flow inside a task: what it records travels to the store with the task's outcome."""
-        from localflow import SequentialExecutor
-
-        engine = Engine(RecordBuffer(context.records), lambda executor: SequentialExecutor())
-        try:
-            yield engine
-        finally:
-            engine.close()
-
-    def _flow_in_task(
-        self, engine: Engine, context: TaskContext, parameters: dict[str, Any], blocker: State | None
-    ) -> FlowCall:
-        task_run, lane = context.task_run, engine.lane("sequential")
-        record = flow_record(self, parameters, lane.name, task_run.flow_run.root_id, task_run.id)
-        return FlowCall(engine, self, record, lambda: self.body(parameters), lane, context.depth, blocker)
-
-    def _settled(self, parameters: dict[str, Any], wait_for: object) -> tuple[dict[str, Any], State | None]:
-        parameters, blocker = settled(parameters, wait_for)
-        return self.fitted(parameters) if blocker is None else parameters, blocker
-
-    async def _settled_async(self, parameters: dict[str, Any], wait_for: object) -> tuple[dict[str, Any], State | None]:
-        parameters, blocker = await settled_async(parameters, wait_for)
-        return self.fitted(parameters) if blocker is None else parameters, blocker
+        return execute(self, project, store, self.fitted(self.bind((), parameters)), on_start)
 
     def fitted(self, parameters: dict[str, Any]) -> dict[str, Any]:
         """Return parameters as the annotations have them; raises ParameterError where they do not fit."""
@@ -244,6 +132,8 @@ class Flow(DecoratedFunction[P, R], Generic[P, R]):
 
     def body(self, parameters: dict[str, Any]) -> object:
         """Call the function with parameters by name."""
+        from localflow.flow_records import call_arguments
+
         args, kwargs = call_arguments(self.signature, parameters)
         return self.fn(*args, **kwargs)
 

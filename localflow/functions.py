@@ -3,27 +3,27 @@
 from __future__ import annotations
 
 import functools
-import inspect
 import sys
+from types import ModuleType
 from typing import TYPE_CHECKING, Any, Generic, ParamSpec, TypeVar, cast
 
-from localflow.code import code_of
+from localflow.callables import is_async, is_generator, is_plain, parameter_names, positional_range
 from localflow.errors import ReservedArgumentError
-from localflow.interfaces import Executor
 from localflow.keywords import check_known, checked_flag, checked_hooks, checked_run_name, checked_seconds
 from localflow.payloads import travels_by_value
 from localflow.retries import retry_policy
-from localflow.run_names import check_template
 
 if TYPE_CHECKING:
+    import inspect
     from collections.abc import Callable, Iterable, Mapping
     from typing import Self
+
+    from localflow.interfaces import Executor
 
 P = ParamSpec("P")
 R = TypeVar("R")
 
 _PLAIN_OPTIONS = ("name", "description", "version", "timeout_seconds", "persist_result", "log_prints")
-_POSITIONAL = (inspect.Parameter.POSITIONAL_ONLY, inspect.Parameter.POSITIONAL_OR_KEYWORD)
 
 
 class DecoratedFunction(Generic[P, R]):
@@ -47,14 +47,13 @@ class DecoratedFunction(Generic[P, R]):
         for option, value in {"description": description, "version": version}.items():
             if value is not None and not isinstance(value, str):
                 raise TypeError(f"@{decorator}({option}=...) of '{name}' takes a text, not {value!r}")
-        if not (executor is None or isinstance(executor, Executor) or (isinstance(executor, str) and executor)):
+        if not (executor is None or (isinstance(executor, str) and executor) or _is_executor(executor)):
             raise TypeError(
                 f"@{decorator}(executor=...) of '{name}' takes the name of an executor or an Executor, not {executor!r}"
             )
         functools.update_wrapper(cast(Any, self), plain, updated=())  # the function's own attributes must not hide ours
         self.fn: Callable[P, R] = plain
         self.name: str = name
-        self.description: str = (inspect.getdoc(plain) or "") if description is None else description
         self.version: str | None = version
         self.executor: str | Executor | None = executor
         self.retry = retry_policy(
@@ -71,22 +70,50 @@ class DecoratedFunction(Generic[P, R]):
         self.hooks = checked_hooks(described, options)
         run_name = f"{decorator}_run_name"
         self.run_name = checked_run_name(described, run_name, options.get(run_name))
-        self.is_async = _is_async(plain)
-        self.is_generator = inspect.isgeneratorfunction(plain) or inspect.isasyncgenfunction(plain)
+        self.is_async = is_async(plain)
+        self.is_generator = is_generator(plain, or_async=True)
         self.owner: object = _owner(plain)
         """What a method or partial has of its own beside the arguments of a call; None if nothing."""
         self.module: str | None = getattr(plain, "__module__", None)
         self.qualname: str = getattr(plain, "__qualname__", function_name(plain))
         if isinstance(self.run_name, str):
+            from localflow.run_names import check_template  # few have one
+
             check_template(described, run_name, self.run_name, plain)
-        self.signature = _signature(plain)
-        if "wait_for" in self.signature.parameters:
+        if is_plain(plain):
+            parameters = parameter_names(plain)
+            self._least, self._most = positional_range(plain)
+        else:
+            parameters = self.signature.parameters
+            self._least, self._most = _positional_range(self.signature)
+        if "wait_for" in parameters:
             raise ReservedArgumentError(self.kind, name, "wait_for")
-        self._least, self._most = _positional_range(self.signature)
+
+    @functools.cached_property
+    def description(self) -> str:
+        """A text for readers: what the option says, or else the docstring."""
+        given: str | None = self._given.get("description")
+        if given is not None:
+            return given
+        from inspect import getdoc
+
+        return getdoc(self.fn) or ""
+
+    @functools.cached_property
+    def signature(self) -> inspect.Signature:
+        """The signature of the function."""
+        from inspect import signature  # imported when the first flow runs: many programs only define some
+
+        try:
+            return signature(self.fn)
+        except ValueError:  # some functions written in C do not tell theirs
+            return signature(lambda *args, **kwargs: None)
 
     @functools.cached_property
     def code(self) -> str:
         """A fingerprint of the code, by which `resume` notices that it has changed."""
+        from localflow.code import code_of
+
         return code_of(self.fn, with_tasks=self.kind == "Task")
 
     def with_options(self, **options: Any) -> Self:
@@ -182,34 +209,25 @@ def _owner(fn: Callable[..., Any]) -> object:
     if isinstance(fn, functools.partial):
         return _owner(fn.func), fn.args, fn.keywords
     owner = getattr(fn, "__self__", None)
-    return None if inspect.ismodule(owner) else owner
+    return None if isinstance(owner, ModuleType) else owner
 
 
-def _is_async(fn: Callable[..., Any]) -> bool:
-    """Return whether calling it gives something to await: an async function, partial, method or callable object."""
-    return any(
-        inspect.iscoroutinefunction(candidate) or inspect.isasyncgenfunction(candidate)
-        for candidate in (fn, getattr(fn, "__call__", None))  # noqa: B004 - it is looked into, not called
-    )
+def _is_executor(value: object) -> bool:
+    from localflow.interfaces import Executor
 
-
-def _signature(fn: Callable[..., Any]) -> inspect.Signature:
-    try:
-        return inspect.signature(fn)
-    except ValueError:  # some functions written in C do not tell theirs
-        return inspect.signature(lambda *args, **kwargs: None)
+    return isinstance(value, Executor)
 
 
 def _positional_range(signature: inspect.Signature) -> tuple[int, int]:
     """Return how few and how many positional arguments suffice for a call without keywords; (1, 0) for never."""
     least = most = 0
     for parameter in signature.parameters.values():
-        required = parameter.default is inspect.Parameter.empty
-        if parameter.kind in _POSITIONAL:
+        required = parameter.default is parameter.empty
+        if parameter.kind in (parameter.POSITIONAL_ONLY, parameter.POSITIONAL_OR_KEYWORD):
             most += 1
             least += required
-        elif parameter.kind is inspect.Parameter.VAR_POSITIONAL:
+        elif parameter.kind is parameter.VAR_POSITIONAL:
             most = sys.maxsize
-        elif parameter.kind is inspect.Parameter.KEYWORD_ONLY and required:
+        elif parameter.kind is parameter.KEYWORD_ONLY and required:
             return 1, 0
     return least, most

@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Generator, Iterable, Sequence
     from typing import Literal
 
+    from localflow.records import TaskRun
     from localflow.states import RunRef
 
 R_co = TypeVar("R_co", covariant=True)
@@ -69,18 +70,16 @@ class TaskFuture(Handle[R_co]):
     """The handle of one task run: wait for it, ask for its state or its data, pass it to other calls."""
 
     __slots__ = (
-        "_callbacks", "_done", "_ending", "_engine", "_error", "_lock", "_node", "_run", "_state", "_waiters",
+        "_callbacks", "_done", "_ending", "_engine", "_node", "_run", "_state", "_waiters",
     )  # fmt: skip
 
-    def __init__(self, run: RunRef, state: State, engine: Any, lock: threading.Lock) -> None:
-        self._run = run
+    def __init__(self, run: TaskRun | RunRef, state: State, engine: Any) -> None:
+        self._run = run  # the record while it is needed anyway, a reference once the run has ended
         self._state = state
         self._engine = engine
-        self._lock = lock
         self._node = -1
         self._ending: State | None = None  # the engine's: the last state before it is stored, when nobody may see it
         self._done = False
-        self._error: BaseException | None = None
         self._waiters: list[Waiter] | None = None
         self._callbacks: list[Callback] | None = None
 
@@ -125,9 +124,11 @@ class TaskFuture(Handle[R_co]):
                     waiter.wait(timeout)
                 finally:
                     self._unwatch(waiter)
-        if self._error is not None:
-            raise self._error
-        return self._state if self._done else None
+        if self._done:
+            return self._state
+        if self._engine.error is not None:
+            raise self._engine.error
+        return None
 
     @overload
     def result(self, timeout: float | None = None, raise_on_failure: Literal[True] = True) -> R_co: ...
@@ -159,7 +160,7 @@ class TaskFuture(Handle[R_co]):
         Callbacks that have to wait run in a thread of their own, in the context of this call, so that they may call
         tasks; the flow waits for them.
         """
-        with self._lock:
+        with self._engine.lock:
             if not self._done:
                 if self._callbacks is None:
                     self._callbacks = []
@@ -183,7 +184,7 @@ class TaskFuture(Handle[R_co]):
     async def _awaited(self) -> R_co:
         import asyncio
 
-        if not self._done and self._error is None:
+        if not self._done and self._engine.error is None:
             loop = asyncio.get_running_loop()
             came = loop.create_future()
 
@@ -200,6 +201,10 @@ class TaskFuture(Handle[R_co]):
                     self._unwatch(waiter)
         result: R_co = self.result()
         return result
+
+    @property
+    def _flow_run_id(self) -> str:
+        return self.task_run_id.rpartition("-")[0]
 
     def _described(self) -> str:
         return f"a done callback of task run '{self.name}'"
@@ -222,8 +227,8 @@ class TaskFuture(Handle[R_co]):
 
     def _watch(self, waiter: Waiter) -> bool:
         """Have `waiter` told once the run is done or given up; return False if it is already."""
-        with self._lock:
-            if self._done or self._error is not None:
+        with self._engine.lock:
+            if self._done or self._engine.error is not None:
                 return False
             if self._waiters is None:
                 self._waiters = []
@@ -233,7 +238,7 @@ class TaskFuture(Handle[R_co]):
     def _unwatch(self, waiter: Waiter) -> None:
         """Tell `waiter` no longer."""
         if self._waiters is not None:
-            with self._lock:
+            with self._engine.lock:
                 if self._waiters is not None and waiter in self._waiters:
                     self._waiters.remove(waiter)
 
@@ -245,7 +250,7 @@ class TaskFuture(Handle[R_co]):
 
     def _resolve(self, state: State) -> Sequence[Callback]:
         """Show the last state, wake who waits, and return the callbacks to run."""
-        with self._lock:
+        with self._engine.lock:
             self._state = state
             self._done = True
             waiters, self._waiters = self._waiters, None
@@ -254,12 +259,9 @@ class TaskFuture(Handle[R_co]):
             waiter.set()
         return callbacks or ()
 
-    def _abandon(self, error: BaseException) -> None:
-        """Give up, unless the end has been shown: whoever waits gets `error`."""
-        with self._lock:
-            if self._done:
-                return
-            self._error = error
+    def _abandon(self) -> None:
+        """Give up, unless the end has been shown: whoever waits gets the engine's error."""
+        with self._engine.lock:
             waiters, self._waiters = self._waiters, None
         for waiter in waiters or ():
             waiter.set()

@@ -14,13 +14,13 @@ import functools
 import gc
 import types
 import weakref
-from hashlib import blake2b
 from struct import pack
 from typing import TYPE_CHECKING, Any, Generic
 
 from localflow.arguments import Marker
 from localflow.code import code_of
 from localflow.contents import FIXED, content_of
+from localflow.digests import blake2b
 from localflow.futures import TaskFuture
 from localflow.own_classes import attributes, facts_of, members, module_name
 from localflow.states import State

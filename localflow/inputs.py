@@ -12,6 +12,7 @@ import sys
 import threading
 from typing import TYPE_CHECKING, Any, NamedTuple
 
+from localflow.digests import blake2b
 from localflow.input_values import LONG, QUICK, Encoder, TooMuchError, digest, type_name
 
 if TYPE_CHECKING:
@@ -44,9 +45,6 @@ class InputPrints:
     """Makes the fingerprints of the calls of one flow run."""
 
     def __init__(self) -> None:
-        from hashlib import blake2b  # which loads OpenSSL
-
-        self._hash = blake2b
         self._lock = threading.Lock()
         self._fixed = KnownInputs()
         self._arrays: dict[int, tuple[weakref.ref[Any], bytes]] = {}
@@ -84,7 +82,7 @@ class InputPrints:
             if encoder is None:
                 encoder = Encoder(self._arrays)
             parts.append(self._encoded(value, encoder, known))
-        fingerprint = self._hash(b"".join(parts), digest_size=_DIGEST_BYTES).hexdigest()
+        fingerprint = blake2b(b"".join(parts), digest_size=_DIGEST_BYTES).hexdigest()
         return fingerprint + VAGUE if encoder is not None and encoder.is_vague else fingerprint
 
     def known(self, values: Iterable[object]) -> KnownInputs:

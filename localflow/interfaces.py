@@ -116,8 +116,8 @@ class Executor(ABC):
 
     The engine hands over only calls that are ready, after their start is recorded, and at most `capacity` at a time.
     Each call is answered by exactly one outcome; `call.run()` makes one wherever the call is run. The constructor keeps
-    options and does nothing else: threads, processes and files begin with `start`. After `shutdown` the executor may be
-    started again.
+    options and does nothing else: threads, processes and files begin with `prepare` or `start`. After `shutdown` the
+    executor may be started again.
 
     In a pool of threads, run a call as `contextvars.Context().run(call.run, name)`: in a context of its own, so that
     nothing a task sets is seen by the next, and with the name of the worker. To run a call in another process, send
@@ -159,6 +159,12 @@ class Executor(ABC):
     def async_capacity(self) -> int | None:
         """How many calls of async functions it wants in hand beside the others; None if they count like any call."""
         return None
+
+    def prepare(self) -> None:  # noqa: B027 - optional
+        """Begin what takes long before `start`, such as processes: a flow is about to run here.
+
+        Need not be called; what follows is `start`, or else `shutdown`. Whatever is wrong shows when it starts.
+        """
 
     @abstractmethod
     def start(self, report: Report) -> None:

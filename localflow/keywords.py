@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
-import inspect
 import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from datetime import timedelta
 from typing import TYPE_CHECKING, Any, TypeAlias, TypedDict
 
+from localflow.callables import is_coroutine_function
 from localflow.errors import suggestion
 from localflow.states import StateType
 
 if TYPE_CHECKING:
+    from datetime import timedelta
+
     from localflow.caching import CacheKeyFunction, CachePolicy
     from localflow.interfaces import Executor
     from localflow.retries import RetryCondition, RetryDelay
@@ -86,7 +87,7 @@ def checked_seconds(described: str, option: str, value: Any) -> float | None:
     """Return seconds above 0, or None; raises TypeError."""
     if value is None:
         return None
-    seconds = value.total_seconds() if isinstance(value, timedelta) else value
+    seconds = value.total_seconds() if hasattr(value, "total_seconds") else value
     if isinstance(seconds, bool) or not isinstance(seconds, (int, float)) or not math.isfinite(seconds) or seconds <= 0:
         raise TypeError(f"{described}: {option} takes seconds above 0, not {value!r}")
     return float(seconds)
@@ -119,7 +120,7 @@ def checked_hooks(described: str, options: Mapping[str, Any]) -> dict[str, tuple
             raise TypeError(
                 f"{described}: {option} takes a function (obj, run, state) or a list of these, not {given!r}"
             )
-        if any(inspect.iscoroutinefunction(hook) for hook in found):
+        if any(is_coroutine_function(hook) for hook in found):
             raise TypeError(f"{described}: {option} takes plain functions; an async hook would never be awaited")
         if found:
             hooks[option] = tuple(found)

@@ -19,7 +19,6 @@ import mmap
 import os
 import weakref
 from contextlib import suppress
-from pathlib import Path
 from struct import Struct
 from typing import TYPE_CHECKING, NamedTuple
 from zlib import crc32
@@ -29,6 +28,7 @@ from localflow.failpoints import reach
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
+    from pathlib import Path
 
 #: Of a payload whose data is a reference.
 FILE = "file"
@@ -71,16 +71,24 @@ class Reference(NamedTuple):
 class Folder:
     """Where the large values of one tree of flow runs are written, by its engine and by its workers."""
 
-    def __init__(self, path: Path | None = None, *, power_safe: bool = False) -> None:
+    def __init__(self, path: Path | str | None = None, *, power_safe: bool = False) -> None:
         """Write into `path`, which is made at the first value; nowhere as long as that is None.
 
         Args:
             path: a folder of nobody else's.
             power_safe: whether what is written must survive a power cut.
         """
-        self.path = path
+        self.place: str | None = None if path is None else str(path)
+        """The path as text: a worker that writes nothing large need not know of pathlib."""
         self.power_safe = power_safe
         self._temporary: weakref.WeakSet[Temporary] = weakref.WeakSet()
+
+    @property
+    def path(self) -> Path | None:
+        """Where it is, None if nowhere."""
+        from pathlib import Path
+
+        return None if self.place is None else Path(self.place)
 
     def hold(self, file: str) -> Temporary:
         """Return what keeps a draft as long as it lives; a file that the store has kept is not touched."""
@@ -90,11 +98,13 @@ class Folder:
 
     def close(self) -> None:
         """Remove the drafts. Those that somebody may still ask for stay readable in this process."""
-        if self.path is None:
+        if self.place is None:
             return
         for temporary in [*self._temporary]:
             temporary.detach()
-        remove_drafts(self.path)
+        folder = self.path
+        assert folder is not None
+        remove_drafts(folder)
 
 
 class Temporary:
@@ -175,7 +185,7 @@ class Draft:
             self._descriptor = -1
         if self._path:
             with suppress(OSError):
-                Path(self._path + DRAFT).unlink()
+                os.unlink(self._path + DRAFT)  # noqa: PTH108 - as above
 
     def _put(self, data: bytes | memoryview) -> None:
         try:
@@ -207,7 +217,7 @@ class Draft:
 
     def _failure(self, error: OSError, needed: int) -> LargeValueError:
         size = self._size + needed
-        return LargeValueError(self._path or str(self._folder.path), size, error.strerror or str(error))
+        return LargeValueError(self._path or str(self._folder.place), size, error.strerror or str(error))
 
 
 def make_folder(folder: Path) -> None:

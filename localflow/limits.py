@@ -22,7 +22,6 @@ import threading
 import time
 from collections import deque
 from contextlib import suppress
-from hashlib import sha256
 from typing import TYPE_CHECKING, Any
 
 from localflow.errors import StoreError
@@ -60,6 +59,8 @@ def slots_held(directory: Path, tag: str) -> int:
 
 
 def _file_name(tag: str) -> str:
+    from hashlib import sha256
+
     return sha256(tag.encode(errors="surrogatepass")).hexdigest()[:32]
 
 

@@ -10,7 +10,7 @@ from localflow.calls import Call
 from localflow.futures import TaskFuture
 from localflow.payloads import Packed
 from localflow.records import StateChange, TaskRun
-from localflow.states import NOT_READY, Pending, Retrying, Returned, State, StateType
+from localflow.states import NOT_READY, Pending, Retrying, Returned, RunRef, State, StateType
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
@@ -23,15 +23,28 @@ if TYPE_CHECKING:
 
 PENDING = Pending()
 
+# What most runs have, as one object for all of them.
+NO_KEYWORDS: Mapping[str, Any] = {}
+NONE_TOLERATED: frozenset[int] = frozenset()
+
 
 class LiveRun:
-    """A task run between its call and its end."""
+    """A task run between its call and its end. Small: a million of them may wait."""
 
     __slots__ = (
-        "active", "answer", "args", "attempt", "begun", "blocker", "cache_key", "call", "caller", "cancelling", "depth",
-        "first_attempt", "future", "go", "in_hand", "is_new", "kwargs", "lane", "node", "note", "outdated", "permit",
-        "record", "resolve", "sequence", "state", "task", "tolerated", "upstreams",
+        "active", "args", "attempt", "begun", "blocker", "cache_key", "call", "caller", "cancelling", "depth",
+        "future", "go", "in_hand", "kwargs", "lane", "note", "permit", "record", "resolve", "sequence", "state", "task",
+        "tolerated", "upstreams",
     )  # fmt: skip
+
+    # Of all but a `LaterRun`.
+    is_new: bool = True
+    """Whether its record is still to be stored; it is there already if an earlier attempt of the flow made it."""
+    outdated: Sequence[TaskRun] = ()
+    """Records of earlier runs that are out of date when this one runs again."""
+    answer: State | None = None
+    """The state it completed with in an earlier process: it is not run again."""
+    first_attempt: int = 1
 
     def __init__(
         self,
@@ -52,29 +65,22 @@ class LiveRun:
         self.resolve = resolve
         """Whether futures, states or markers are to be replaced in the arguments."""
         self.upstreams: Sequence[TaskFuture[Any]] = ()
-        self.tolerated: frozenset[int] = frozenset()
+        self.tolerated = NONE_TOLERATED
         """Ids of the futures and states whose failure is allowed."""
         self.blocker: State | None = None
         """A state passed as an argument or in `wait_for` that had not completed."""
-        self.is_new = True
-        """Whether its record is still to be stored; it is there already if an earlier attempt of the flow made it."""
-        self.outdated: Sequence[TaskRun] = ()
-        """Records of earlier runs that are out of date when this one runs again."""
-        self.answer: State | None = None
-        """The state it completed with in an earlier process: it is not run again."""
-        self.node = -1
         self.depth = 0
         """How many runs are above it in the graph, one below the other."""
         self.sequence = 0
-        self.first_attempt = self.attempt = 1
+        self.attempt = 1
         self.begun = 0
         """The number of the last attempt that began."""
         self.state: State = PENDING
         self.call: Call | None = None
         self.go = False
         """Whether a start is stored, so that a caller that runs its call itself may do so."""
-        self.caller = threading.get_ident()
-        """The thread that made the call."""
+        self.caller = threading.get_ident() if lane.executor.runs_in_caller else 0
+        """The thread that made the call, if it is to run it."""
         self.in_hand = False
         """Whether an executor has the call."""
         self.cancelling: State | None = None
@@ -85,6 +91,11 @@ class LiveRun:
         self.note = ""
         """What is to be said with its start: why it has not been answered from the cache, or from the store."""
         self.future: TaskFuture[Any]
+
+    @property
+    def node(self) -> int:
+        """Its number in the graph."""
+        return self.future._node
 
     @property
     def may_wait(self) -> bool:
@@ -108,6 +119,14 @@ class LiveRun:
                 self.attempt, execution, state.cause, result, None,
             ),
         )  # fmt: skip
+
+    def conclude(self, state: State) -> None:
+        """Note the last state, which nobody is shown before it is stored."""
+        record, future = self.record, self.future
+        future._run = ref = tuple.__new__(RunRef, (record.flow_run.id, record.number, record.name))
+        if state.run is None:
+            state.run = ref
+        future._ending = state
 
     def begin(self) -> StateChange:
         """Move on to RUNNING, in the first or another attempt, and return the record of it."""
@@ -169,6 +188,19 @@ class LiveRun:
     def _log(self, line: LogLine) -> None:
         if not self.has_ended:  # of a call that was given up and goes on all the same
             self.active.engine.log(self.record, self.attempt, (line,))
+
+
+class LaterRun(LiveRun):
+    """A task run of a flow run that has had an attempt before, in which the same call may have been made."""
+
+    __slots__ = ("answer", "first_attempt", "is_new", "outdated")
+
+    def __init__(self, *parts: Any) -> None:
+        super().__init__(*parts)
+        self.is_new = True
+        self.outdated = ()
+        self.answer = None
+        self.first_attempt = 1
 
 
 def may_be_tolerated(state: State) -> bool:

@@ -43,12 +43,17 @@ class _Escaping(logging.Filter):
     """Escapes what localflow's own records tell of names and errors of users: they are on their way to a terminal."""
 
     def filter(self, record: logging.LogRecord) -> bool:
-        if isinstance(record.args, tuple):
-            record.args = tuple(_escaped(argument) for argument in record.args)
+        escape(record)
         return True
 
 
 _ESCAPING = _Escaping()
+
+
+def escape(record: logging.LogRecord) -> None:
+    """Escape what a record of localflow's own tells; once more, nothing happens."""
+    if isinstance(record.args, tuple):
+        record.args = tuple(_escaped(argument) for argument in record.args)
 
 
 def _escaped(argument: object) -> object:
@@ -58,7 +63,10 @@ def _escaped(argument: object) -> object:
 
 
 def escape_own() -> None:
-    """Have texts of users escaped in records of localflow's own loggers; those that are made later are not covered."""
+    """Have texts of users escaped in records of localflow's own loggers, also when nothing is recorded any more.
+
+    Loggers of modules that are imported later are not among them.
+    """
     for name in [*logging.root.manager.loggerDict]:
         if is_own(name):
             logging.getLogger(name).addFilter(_ESCAPING)

@@ -24,6 +24,7 @@ from localflow.echo import run_names, show_record
 from localflow.loggers import (
     OWN,
     RUN_LOGGERS,
+    escape,
     escape_own,
     is_own,
     level_of_user,
@@ -189,6 +190,8 @@ class _Recorder:
     def _handle(self, logger: logging.Logger, record: logging.LogRecord, real: CallHandlers) -> None:
         own = is_own(record.name)
         context = None if own else current_run()
+        if own:
+            escape(record)
         if context is None and not own:
             if record.levelno >= level_of_user(logger):
                 real(logger, record)

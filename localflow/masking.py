@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import datetime
 import re
-from pathlib import PurePath
 from typing import TYPE_CHECKING
 
 from localflow.printable import printable
@@ -29,21 +27,21 @@ _SECRET_ENDINGS = (
     "authorization",
     "cookie",
 )
-_URL = re.compile(r"(?P<scheme>[A-Za-z][A-Za-z0-9+.-]*://)(?P<rest>\S+)")
-_BARE_KEY = re.compile(r"[A-Za-z0-9_-]+")
+_URL = r"(?P<scheme>[A-Za-z][A-Za-z0-9+.-]*://)(?P<rest>\S+)"
+_BARE_KEY = r"[A-Za-z0-9_-]+"
 _SHOWN_LENGTH = 80
 
-_TYPE_NAMES: dict[type, str] = {
-    bool: "boolean",
-    int: "integer",
-    float: "float",
-    str: "string",
-    list: "array",
-    dict: "table",
-    datetime.datetime: "date-time",
-    datetime.date: "date",
-    datetime.time: "time",
-    type(None): "nothing",
+_TYPE_NAMES = {
+    "bool": "boolean",
+    "int": "integer",
+    "float": "float",
+    "str": "string",
+    "list": "array",
+    "dict": "table",
+    "datetime": "date-time",
+    "date": "date",
+    "time": "time",
+    "NoneType": "nothing",
 }
 
 
@@ -57,18 +55,19 @@ def masked(value: object, key: str = "") -> object:
     if value is not None and is_secret(key):
         return MASK
     if isinstance(value, str):
-        return MASK if value.startswith(ENV_PREFIX) else _URL.sub(_masked_url, value)
+        return MASK if value.startswith(ENV_PREFIX) else re.sub(_URL, _masked_url, value)
     if isinstance(value, dict):
         return {str(inner): masked(item, str(inner)) for inner, item in value.items()}
     if isinstance(value, (list, tuple, set, frozenset)):
         return [masked(item) for item in value]
-    if isinstance(value, PurePath):
-        return str(value)
-    if isinstance(value, (datetime.date, datetime.time)):
-        return value.isoformat()
     if value is None or isinstance(value, (bool, int, float)):
         return value
-    return repr(value)
+    from datetime import date, time  # workers mask arguments, and few have to do with these
+    from pathlib import PurePath
+
+    if isinstance(value, PurePath):
+        return str(value)
+    return value.isoformat() if isinstance(value, (date, time)) else repr(value)
 
 
 def secrets(value: object, key: str = "") -> list[object]:
@@ -85,7 +84,7 @@ def without(secrets: Iterable[object], text: str) -> str:
     found = {item for value in secrets for item in _strings(value) if item}
     for secret in sorted(found, key=len, reverse=True):
         text = text.replace(secret, MASK)
-    return _URL.sub(_masked_url, text)
+    return re.sub(_URL, _masked_url, text)
 
 
 def literal(value: object) -> str:
@@ -107,7 +106,7 @@ def found(value: object, key: str = "") -> str:
     """Word what stands where something else was expected, as `"4" (string)`."""
     if isinstance(value, (dict, list, tuple)) or value is None:
         return {dict: "a table", type(None): "nothing"}.get(type(value), "an array")
-    kind = _TYPE_NAMES.get(type(value), type(value).__name__)
+    kind = _TYPE_NAMES.get(type(value).__name__, type(value).__name__)
     shown = masked(value, key)
     if shown == MASK:
         return f"{MASK} ({kind})"
@@ -121,7 +120,7 @@ def found(value: object, key: str = "") -> str:
 
 def dotted(*parts: str) -> str:
     """Return a dotted key as TOML writes it, parts quoted where they must be."""
-    return ".".join(part if _BARE_KEY.fullmatch(part) else quoted(part) for part in parts)
+    return ".".join(part if re.fullmatch(_BARE_KEY, part) else quoted(part) for part in parts)
 
 
 def quoted(text: str) -> str:

@@ -73,7 +73,7 @@ def pack(value: object, folder: Folder | None = None) -> Payload:
                 return Payload("json", data)
         except (ValueError, RecursionError):  # an int of more digits than Python prints; deep nesting
             pass
-    if folder is not None and folder.path is not None:
+    if folder is not None and folder.place is not None:
         return _pack_apart(value, folder)
     return Payload("pickle", pickle_value(value))
 
@@ -247,12 +247,18 @@ class SharedBuffers:
 class Packed:
     """A value that stays bytes until `get()`; pickled inside arguments it arrives as the value itself."""
 
-    __slots__ = ("_temporary", "payload")
+    __slots__ = ("_data", "_format", "_temporary")  # and no Payload: there may be a million of them
 
     def __init__(self, payload: Payload, temporary: Temporary | None = None) -> None:
         """Keep the bytes, and what keeps the file of a large value for as long as this is there."""
-        self.payload = payload
+        self._format = sys.intern(payload.format)  # one text for all that came from other processes
+        self._data = payload.data
         self._temporary = temporary
+
+    @property
+    def payload(self) -> Payload:
+        """The value as bytes."""
+        return Payload(self._format, self._data)
 
     def get(self) -> Any:
         """Unpack the value: a new object at each call.
@@ -294,7 +300,7 @@ class Stored(Packed):
         self._temporary = None
 
     @property
-    def payload(self) -> Payload:  # type: ignore[override]  # nobody sets it
+    def payload(self) -> Payload:
         """The value as bytes, loaded anew; raises what loading raises."""
         return self._load()
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from contextvars import ContextVar
 from typing import TYPE_CHECKING, Annotated, Any, NamedTuple
 
@@ -12,7 +12,6 @@ from localflow.errors import LocalflowError, PluginError, StoreError, UnknownPlu
 from localflow.interfaces import AtLeast, Executor, Notifier, StateStore
 from localflow.interrupts import STOPS
 from localflow.masking import MASK, dotted, found, masked, without
-from localflow.notifications import Notifications, Subscription
 from localflow.options import REQUIRED, Bound, Option, Options, bind, read_options
 from localflow.plugins import Plugins, installed_plugins
 from localflow.printable import printable
@@ -24,6 +23,7 @@ if TYPE_CHECKING:
 
     from localflow.config import Section
     from localflow.limits import Limits
+    from localflow.notifications import Notifications, Subscription
     from localflow.plugins import Role, Source
 
 _ROLES: Mapping[Section, Role] = {"executors": "executor", "stores": "state store", "notifiers": "notifier"}
@@ -61,6 +61,8 @@ class Project:
         self.root = root
         self.settings = settings
         self.plugins = plugins
+        self._ready: dict[str, list[Executor]] = {}
+        """Executors that get ready for flows about to run on them, by name."""
 
     @classmethod
     def load(
@@ -112,7 +114,34 @@ class Project:
 
     def choose(self, executor: str | Executor) -> Executor:
         """Return the executor that a flow or task names, or gives."""
-        return self.make_executor(executor) if isinstance(executor, str) else executor
+        if not isinstance(executor, str):
+            return executor
+        try:
+            return self._ready[executor].pop()
+        except (KeyError, IndexError):
+            return self.make_executor(executor)
+
+    @contextmanager
+    def prepared(self, executor: str | Executor | None) -> Iterator[None]:
+        """Let an executor get ready that the block will choose by its name, whatever else that does before.
+
+        An instance is left alone, for another flow run may have it.
+        """
+        if not isinstance(executor, str):
+            yield
+            return
+        made = self.make_executor(executor)
+        ready = self._ready.setdefault(executor, [])
+        ready.append(made)
+        try:
+            with suppress(Exception):  # which shows when it starts
+                made.prepare()
+            yield
+        finally:
+            if made in ready:  # it was never started
+                ready.remove(made)
+                with suppress(Exception):
+                    made.shutdown()
 
     def make_executor(self, name: str) -> Executor:
         """Return a fresh executor by the name of a table or of a plugin, not started."""
@@ -173,6 +202,8 @@ class Project:
 
     def make_notifications(self) -> Notifications:
         """Return the notifiers of the settings, each with what it wants to be told of."""
+        from localflow.notifications import Notifications
+
         return Notifications([self._subscription(table) for table in self._tables_in_use("notifiers")])
 
     def try_plugins(self) -> None:
@@ -334,6 +365,8 @@ class Project:
         return f"{_named(table)} of {source}"
 
     def _subscription(self, table: Table) -> Subscription:
+        from localflow.notifications import Subscription
+
         bound = self._checked(table)
         notifier = self._construct(table, bound)
         if not isinstance(notifier, Notifier):

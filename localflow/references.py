@@ -23,7 +23,7 @@ LAST, LAST_FAILED = "@last", "@last-failed"
 _FAILURES = frozenset({StateType.FAILED, StateType.CRASHED})
 _SHOWN_CANDIDATES = 10
 _SUGGESTED = 10_000  # names among which a misspelt one is looked for
-_NUMBER = re.compile("[1-9][0-9]{0,17}")
+_NUMBER = "[1-9][0-9]{0,17}"
 
 
 def find_runs(store: StateStore, reference: str) -> tuple[FlowRunHistory, list[RunHistory]]:
@@ -151,7 +151,7 @@ def _names(store: StateStore, flow_run: FlowRun) -> set[str]:
 def _numbers(flow_run: FlowRun, ids: Iterable[str]) -> list[int]:
     """Return the numbers of those task runs of a flow run that have one of these ids."""
     parts = (id.rpartition("-") for id in ids)
-    return [int(number) for run_id, _, number in parts if run_id == flow_run.id and _NUMBER.fullmatch(number)]
+    return [int(number) for run_id, _, number in parts if run_id == flow_run.id and re.fullmatch(_NUMBER, number)]
 
 
 def _last(runs: Sequence[FlowRunSummary], reference: str) -> FlowRunSummary:

@@ -21,7 +21,7 @@ EXPECTED = {
     "states": 'an array of states such as ["Completed"]',
 }
 
-_AGE = re.compile(r"(\d{1,9}(?:\.\d{1,9})?)\s?([smhdw])")
+_AGE = r"(\d{1,9}(?:\.\d{1,9})?)\s?([smhdw])"
 _SECONDS = {"s": 1.0, "m": 60.0, "h": 3_600.0, "d": 86_400.0, "w": 604_800.0}
 
 
@@ -66,7 +66,7 @@ class Rule(NamedTuple):
 
 def parse_age(value: object) -> float | None:
     """Return the seconds that `90s`, `15m`, `12h`, `30d` or `2w` stand for; None for anything else."""
-    found = _AGE.fullmatch(value.strip()) if isinstance(value, str) else None
+    found = re.fullmatch(_AGE, value.strip()) if isinstance(value, str) else None
     return float(found[1]) * _SECONDS[found[2]] or None if found else None
 
 

@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import inspect
 import math
-import random
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any, NamedTuple, TypeAlias
 
+from localflow.callables import is_coroutine_function
 from localflow.states import StateType
 
 if TYPE_CHECKING:
@@ -41,7 +40,11 @@ class RetryPolicy(NamedTuple):
     def delay(self, attempt: int) -> float:
         """Return the seconds to wait after this attempt, jitter included: never less than was asked for."""
         seconds = self.delays[min(attempt, len(self.delays)) - 1]
-        return seconds * (1 + self.jitter_factor * random.random())
+        if not self.jitter_factor:
+            return seconds
+        from random import random
+
+        return seconds * (1 + self.jitter_factor * random())
 
 
 def exponential_backoff(backoff_factor: float) -> Callable[[int], list[float]]:
@@ -86,7 +89,7 @@ def retry_policy(
         raise TypeError(f"{described}: retry_jitter_factor takes a number from 0 on, not {jitter_factor!r}")
     if condition is not None and not callable(condition):
         raise TypeError(f"{described}: retry_condition_fn takes a function, not {condition!r}")
-    if inspect.iscoroutinefunction(condition):
+    if condition is not None and is_coroutine_function(condition):
         raise TypeError(f"{described}: retry_condition_fn takes a plain function; what an async one returns is true")
     if on_crash is not None and not isinstance(on_crash, bool):
         raise TypeError(f"{described}: retry_on_crash takes True or False, not {on_crash!r}")

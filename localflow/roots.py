@@ -1,26 +1,22 @@
 """A flow run at the top of its tree: it has an engine, a claim in the state store, and a channel to be cancelled by.
 
-It is begun anew, or taken up where an earlier process has left it.
+It is begun anew, or taken up where an earlier process has left it (see `resuming`).
 """
 
 from __future__ import annotations
 
-import inspect
 import logging
 from contextlib import ExitStack, contextmanager
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from localflow.control import ControlChannel, control_path
 from localflow.engine import Engine
-from localflow.errors import NotResumableError, PluginError
+from localflow.errors import PluginError
 from localflow.flow_records import flow_record, flow_record_again
 from localflow.flow_runs import FlowCall
+from localflow.garbage import collected_rarely
 from localflow.logs import recording
-from localflow.plans import codes_of_tasks, make_plan
-from localflow.recovery import Again, claimed_run, stored_parameters
-from localflow.references import find_flow_run
 from localflow.states import Cancelled
-from localflow.tags import tags
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
@@ -30,7 +26,6 @@ if TYPE_CHECKING:
     from localflow.interfaces import Claim, Executor, StateStore
     from localflow.lanes import Lane
     from localflow.notifications import Notifications
-    from localflow.plans import Plan
     from localflow.project import Project
     from localflow.records import FlowRun
     from localflow.recovery import Resumption
@@ -91,8 +86,8 @@ def begun(
             record, left_flow = flow_record_again(flow, run, parameters, lane.name), resumption.left(run.id)
         folder = store.value_folder(record.root_id)
         if folder is not None:
-            engine.folder.path, engine.folder.power_safe = folder.path, folder.power_safe
-        with engine.shield.listening(), recording():
+            engine.folder.place, engine.folder.power_safe = folder.place, folder.power_safe
+        with engine.shield.listening(), recording(), collected_rarely():
             yield FlowCall(
                 engine, flow, record, lambda: flow.body(parameters), lane, 0, blocker, started, left_flow,
                 resumption,
@@ -110,40 +105,17 @@ def _apply_retention(project: Project, store: StateStore) -> None:
     apply_retention(project, store)
 
 
-def execute_again(
+def execute(
     flow: Flow[..., Any],
     project: Project,
     store: StateStore,
-    run: FlowRun,
-    again: Again | None = None,
-    on_plan: Callable[[Plan], bool] | None = None,
+    parameters: dict[str, Any],
     on_start: Callable[[FlowRun], None] | None = None,
-    executor: str | None = None,
-) -> FinishedRun | None:
-    """Take up a flow run where it has ended, otherwise like `Flow.execute`.
-
-    Args:
-        flow: the flow.
-        project: where executors and notifiers come from.
-        store: where the flow run is recorded.
-        run: the flow run.
-        again: what is to run again although it completed.
-        on_plan: told what is going to happen; nothing happens if it returns False.
-        on_start: told of the flow run once it is recorded that it goes on.
-        executor: the name of an executor, in the place of the one that the flow run had.
-
-    Returns:
-        None if `on_plan` has returned False.
-
-    Raises:
-        RunClaimedError: another process is running it.
-        NotResumableError: it completed, it is part of another one, or its parameters were not kept.
-    """
+) -> FinishedRun:
+    """Run a flow with fitting parameters, as `Flow.execute` tells it."""
     notifications = project.make_notifications()
     try:
-        with _taken_up(flow, project, store, run, again or Again(), notifications, on_plan, on_start, executor) as call:
-            if call is None:
-                return None
+        with begun(flow, project, store, parameters, None, on_start, notifications) as call:
             state = run_to_end(call)
     finally:
         failed = notifications.close()
@@ -157,59 +129,6 @@ def run_to_end(call: FlowCall) -> State:
     import asyncio
 
     return asyncio.run(call.run_async())
-
-
-@contextmanager
-def own_run(flow: Flow[..., Any], run_id: str, again: Again) -> Iterator[FlowCall]:
-    """Give what is needed to resume a flow run in the project of the working directory."""
-    with own_store() as (project, store):
-        run = find_flow_run(store, run_id).flow_run
-        notifications = project.make_notifications()
-        try:
-            with _taken_up(flow, project, store, run, again, notifications) as call:
-                assert call is not None  # nobody has asked for the plan
-                yield call
-        finally:
-            notifications.close()
-
-
-@contextmanager
-def _taken_up(
-    flow: Flow[..., Any],
-    project: Project,
-    store: StateStore,
-    run: FlowRun,
-    again: Again,
-    notifications: Notifications,
-    on_plan: Callable[[Plan], bool] | None = None,
-    on_start: Callable[[FlowRun], None] | None = None,
-    executor: str | None = None,
-) -> Iterator[FlowCall | None]:
-    """Give what is needed to resume a flow run; None if `on_plan` does not want it."""
-    with claimed_run(store, run, again, notifications.publish) as (run, resumption):
-        if run.flow != flow.name:
-            raise NotResumableError(f"flow run '{run.name}' is of flow '{run.flow}', not of '{flow.name}'")
-        codes = codes_of_tasks([inspect.unwrap(flow.fn)])
-        if on_plan is not None and not on_plan(make_plan(resumption, run, codes)):
-            yield None
-            return
-        left = (run, resumption, executor or run.executor)
-        parameters = stored_parameters(run)
-        with (
-            tags(*run.tags),
-            begun(flow, project, store, parameters, None, on_start, notifications, left) as call,
-        ):
-            yield call
-
-
-@contextmanager
-def own_store() -> Iterator[tuple[Project, StateStore]]:
-    """Give the project of the working directory and its store, open for the block."""
-    from localflow.project import Project
-
-    project = Project.current()
-    with project.opened_store() as store:
-        yield project, store
 
 
 def _lane_again(engine: Engine, executor: str | Executor, default: str) -> Lane:

@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING
 from localflow import graph
 from localflow.context import task_run_info
 from localflow.live import may_be_tolerated
+from localflow.open_runs import OpenRuns
 from localflow.records import CacheEntry
 from localflow.states import INTERRUPTED, AwaitingRetry, Cancelled, State, StateType, not_ready
 
@@ -40,7 +41,7 @@ class Scheduler:
     """The open task runs of an engine.
 
     Attributes:
-        open_runs: those that have not ended, by node.
+        open_runs: those that have not ended.
         unsaved: records of what has happened, to be committed.
         moved: runs in another state that is not their end, to be shown after the commit.
         ended: runs at their end, to be shown after the commit.
@@ -52,7 +53,7 @@ class Scheduler:
         self, admission: Admission, alarms: Alarms, log_book: LogBook, tell: Callable[[Callable[[], None]], None]
     ) -> None:
         """Begin empty; `tell` has something done in a turn."""
-        self.open_runs: dict[int, LiveRun] = {}
+        self.open_runs = OpenRuns()
         self.unsaved: list[Record] = []
         self.moved: list[LiveRun] = []
         self.ended: list[LiveRun] = []
@@ -74,24 +75,33 @@ class Scheduler:
             self.unsaved.append(run.record)
         self.unsaved.extend(run.outdated)
         if run.answer is not None:
-            run.node = run.future._node = self._graph.add_ended(graph.COMPLETED)
-            run.state = run.future._ending = run.answer
+            self._add_ended(run, graph.COMPLETED)
+            run.state = run.answer
+            run.conclude(run.answer)
             self.ended.append(run)
         elif self.is_closed or run.active.stop is not None:
-            run.node = run.future._node = self._graph.add_ended(graph.LOST)
+            self._add_ended(run, graph.LOST)
             self._conclude(run, interrupted() if self.is_closed else stopped())
         elif run.blocker is None:
-            tolerated = [future._node for future in run.upstreams if id(future) in run.tolerated]
-            run.node = run.future._node = self._graph.add([future._node for future in run.upstreams], tolerated)
-            run.depth = self._graph.depth(run.node)
-            self.open_runs[run.node] = run
+            if run.upstreams:
+                tolerated = [future._node for future in run.upstreams if id(future) in run.tolerated]
+                run.future._node = node = self._graph.add([future._node for future in run.upstreams], tolerated)
+                run.depth = self._graph.depth(node)
+            else:
+                run.future._node = self._graph.add()
+            self.open_runs.add(run)
         else:
-            run.node = run.future._node = self._graph.add_ended(graph.FAILED)
+            self._add_ended(run, graph.FAILED)
             self._conclude(run, not_ready(run.blocker))
+
+    def _add_ended(self, run: LiveRun, ending: int) -> None:
+        run.future._node = self._graph.add_ended(ending)
+        self.open_runs.add_ended()
 
     def follow_up(self) -> None:
         """Move on the runs that waited for what has ended."""
-        self._take_blocked()
+        if self._graph.blocked:
+            self._take_blocked()
         ready = self._graph.ready
         while ready:
             self._admit(self.open_runs[ready.popleft()])
@@ -100,7 +110,7 @@ class Scheduler:
         blocked = self._graph.blocked
         while blocked:
             node, culprit = blocked.popleft()
-            run = self.open_runs.pop(node, None)
+            run = self.open_runs.pop(node)
             if run is None:  # cancelled after it was blocked, in the same turn
                 continue
             upstream = next(future for future in run.upstreams if future._node == culprit)
@@ -115,7 +125,7 @@ class Scheduler:
             self._admission.enter(run, self._queue, self.finish)
 
     def _queue(self, run: LiveRun) -> None:
-        if run.node in self.open_runs:  # it may have been cancelled meanwhile
+        if run in self.open_runs:  # it may have been cancelled meanwhile
             run.lane.queue(run)
         else:
             self._admission.leave(run)
@@ -124,10 +134,10 @@ class Scheduler:
         """Start what the executors have room for; return what is to be handed over."""
         calls: dict[Lane, list[LiveRun]] = {}
         for lane in lanes:
-            if lane.limited:
+            if lane.limited.size:
                 for run in lane.take_limited():
                     self._admission.ask_for_permit(run)
-            if not (lane.ready or lane.async_ready):
+            if not (lane.ready.size or lane.async_ready.size):
                 continue
             starting = lane.take()
             for run in starting:
@@ -172,7 +182,7 @@ class Scheduler:
         self, run: LiveRun, state: State, execution: Execution | None = None, result: Payload | None = None
     ) -> None:
         """End a run that is in the graph."""
-        if self.open_runs.pop(run.node, None) is None:
+        if self.open_runs.pop(run.node) is None:
             return
         if run.in_hand:
             self._given_up[run.node] = run
@@ -186,9 +196,7 @@ class Scheduler:
     def _conclude(
         self, run: LiveRun, state: State, execution: Execution | None = None, result: Payload | None = None
     ) -> None:
-        if state.run is None:
-            state.run = run.future._run
-        run.future._ending = state
+        run.conclude(state)
         if run.permit is not None:
             self._admission.leave(run)
         if run.task.persist_result is False:
@@ -217,7 +225,7 @@ class Scheduler:
         self._admission.judge(f"retry_condition_fn of {run.described()}", ask)
 
     def _retry_or_finish(self, run: LiveRun, outcome: Outcome, wants: bool) -> None:
-        if wants and run.cancelling is None and run.node in self.open_runs:
+        if wants and run.cancelling is None and run in self.open_runs:
             self._await_retry(run, outcome)
         else:
             self.finish(run, outcome.state, outcome.execution, outcome.result)
@@ -246,7 +254,7 @@ class Scheduler:
             self._retry(run)
 
     def _retry(self, run: LiveRun) -> None:
-        if run.node in self.open_runs:
+        if run in self.open_runs:
             self._admission.enter(run, self._queue, self.finish)
 
     def cancel(self, run: LiveRun, state: State) -> bool:

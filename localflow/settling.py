@@ -2,13 +2,30 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from localflow import arguments
 from localflow.coroutines import in_thread
 from localflow.futures import TaskFuture, futures_in
 from localflow.live import may_be_tolerated
 from localflow.states import State
+
+if TYPE_CHECKING:
+    from localflow.flows import Flow
+
+
+def fitting(flow: Flow[..., Any], parameters: dict[str, Any], wait_for: object) -> tuple[dict[str, Any], State | None]:
+    """Do `settled` for a flow, and fit what has come to the flow's annotations."""
+    parameters, blocker = settled(parameters, wait_for)
+    return flow.fitted(parameters) if blocker is None else parameters, blocker
+
+
+async def fitting_async(
+    flow: Flow[..., Any], parameters: dict[str, Any], wait_for: object
+) -> tuple[dict[str, Any], State | None]:
+    """Do `fitting` without blocking the loop that is running here."""
+    parameters, blocker = await settled_async(parameters, wait_for)
+    return flow.fitted(parameters) if blocker is None else parameters, blocker
 
 
 async def settled_async(parameters: dict[str, Any], wait_for: object) -> tuple[dict[str, Any], State | None]:

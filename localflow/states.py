@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import enum
 import time
-import uuid
-from datetime import UTC, datetime
+from collections import Counter
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from localflow import arguments
@@ -24,6 +23,7 @@ from localflow.printable import shortened
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping, Sequence
+    from datetime import datetime
 
     from localflow.large_values import Folder
     from localflow.payloads import Payload
@@ -40,6 +40,8 @@ class StateType(enum.Enum):
     CRASHED = "CRASHED"
     CANCELLING = "CANCELLING"
     CANCELLED = "CANCELLED"
+
+    __hash__ = object.__hash__  # that of Enum is Python code, and types are looked up for every task run
 
 
 FINAL_TYPES = frozenset({StateType.COMPLETED, StateType.FAILED, StateType.CRASHED, StateType.CANCELLED})
@@ -139,12 +141,16 @@ class State:
     def id(self) -> str:
         """A unique id of this state."""
         if self._id is None:  # made on demand: most states are never asked for theirs
-            self._id = str(uuid.uuid4())
+            from uuid import uuid4
+
+            self._id = str(uuid4())
         return self._id
 
     @property
     def timestamp(self) -> datetime:
         """The instant of the change, in UTC."""
+        from datetime import UTC, datetime
+
         return datetime.fromtimestamp(self.instant, UTC)
 
     @property
@@ -420,9 +426,9 @@ def timed_out(seconds: float, run: str = "Task") -> State:
 def aggregate(states: Sequence[State], data: object) -> State:
     """Return the one state that sums up `states`: COMPLETED only if every one of them is."""
     total = len(states)
-    failed = sum(state.type in (StateType.FAILED, StateType.CRASHED) for state in states)
-    cancelled = sum(state.type is StateType.CANCELLED for state in states)
-    completed = sum(state.type is StateType.COMPLETED for state in states)
+    counts = Counter([state.type for state in states])
+    failed = counts[StateType.FAILED] + counts[StateType.CRASHED]
+    cancelled, completed = counts[StateType.CANCELLED], counts[StateType.COMPLETED]
     if completed == total:
         return Completed("All states completed.", data)
     if failed:

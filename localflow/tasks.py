@@ -11,7 +11,6 @@ from localflow.context import FlowContext, current_run
 from localflow.errors import OutsideFlowError
 from localflow.functions import DecoratedFunction, function_name
 from localflow.keywords import TaskKeywords, check_known, checked_priority
-from localflow.mapping import map_task
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -100,6 +99,8 @@ class Task(DecoratedFunction[P, R], Generic[P, R]):
         context = current_run()
         if not isinstance(context, FlowContext):
             raise OutsideFlowError(self.name, "map", "outside a flow" if context is None else "inside a task")
+        from localflow.mapping import map_task
+
         return map_task(context.active, self, args, kwargs, wait_for)
 
     def with_options(self, **options: Unpack[TaskKeywords]) -> Self:  # type: ignore[override]  # it takes less

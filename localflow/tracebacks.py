@@ -15,6 +15,7 @@ from itertools import groupby, islice, takewhile
 from typing import TYPE_CHECKING, Any
 
 from localflow.interrupts import STOPS
+from localflow.masking import MASK, is_secret, without
 from localflow.printable import shortened
 from localflow.states import Cause, exception_text
 
@@ -28,13 +29,13 @@ _ARGUMENTS = 10
 _PACKAGE = __file__.rpartition(os.sep)[0] + os.sep
 _TESTING = f"{_PACKAGE}testing{os.sep}"  # what it runs stands for code of users
 _STDLIB = os.__file__.rpartition(os.sep)[0] + os.sep
-_INSTALLED = re.compile(r".*[\\/](?:site|dist)-packages[\\/]", re.DOTALL)
+# Patterns are compiled when something has failed, not at every start.
+_INSTALLED = r"(?s:.*)[\\/](?:site|dist)-packages[\\/]"
 _FROZEN = "<frozen "
 
-_SECRET_FIELD = re.compile(  # by the names of masking.py
-    r"(\b\w*(?:token|password|passwd|passphrase|secret|key|credential|authorization|cookie)s?['\"]?\s*[=:]\s*)"
-    r"('(?:[^'\\]|\\.)*'|\"(?:[^\"\\]|\\.)*\"|[^,)}\]\s]+)",
-    re.I,
+_SECRET_FIELD = (  # by the names of masking.py
+    r"(?i)(\b\w*(?:token|password|passwd|passphrase|secret|key|credential|authorization|cookie)s?['\"]?\s*[=:]\s*)"
+    r"('(?:[^'\\]|\\.)*'|\"(?:[^\"\\]|\\.)*\"|[^,)}\]\s]+)"
 )
 
 
@@ -126,7 +127,7 @@ def _origin(frame: traceback.FrameSummary) -> str:
     file = frame.filename
     if file.startswith(_PACKAGE) and not file.startswith(_TESTING):
         return _OWN
-    return _LIBRARY if file.startswith((_STDLIB, _FROZEN)) or _INSTALLED.match(file) else _USER
+    return _LIBRARY if file.startswith((_STDLIB, _FROZEN)) or re.match(_INSTALLED, file) else _USER
 
 
 def _package_of(frames: Sequence[traceback.FrameSummary]) -> str:
@@ -142,7 +143,7 @@ def _package_of(frames: Sequence[traceback.FrameSummary]) -> str:
 def _module_parts(file: str) -> list[str]:
     if file.startswith(_FROZEN):
         return file.removeprefix(_FROZEN).removesuffix(">").split(".")
-    installed = _INSTALLED.match(file)
+    installed = re.match(_INSTALLED, file)
     relative = file[installed.end() :] if installed else file.removeprefix(_STDLIB)
     parts = re.split(r"[\\/]", relative.removesuffix(".py"))
     return parts[:-1] if parts[-1] == "__init__" and parts[:-1] else parts
@@ -158,8 +159,6 @@ def described_arguments(
 
     Of many arguments the first are there; an entry `...` says how many more there are.
     """
-    from localflow.masking import MASK, is_secret
-
     named = list(_named(function, args, kwargs))
     described = {
         shortened(name, _ARGUMENT_LIMIT): MASK if is_secret(name) else _described(value)
@@ -192,15 +191,13 @@ def _named(
 
 
 def _described(value: object) -> str:
-    from localflow.masking import MASK, without
-
     try:
         text = _BOUNDED.repr(value)
     except STOPS:
         raise
     except BaseException as error:  # sys.exit() in a __repr__ too: the failure to tell of is another one
         text = f"<{type(value).__name__}: repr() of it raised {type(error).__name__}>"
-    text = _SECRET_FIELD.sub(rf"\g<1>{MASK}", without((), " ".join(text.split())))
+    text = re.sub(_SECRET_FIELD, rf"\g<1>{MASK}", without((), " ".join(text.split())))
     return text if len(text) <= _ARGUMENT_LIMIT else text[: _ARGUMENT_LIMIT - 3] + "..."
 
 

@@ -198,6 +198,19 @@ def test_what_a_plugin_implements_stays(path: str) -> None:
     assert shape(function_of(path)) == API["implements"][path]
 
 
+def test_every_method_is_kept() -> None:
+    """Whatever a plugin may implement is among what stays, from the moment it is there."""
+    names = ("Executor", "StateStore", "Notifier", "Claim")
+    implemented = {
+        f"{name}.{attribute}"
+        for name in names
+        for attribute, value in vars(getattr(interfaces, name)).items()
+        if not attribute.startswith("_") and (inspect.isfunction(value) or isinstance(value, property))
+    }
+
+    assert implemented == API["implements"].keys()
+
+
 @pytest.mark.parametrize("name", ["Executor", "StateStore", "Notifier"])
 def test_no_method_is_demanded_that_was_not(name: str) -> None:
     """A method that came later has a default, and so has an attribute."""

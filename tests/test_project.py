@@ -478,6 +478,57 @@ def test_several_instances_of_one_type() -> None:
     assert project.make_executor("big") is not project.make_executor("big")
 
 
+class SlowToStart(PlainExecutor):
+    """An executor that begins something before it starts."""
+
+    def __init__(self) -> None:
+        self.events: list[str] = []
+
+    def prepare(self) -> None:
+        """Note it."""
+        self.events.append("prepare")
+
+    def shutdown(self) -> None:
+        """Note it."""
+        self.events.append("shutdown")
+
+
+def test_the_executor_that_was_prepared_is_the_one_that_is_chosen(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A flow run gets the executor that got ready for it, once; it is its own from then on."""
+    project = load("")
+    monkeypatch.setattr(project, "make_executor", lambda name: SlowToStart())
+
+    with project.prepared("slow"):
+        chosen, another = project.choose("slow"), project.choose("slow")
+
+    assert isinstance(chosen, SlowToStart)
+    assert isinstance(another, SlowToStart)
+    assert chosen.events == ["prepare"]
+    assert another.events == []
+
+
+def test_an_executor_that_nobody_has_chosen_is_shut_down(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Where a flow run comes to nothing, what had got ready for it ends."""
+    project, made = load(""), SlowToStart()
+    monkeypatch.setattr(project, "make_executor", lambda name: made)
+
+    with pytest.raises(StoreError), project.prepared("slow"):
+        raise StoreError("the store cannot be opened")
+
+    assert made.events == ["prepare", "shutdown"]
+
+
+def test_an_instance_is_not_prepared() -> None:
+    """Another flow run may have it at work."""
+    project, instance = load(""), SlowToStart()
+
+    with project.prepared(instance):
+        chosen = project.choose(instance)
+
+    assert chosen is instance
+    assert instance.events == []
+
+
 def test_options_arrive_as_their_annotations_say() -> None:
     """Every option reaches the factory by its name, converted."""
     project = load(

@@ -11,7 +11,10 @@ import pytest
 import localflow
 
 HEAVY = (
-    "pluggy cloudpickle psutil click rich tomli sqlite3 asyncio urllib.request http multiprocessing concurrent.futures"
+    "pluggy cloudpickle psutil click rich tomli sqlite3 asyncio urllib.request http multiprocessing concurrent.futures "
+    "ast ctypes dataclasses datetime difflib hashlib inspect logging pathlib platform random shutil socket subprocess "
+    "tempfile tokenize traceback uuid "
+    "localflow.engine localflow.flow_calls localflow.interfaces localflow.plugins localflow.project"
 )
 
 
@@ -115,9 +118,9 @@ def test_decorating_loads_nothing_heavy() -> None:
     code = f"""
 from localflow import INPUTS, TASK_SOURCE, exponential_backoff, flow, task
 @task(tags=["a"], executor="process", retries=2, retry_delay_seconds=exponential_backoff(1), timeout_seconds=3,
-      cache_policy=INPUTS + TASK_SOURCE, task_run_name="{{x}}", log_prints=True, on_failure=print)
+      cache_policy=INPUTS + TASK_SOURCE, log_prints=True, on_failure=lambda task, run, state: None)
 def t(x): return x
-@flow(name="f", executor="thread", retries=1, timeout_seconds=3, flow_run_name="f")
+@flow(name="f", executor="thread", retries=1, timeout_seconds=3)
 async def f(): return t(1)
 import sys
 print([name for name in {HEAVY.split()!r} if name in sys.modules])

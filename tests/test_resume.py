@@ -18,7 +18,7 @@ from localflow.history import FlowRunHistory
 from localflow.project import Project
 from localflow.recovery import Again
 from localflow.references import find_flow_run
-from localflow.roots import execute_again
+from localflow.resuming import execute_again
 from localflow.states import StateType
 
 if TYPE_CHECKING:

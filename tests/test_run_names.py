@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import functools
 import logging
-import threading
 from pathlib import Path
 from typing import Any
 
@@ -97,7 +96,7 @@ def test_a_function_names_a_run() -> None:
 
 def test_a_future_stands_for_itself_as_the_name_of_its_run() -> None:
     """Its data may not be there yet."""
-    future: TaskFuture[int] = TaskFuture(RunRef("run", 4, "add-3"), Pending(), None, threading.Lock())
+    future: TaskFuture[int] = TaskFuture(RunRef("run", 4, "add-3"), Pending(), None)
 
     assert name("of {path}", future) == "of add-3"
     assert name("of {path!r:>6}", [future]) == "of [add-3]"

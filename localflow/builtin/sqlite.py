@@ -14,13 +14,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING, ClassVar, Literal
 
 from localflow.builtin.storage import reading, rows
-from localflow.builtin.storage.audit import references, wrongs
 from localflow.builtin.storage.checksums import DamagedRowError
 from localflow.builtin.storage.claims import Claims
 from localflow.builtin.storage.database import connect, open_database, sqlite_failure
 from localflow.builtin.storage.filing import Filing
 from localflow.builtin.storage.lifetime import Lifetime
-from localflow.builtin.storage.removal import remove_runs
 from localflow.builtin.storage.schema import FORMAT_VERSION
 from localflow.builtin.storage.value_files import ValueFiles
 from localflow.builtin.storage.writing import Writer
@@ -148,6 +146,8 @@ class SqliteStateStore(StateStore):
             self._lifetime.check()
             self._filing.file_all()
             self._writer.refuse_removed()
+            from localflow.builtin.storage.removal import remove_runs
+
             remove_runs(self._path, root_ids, results_only=results_only)
         for root_id in root_ids:
             self._values.remove(root_id)
@@ -157,16 +157,22 @@ class SqliteStateStore(StateStore):
         """Read everything; return a line for each thing that is wrong."""
         problems = self.check_database()
         if not problems:
+            from localflow.builtin.storage.audit import references
+
             with self._snapshot() as connection:
                 problems = self._values.problems(references(connection))
         return problems
 
     def _references_of(self, root_id: str) -> list[Payload]:
+        from localflow.builtin.storage.audit import references
+
         with self._snapshot() as connection:
             return [*references(connection, root_id)]
 
     def check_database(self) -> list[str]:
         """Read everything but the files of large results; return a line for each thing that is wrong."""
+        from localflow.builtin.storage.audit import wrongs
+
         self._lifetime.check()
         with self._snapshot() as connection:
             return list(wrongs(connection))

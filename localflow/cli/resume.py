@@ -56,7 +56,7 @@ def resume(
     from localflow.loading import load_entry_point, load_flow
     from localflow.recovery import Again
     from localflow.references import find_flow_run
-    from localflow.roots import execute_again
+    from localflow.resuming import execute_again
 
     if as_json and not plan_only:
         raise UsageError("--json prints the plan; give it with --plan")

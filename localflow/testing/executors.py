@@ -70,6 +70,27 @@ class ExecutorContract(ChoiceContract):
 
         assert [outcome.state.result() for outcome in outcomes] == list(range(MANY))
 
+    @belongs_to("lifecycle")
+    def test_prepared_executor_runs_calls(self, executor: Executor) -> None:
+        """What was begun before the start serves the calls that come after it."""
+        executor.prepare()
+
+        with CallRunner(executor) as runner:
+            [outcome] = runner.run(runner.call(workloads.identity, 1))
+
+        assert outcome.state.result() == 1
+
+    @belongs_to("lifecycle")
+    def test_prepared_executor_is_shut_down_before_it_starts(self, executor: Executor) -> None:
+        """A flow that comes to nothing before its executor starts leaves it as it was."""
+        executor.prepare()
+
+        executor.shutdown()
+
+        with CallRunner(executor) as runner:
+            [outcome] = runner.run(runner.call(workloads.identity, 1))
+        assert outcome.state.result() == 1
+
     def test_batches_come_from_several_threads(self, runner: CallRunner) -> None:
         """Threads that submit at the same time do not get in each other's way."""
         batches = [[runner.call(workloads.identity, number) for number in range(50)] for _ in range(8)]

@@ -13,8 +13,10 @@ import cloudpickle
 import psutil
 import pytest
 
+from localflow import flow
 from localflow.builtin.cores import usable_cores
 from localflow.builtin.process import ProcessExecutor
+from localflow.errors import StoreError, UnpicklableError
 from localflow.payloads import Packed
 from localflow.states import StateType
 from localflow.testing import workloads
@@ -67,6 +69,61 @@ def test_workers_start_on_demand_and_stay(runner: CallRunner) -> None:
 
     assert len(found) == 1
     assert os.getpid() not in found
+
+
+def test_workers_know_nothing_of_the_engine(runner: CallRunner) -> None:
+    """Their supervisor imports what tasks need, for each import delays the first result of every flow run."""
+    heavy = {"asyncio", "hashlib", "multiprocessing", "pathlib", "pluggy", "psutil", "random", "socket", "sqlite3"}
+
+    [outcome] = runner.run(runner.call(lambda: sorted(sys.modules)))
+
+    loaded = outcome.state.result()
+    ours = {f"localflow.{name}" for name in ("engine", "flow_calls", "flow_runs", "plugins", "project", "scheduler")}
+    assert heavy.intersection(loaded) == set()
+    assert ours.intersection(loaded) == set()
+    assert "localflow.tasks" in loaded
+
+
+def test_a_first_call_imports_nothing() -> None:
+    """What calls need is there before the supervisor forks, or each worker would import it again."""
+
+    def remember() -> None:
+        sys.known = {*sys.modules}  # type: ignore[attr-defined]
+
+    def fail() -> None:
+        raise ValueError(1)
+
+    with CallRunner(ProcessExecutor(workers=1, initializer=remember)) as runner:
+        runner.run(runner.call(fail))
+        [outcome] = runner.run(runner.call(lambda: sorted({*sys.modules} - sys.known)))  # type: ignore[attr-defined]
+
+    assert outcome.state.result() == []
+
+
+def test_a_flow_whose_store_cannot_be_opened_leaves_no_process(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The supervisor is started before the store is opened, and ends if that fails."""
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / ".localflow").write_text("a file where the folder should be")
+
+    @flow(executor="process")
+    def main() -> None: ...
+
+    with pytest.raises(StoreError):
+        main()
+
+    assert psutil.Process().children(recursive=True) == []
+
+
+def test_an_executor_that_cannot_start_leaves_no_process() -> None:
+    """The supervisor that was prepared ends with the attempt to start."""
+    lock = threading.Lock()
+    executor = ProcessExecutor(workers=1, initializer=lambda: lock.locked())
+    executor.prepare()
+
+    with pytest.raises(UnpicklableError):
+        executor.start(lambda outcomes: None)
+
+    assert psutil.Process().children(recursive=True) == []
 
 
 def test_a_worker_leads_a_session_of_its_own(runner: CallRunner) -> None:

@@ -12,10 +12,12 @@ from localflow.graph import COMPLETED, FAILED, RunGraph
 if TYPE_CHECKING:
     from tests.faults.conftest import Place
 
-MANY = 20_000
+FEW = 10_000
+MANY = 30_000
 LONG = 10_000
 KIB = 1_024
 PENDING_BYTES = 2 * KIB  # of the engine's memory for a task run that waits
+FINISHED_BYTES = 1 * KIB  # for one that has ended while its future is held
 IN_FLIGHT = (
     512  # calls that are handed over before a worker is free for them: a number that does not grow with the flow
 )
@@ -61,6 +63,42 @@ def main(count: int):
     told = dict(line.split() for line in place.notes)
     assert float(told["bytes"]) <= PENDING_BYTES
     assert int(told["running"]) <= IN_FLIGHT
+
+
+@pytest.mark.parametrize("executor", ["thread", "process"])
+def test_fault_E1_finished_task_runs_are_smaller_than_pending_ones(place: Place, executor: str) -> None:
+    """What has ended costs a kibibyte at most, though all of it was pending at once and every future is still there."""
+    place.write("""
+@task
+def step(number):
+    until(lambda: os.path.exists("go"), 100)
+    return number
+
+def resident_bytes():
+    return int(open("/proc/self/statm").read().split()[1]) * os.sysconf("SC_PAGE_SIZE")
+
+@flow
+def main(count: int):
+    open("go", "w").close()
+    wait(step.map(range(500)))
+    os.remove("go")
+    before = resident_bytes()
+    futures = [step.submit(number) for number in range(count)]
+    open("go", "w").close()
+    wait(futures)
+    note(f"bytes-of-{count}", resident_bytes() - before)
+    return sum(future.result() for future in futures)
+""")
+
+    for count in (FEW, MANY):
+        done = place.localflow(
+            "run", "flows.py", "-p", f"count={count}", "--executor", executor, "-j", "2", timeout=PATIENCE
+        )
+        assert done.returncode == 0, done.stderr
+
+    told = dict(line.split() for line in place.notes)
+    grown = int(told[f"bytes-of-{MANY}"]) - int(told[f"bytes-of-{FEW}"])  # without what the store takes in any case
+    assert grown / (MANY - FEW) <= FINISHED_BYTES, told
 
 
 CHAIN = """

@@ -232,8 +232,8 @@ def test_fault_G2_a_notifier_that_hangs_is_muted(place: Place, site: Site) -> No
     """In a call or at its end: the run goes on meanwhile, and waits for all of them together one deadline at most."""
     site.install("loud", NOTIFIERS)
     (place.folder / "localflow.toml").write_text("[notifiers.hanging]\n[notifiers.closing]\n[notifiers.writing]\n")
-    shorter = "import functools, localflow.notifications as n, localflow.project as p\n"
-    shorter += "p.Notifications = functools.partial(n.Notifications, deadline=1.0)\n"
+    shorter = "import functools, localflow.notifications as n\n"
+    shorter += "n.Notifications = functools.partial(n.Notifications, deadline=1.0)\n"
     begun = time.monotonic()
 
     done = place.localflow("run", place.write(FLOW + shorter))

@@ -4,20 +4,22 @@ from __future__ import annotations
 
 import atexit
 import os
+from contextlib import suppress
 from typing import TYPE_CHECKING, Annotated, ClassVar
 
 from localflow import strays
 from localflow.builtin.cores import usable_cores
-from localflow.builtin.process.importing import keep_importable
+from localflow.builtin.process.importing import keep_importable, shipped_path
 from localflow.builtin.process.memory import parse_size
-from localflow.builtin.process.pool import Pool
-from localflow.builtin.process.staff import Settings
+from localflow.builtin.process.spawn import Supervisor
 from localflow.interfaces import AtLeast, Executor
 from localflow.payloads import pickle_value
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
+    from localflow.builtin.process.pool import Pool
+    from localflow.builtin.process.staff import Settings
     from localflow.interfaces import Call, Report
 
 #: How many threads numeric libraries take for themselves, each by its own variable.
@@ -77,6 +79,8 @@ class ProcessExecutor(Executor):
                 raise ValueError(f"worker_memory_limit {error}") from None
         self._pool: Pool | None = None
         self._pid = 0
+        self._supervisor: Supervisor | None = None
+        """One that waits for the pool."""
 
     @property
     def capacity(self) -> int:
@@ -88,14 +92,36 @@ class ProcessExecutor(Executor):
         """Half of that while calls are short: refilled as a whole, they cost less than one by one."""
         return max(self.workers, self.capacity // 2)
 
+    def prepare(self) -> None:
+        """Start the supervisor, which imports what workers need while the engine imports what it needs itself."""
+        if self._supervisor is None and self._pool is None:
+            self._pid = os.getpid()
+            with suppress(OSError):  # it is tried again, and told, when there is a call
+                self._supervisor = Supervisor(shipped_path(), worker_environment(self.workers, self.env))
+
     def start(self, report: Report) -> None:
         """Get ready to run calls; workers start when there are calls for them.
 
         Raises:
             UnpicklableError: the initializer cannot be sent to a worker process.
         """
+        from localflow.builtin.process.pool import Pool  # by now the supervisor is at its own imports
+
         if self._pool is not None and self._pid == os.getpid():
             raise RuntimeError("this process executor is already at work for a flow run; give each flow run its own")
+        if self._pid != os.getpid():  # a supervisor is there for the process that has started it
+            self._supervisor, self._pid = None, os.getpid()
+        try:
+            self._pool = Pool(self._settings(), report, self._supervisor)
+        except BaseException:
+            self.shutdown()
+            raise
+        self._supervisor = None  # it is the pool's
+        atexit.register(self.shutdown)
+
+    def _settings(self) -> Settings:
+        from localflow.builtin.process.staff import Settings
+
         initializer: str | bytes | None
         if self.initializer is None or isinstance(self.initializer, str):
             initializer = self.initializer
@@ -103,12 +129,9 @@ class ProcessExecutor(Executor):
             keep_importable(self.initializer)
             initializer = pickle_value(self.initializer)
         environment = worker_environment(self.workers, self.env)
-        self._pid = os.getpid()
-        settings = Settings(
+        return Settings(
             self.workers, self.max_tasks_per_worker, initializer, environment, self._memory_limit, self.folder
         )
-        self._pool = Pool(settings, report)
-        atexit.register(self.shutdown)
 
     def submit(self, calls: Sequence[Call]) -> None:
         """Take calls and send them to workers."""
@@ -123,10 +146,14 @@ class ProcessExecutor(Executor):
 
     def shutdown(self) -> None:
         """End all workers; those in a task are killed at once, also if they have been told to end in order."""
-        pool = self._pool
-        if pool is not None and self._pid == os.getpid():  # in a forked child the processes are not its own
-            atexit.unregister(self.shutdown)
-            pool.close()  # to the end of which calls may come, and are given up, too: the engine may be in `report`
+        pool, supervisor = self._pool, self._supervisor
+        self._supervisor = None
+        if self._pid == os.getpid():  # in a forked child the processes are not its own
+            if supervisor is not None:
+                supervisor.end(kill=True)
+            if pool is not None:
+                atexit.unregister(self.shutdown)
+                pool.close()  # to the end of which calls may come, and are given up, too: the engine may be in `report`
         self._pool = None
 
 

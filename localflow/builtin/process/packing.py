@@ -170,7 +170,7 @@ class CallPacker:
         try:
             args = tuple([_apart(value) for value in call.args])
             content = args, {name: _apart(value) for name, value in kwargs.items()}
-            if self._shared is None or self._folder is None or self._folder.path is None:
+            if self._shared is None or self._folder is None or self._folder.place is None:
                 return ("pickle", pickle_value(content, defines_classes=True)), None, ()
             payload, files = self._shared.pickle(content)
             return tuple(payload), None, files

@@ -72,8 +72,8 @@ _ALERT_SECONDS = 50e-6
 class Pool:
     """The processes between one `start` of the executor and its `shutdown`."""
 
-    def __init__(self, settings: Settings, report: Report) -> None:
-        """Start the pool's thread and the supervisor; workers start when there are calls."""
+    def __init__(self, settings: Settings, report: Report, supervisor: Supervisor | None = None) -> None:
+        """Start the pool's thread, and the supervisor if it is not there yet; workers start when there are calls."""
         self._report = report
         self._limit = settings.max_tasks_per_worker
         self._folder = settings.folder
@@ -104,6 +104,8 @@ class Pool:
             os.set_blocking(descriptor, False)
         self._selector.register(self._wakes, selectors.EVENT_READ)
         self._staff = Staff(settings, self._assignment, self._packer, self._selector)
+        if supervisor is not None:
+            self._staff.take_over(supervisor)
         self._thread = threading.Thread(target=self._run, name="localflow-process-pool", daemon=True)
         self._thread.start()
 

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
+import _socket  # as in the supervisor: `socket` takes its time for enums
 import array
 import contextlib
 import marshal
 import os
 import select
 import signal
-import socket
 import sys
 import time
 from pathlib import Path
@@ -31,15 +31,17 @@ if TYPE_CHECKING:
 
 _PIECE = 1 << 16
 _END_DEADLINE = 3.0
-_QUIET = getattr(socket, "MSG_NOSIGNAL", 0)
+_QUIET = getattr(_socket, "MSG_NOSIGNAL", 0)
 _CONTROL = 3
 
 # Reads the path for imports, then leaves the rest to the module. What fails is told over the socket, for stderr may
 # lead nowhere. Meanwhile the package `localflow.builtin` stands there empty: its own module would import all of pluggy.
 # The engine's sys.path begins with the user's folders, where a `token.py` would hide the standard library's from our
-# own imports: here it comes last, and localflow is the engine's wherever that is. Workers take the path as it is.
+# own imports: here it comes last, and localflow is the engine's wherever that is. Workers take the path as it is. There
+# is no garbage before the first worker is forked.
 _BOOT = f"""
-import marshal, os, sys
+import gc, marshal, os, sys
+gc.disable()
 control, engine, size = map(int, sys.argv[1:])
 for name in os.listdir("/dev/fd"):
     if int(name) > 2 and int(name) != control:
@@ -85,11 +87,11 @@ class Supervisor:
             raise OSError("sys.executable is empty, so there is no Python to start workers with")
         package = str(Path(__file__).parent.parent)
         settings = marshal.dumps(([*path, str(Path(package).parent.parent)], package))
-        self._socket, theirs = socket.socketpair()
+        self._socket, theirs = _socket.socketpair()
         self._reader = FrameReader()
         self._status: int | None = None
         try:
-            with theirs:
+            with contextlib.closing(theirs):
                 self._socket.sendall(settings)
                 self.pid = _start(theirs.fileno(), len(settings), environment)
         except BaseException:
@@ -107,7 +109,7 @@ class Supervisor:
 
     def spawn(self, number: int, files: Sequence[int]) -> None:
         """Ask for a worker with these descriptors."""
-        rights = (socket.SOL_SOCKET, socket.SCM_RIGHTS, array.array("i", files))
+        rights = (_socket.SOL_SOCKET, _socket.SCM_RIGHTS, array.array("i", files))
         with contextlib.suppress(OSError):  # it has died, which `read` tells
             self._socket.sendmsg([frame((SPAWN, number))], [rights], _QUIET)
 
@@ -130,7 +132,7 @@ class Supervisor:
     def read(self) -> list[Any] | None:
         """Return what it has said, or None if it has died."""
         try:
-            piece = self._socket.recv(_PIECE, socket.MSG_DONTWAIT)
+            piece = self._socket.recv(_PIECE, _socket.MSG_DONTWAIT)
         except BlockingIOError:
             return None if self._has_died() else []
         except OSError:

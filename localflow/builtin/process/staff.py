@@ -95,8 +95,9 @@ class Staff:
 
     def prepare(self) -> None:
         """Start the supervisor before there are calls, to have it ready when they come."""
-        with contextlib.suppress(OSError):  # it is tried again, and told, when there is a call
-            self._start_supervisor()
+        if self._supervisor is None:
+            with contextlib.suppress(OSError):  # it is tried again, and told, when there is a call
+                self._start_supervisor()
 
     # -- starting ----------------------------------------------------------------------------------------------------
 
@@ -121,7 +122,10 @@ class Staff:
                 return
 
     def _start_supervisor(self) -> Supervisor:
-        supervisor = Supervisor(self._packer.path, self._settings.environment)
+        return self.take_over(Supervisor(self._packer.path, self._settings.environment))
+
+    def take_over(self, supervisor: Supervisor) -> Supervisor:
+        """Have workers started by a supervisor."""
         for descriptor in supervisor.files:
             self._selector.register(descriptor, selectors.EVENT_READ, supervisor)
         self._supervisor, self._supervisor_is_proven, self.supervisor_problem = supervisor, False, ""
@@ -132,7 +136,7 @@ class Staff:
         settings = self._settings
         self._last_number += 1
         folder = settings.folder
-        place = None if folder is None or folder.path is None else str(folder.path)
+        place = None if folder is None else folder.place
         power_safe = folder is not None and folder.power_safe
         start = frame((START, self._packer.path, self._directory, sys.argv, settings.initializer, place, power_safe))
         worker = Worker(self._last_number, start, self._packer.path_frame, settings.max_tasks_per_worker or _UNLIMITED)

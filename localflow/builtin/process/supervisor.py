@@ -13,6 +13,7 @@ order has died when its whole family is gone (see `families`).
 
 from __future__ import annotations
 
+import _socket  # without the enums of `socket`, which would take longer than a fork
 import array
 import contextlib
 import ctypes
@@ -22,7 +23,6 @@ import importlib
 import os
 import select
 import signal
-import socket
 import sys
 import time
 import traceback
@@ -75,7 +75,7 @@ def main(control: int, engine: int) -> NoReturn:
             importlib.import_module(name)
     gc.freeze()
     gc.enable()
-    supervisor = _Supervisor(socket.socket(fileno=control), engine)
+    supervisor = _Supervisor(_socket.socket(fileno=control), engine)
     try:
         supervisor.run()
     except OSError:  # the engine is gone while something is sent to it
@@ -95,7 +95,7 @@ class _End(NamedTuple):
 
 
 class _Supervisor:
-    def __init__(self, control: socket.socket, engine: int) -> None:
+    def __init__(self, control: _socket.socket, engine: int) -> None:
         self._control = control
         self._engine = engine
         self._reader = FrameReader()
@@ -147,15 +147,15 @@ class _Supervisor:
 
     def _hear(self) -> None:
         """Do what the engine has asked for meanwhile."""
-        room = socket.CMSG_SPACE(_WORKER_FILES * array.array("i").itemsize)
+        room = _socket.CMSG_SPACE(_WORKER_FILES * array.array("i").itemsize)
         try:
-            piece, ancillary, _, _ = self._control.recvmsg(_PIECE, room, socket.MSG_DONTWAIT)
+            piece, ancillary, _, _ = self._control.recvmsg(_PIECE, room, _socket.MSG_DONTWAIT)
         except BlockingIOError:
             return
         if not piece:
             self._has_ended = True
         for level, kind, data in ancillary:
-            if (level, kind) == (socket.SOL_SOCKET, socket.SCM_RIGHTS):
+            if (level, kind) == (_socket.SOL_SOCKET, _socket.SCM_RIGHTS):
                 descriptors = array.array("i", data)
                 self._received.extend(descriptors)
                 for descriptor in descriptors:

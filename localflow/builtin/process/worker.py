@@ -15,7 +15,6 @@ import contextlib
 import errno
 import faulthandler
 import importlib
-import inspect
 import json
 import os
 import pickle
@@ -23,7 +22,6 @@ import select
 import sys
 from collections import deque
 from contextvars import Context
-from pathlib import Path
 from types import AsyncGeneratorType, CoroutineType, GeneratorType
 from typing import TYPE_CHECKING, Any, NoReturn
 
@@ -43,6 +41,7 @@ from localflow.builtin.process.transport import (
     frame,
 )
 from localflow.builtin.process.waiting import Lookout
+from localflow.callables import is_generator
 from localflow.calls import Call, Outcome
 from localflow.errors import UnpicklableError
 from localflow.failpoints import reach
@@ -125,7 +124,7 @@ class _Worker:
         while not self._contents:
             self._read()
         _, path, directory, argv, initializer, folder, power_safe = self._contents.popleft()
-        self._folder = None if folder is None else Folder(Path(folder), power_safe=power_safe)
+        self._folder = None if folder is None else Folder(folder, power_safe=power_safe)
         sys.path[:] = path
         sys.argv[:] = argv
         with contextlib.suppress(OSError):  # it may be gone; tasks that do not use it need not care
@@ -287,7 +286,7 @@ class _Work:
     def is_generator(self) -> bool:
         """Whether what the function returns is to be drained."""
         function = self._function.get()
-        return bool(getattr(function, "is_generator", False)) or inspect.isgeneratorfunction(function)
+        return bool(getattr(function, "is_generator", False)) or is_generator(function)
 
 
 def _unpacked(value: Any) -> Any:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import shlex
 import stat
 from contextlib import contextmanager, suppress
 from itertools import takewhile
@@ -60,10 +59,12 @@ def refuse_foreign(path: Path, status: os.stat_result) -> None:
         )
     if status.st_mode & (stat.S_IWGRP | stat.S_IWOTH):
         mode = stat.S_IMODE(status.st_mode)
+        from shlex import quote
+
         advice = (
             "name a path in a directory of your own"
             if mode & stat.S_ISVTX
-            else f"take that right away: chmod go-w {shlex.quote(str(path))}"
+            else f"take that right away: chmod go-w {quote(str(path))}"
         )
         raise StoreError(f"{path} holds state but others may write it (mode {mode:04o}); {advice}")
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import base64
 from typing import TYPE_CHECKING, Any, TypeAlias
 
 from localflow.builtin.storage.failures import not_a_record
@@ -128,13 +127,18 @@ def payload_entry(payload: Payload) -> Entry:
             return {"format": payload.format, "text": payload.data.decode()}
         except UnicodeDecodeError:
             pass
-    return {"format": payload.format, "base64": base64.b64encode(payload.data).decode()}
+    from base64 import b64encode
+
+    return {"format": payload.format, "base64": b64encode(payload.data).decode()}
 
 
 def payload_of(entry: Entry) -> Payload:
     """Return the payload of `payload_entry`."""
-    data = entry["text"].encode() if "text" in entry else base64.b64decode(entry["base64"], validate=True)
-    return Payload(entry["format"], data)
+    if "text" in entry:
+        return Payload(entry["format"], entry["text"].encode())
+    from base64 import b64decode
+
+    return Payload(entry["format"], b64decode(entry["base64"], validate=True))
 
 
 class EntryReader:

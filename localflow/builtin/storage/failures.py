@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import errno
-import shutil
 from typing import TYPE_CHECKING
 
 from localflow.errors import StoreError
@@ -88,6 +87,8 @@ def not_a_record(value: object) -> StoreError:
 
 
 def _free_bytes(path: Path) -> int | str:
+    import shutil  # with all that it knows of archives
+
     for place in (path, *path.parents):
         try:
             return shutil.disk_usage(place).free

@@ -7,7 +7,6 @@ a repaired store is like any other, and what cannot be so (a state of a task run
 from __future__ import annotations
 
 import os
-import shutil
 import time
 from collections import Counter
 from contextlib import suppress
@@ -131,6 +130,8 @@ def beside(path: Path, ending: str) -> Path:
 
 def copy_private(source: Path, target: Path) -> None:
     """Copy a file as it is to a new one that is its owner's alone, safe against power loss."""
+    import shutil
+
     try:
         with (
             os.fdopen(os.open(source, os.O_RDONLY | NO_FOLLOW), "rb") as readable,
