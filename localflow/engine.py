@@ -176,9 +176,9 @@ class Engine:
         with self.shield:  # what is counted must become news
             active.submitted += 1
             self._news.append(run)
-        if run.may_wait and len(self._news) < _NEWS_LIMIT:
-            return  # an outcome is to come, and whoever brings it takes this along: many calls make one turn
-        self._turn()
+            if run.may_wait and len(self._news) < _NEWS_LIMIT:
+                return  # an outcome is to come, and whoever brings it takes this along: many calls make one turn
+            self._turn()
         if run.lane.executor.runs_in_caller:
             self._see_through(run)
 
@@ -444,7 +444,7 @@ class Engine:
     def _notify(self, records: Sequence[Record]) -> None:
         if self._notifications is not None:
             wants = self._notifications.wants
-            changes = [item for item in records if isinstance(item, StateChange) and wants(item.name, item.type)]
+            changes = [item for item in records if type(item) is StateChange and wants(item.name, item.type)]
             if changes:
                 self._notifications.publish(changes)
 

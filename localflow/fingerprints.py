@@ -15,29 +15,35 @@ from __future__ import annotations
 
 import collections
 import copyreg
-import dis
-import enum
 import functools
 import inspect
-import os
 import struct
-import sys
-import textwrap
 import weakref
-from hashlib import blake2b
 from types import (
     BuiltinFunctionType,
     CellType,
     CodeType,
     FunctionType,
-    GetSetDescriptorType,
     MappingProxyType,
-    MemberDescriptorType,
     MethodType,
     ModuleType,
 )
 from typing import TYPE_CHECKING, Any
 
+from localflow.definitions import (
+    code_members_of,
+    functions_of,
+    global_names,
+    home_of,
+    innermost,
+    is_by_value,
+    is_only_one,
+    members_of,
+    real_file,
+    refers_by_value,
+    text_of,
+)
+from localflow.digests import blake2b
 from localflow.errors import NoFingerprintError
 from localflow.interrupts import STOPS
 from localflow.payloads import travels_by_value, type_name
@@ -49,21 +55,7 @@ if TYPE_CHECKING:
 _DIGEST_BYTES = 20
 _SHORT = 64
 _LAMBDA = "<lambda>"
-_IN_FUNCTION = "<locals>"
 _DECORATED = "localflow.functions"
-#: What is in a class but does nothing, is known from elsewhere, or is put there by Python once somebody asks for it.
-_NO_MEMBERS = frozenset(
-    {
-        "__dict__",
-        "__weakref__",
-        "__module__",
-        "__qualname__",
-        "__doc__",
-        "__firstlineno__",
-        "__slotnames__",
-        "_abc_impl",
-    }
-)
 #: Dicts that compare without their order although they have an `__eq__` of their own.
 _UNORDERED = (dict, collections.Counter)
 
@@ -111,14 +103,14 @@ class Fingerprints:
         Raises:
             NoFingerprintError: something that it refers to has none; the text names it.
         """
-        outer = _innermost(function)
+        outer = innermost(function)
         known = _seen_sources.get(outer) if isinstance(outer, FunctionType) else None
         if known is None:
             known = self._guarded(self._source, outer)
             if isinstance(outer, FunctionType):
                 _seen_sources[outer] = known
         plain = inspect.unwrap(outer)
-        if not isinstance(plain, FunctionType) or not _refers_by_value(plain):
+        if not isinstance(plain, FunctionType) or not refers_by_value(plain):
             return known
         names = self._without.difference(plain.__code__.co_varnames)  # an argument may be called like a global
         return self._guarded(functools.partial(self._with_references, known, names), plain)
@@ -180,7 +172,7 @@ class Fingerprints:
             raise NoFingerprintError("an object() is nothing but itself")
         if any(base.__name__ == "DecoratedFunction" and base.__module__ == _DECORATED for base in kind.__mro__):
             return self._parts(b"W", kind.__name__, value.name, value.fn)
-        functions = _functions_of(value)
+        functions = functions_of(value)
         if functions is not None:
             return self._parts(b"D", kind.__name__, functions)
         library, name = kind.__module__.partition(".")[0], kind.__name__
@@ -202,7 +194,7 @@ class Fingerprints:
         if isinstance(reduced, str):
             module = getattr(value, "__module__", None)
             inner = getattr(value, "__wrapped__", None) if travels_by_value(module) else None  # of an lru_cache
-            return self._parts(b"g", _home(module), reduced, inner)
+            return self._parts(b"g", home_of(module), reduced, inner)
         make, args, state, items, pairs, *more = (*reduced, *[None] * 4)[: max(5, len(reduced))]
         if make is copyreg.__newobj__:  # type: ignore[attr-defined]
             make, args = args[0], args[1:]
@@ -223,31 +215,31 @@ class Fingerprints:
 
     def _by_name(self, maker: Any) -> bytes:
         """Encode what makes an object as pickle does: by its name if it can be imported, else by all there is to it."""
-        if isinstance(maker, type) and not _is_by_value(maker):
+        if isinstance(maker, type) and not is_by_value(maker):
             return self._parts(b"k", maker.__module__, maker.__qualname__)
-        if isinstance(maker, FunctionType) and not _refers_by_value(maker):
+        if isinstance(maker, FunctionType) and not refers_by_value(maker):
             return self._parts(b"k", maker.__module__, maker.__qualname__)
         return self._encoded(maker)
 
     def _class(self, kind: type) -> bytes:
-        if not _is_by_value(kind):
-            return self._parts(b"K", kind.__module__, kind.__qualname__, _code_members(kind))
+        if not is_by_value(kind):
+            return self._parts(b"K", kind.__module__, kind.__qualname__, code_members_of(kind))
         if self._references is None:
             return self._with_references(b"", frozenset(), kind)
         encoded = [
             self._encoded(name) + self._named(f"'{name}' of {kind.__qualname__}", member)
-            for name, member in _members(kind).items()
+            for name, member in members_of(kind).items()
         ]
-        place = self._parts(b"k", _home(kind.__module__), kind.__qualname__, kind.__bases__, type(kind))
+        place = self._parts(b"k", home_of(kind.__module__), kind.__qualname__, kind.__bases__, type(kind))
         return _framed(b"K", [place, *sorted(encoded)], len(encoded) + 1)
 
     def _function(self, function: FunctionType) -> bytes:
-        if _refers_by_value(function):
+        if refers_by_value(function):
             if self._references is None:
                 return self._with_references(b"", frozenset(), function)
             self._refer(function)
         return self._parts(
-            b"F", _home(function.__module__), function.__qualname__, function.__code__, function.__defaults__,
+            b"F", home_of(function.__module__), function.__qualname__, function.__code__, function.__defaults__,
             function.__kwdefaults__, function.__closure__, vars(function),
         )  # fmt: skip
 
@@ -274,12 +266,12 @@ class Fingerprints:
     def _refer(self, function: FunctionType, without: frozenset[str] = frozenset()) -> None:
         assert self._references is not None
         names = function.__globals__
-        for name in _global_names(function.__code__):
+        for name in global_names(function.__code__):
             if name in names and name not in without:
                 self._references.setdefault((id(names), name), (function, names[name]))
 
     def _reference(self, function: FunctionType, name: str, value: object) -> bytes:
-        place = self._parts(b"G", _home(function.__globals__.get("__name__")), name)
+        place = self._parts(b"G", home_of(function.__globals__.get("__name__")), name)
         return place + self._named(f"{function.__qualname__}() refers to '{name}'", value)
 
     def _cell(self, cell: CellType) -> bytes:
@@ -313,7 +305,7 @@ class Fingerprints:
 
     def _source(self, outer: Any) -> bytes:
         plain = inspect.unwrap(outer)
-        return self._encoded((_text(plain), *[getattr(each, "__code__", None) for each in (outer, plain)]))
+        return self._encoded((text_of(plain), *[getattr(each, "__code__", None) for each in (outer, plain)]))
 
     def _table(self, table: Any) -> bytes:
         # Column by column: how pandas lays them out in blocks is a matter of how the table came about.
@@ -338,12 +330,12 @@ class Fingerprints:
             name: self._named(f"its variable '{name}'", cell) for name, cell in cells if name not in self._without
         }
         original = inspect.unwrap(function)
-        file = _real_file(original.__code__.co_filename) if isinstance(original, FunctionType) else None
+        file = real_file(original.__code__.co_filename) if isinstance(original, FunctionType) else None
         # A script is one module when Python runs it and another one for the command line, so the file says more. A REPL
         # has none, a notebook none that lasts; there, and where a file gives one name to several functions, as to all
         # lambdas, the code has to do.
         place = (function.__module__ if file is None else file, function.__qualname__)
-        is_vague = file is None or _LAMBDA in function.__qualname__ or not _is_only_one(file, original.__qualname__)
+        is_vague = file is None or _LAMBDA in function.__qualname__ or not is_only_one(file, original.__qualname__)
         return self._encoded((place, variables, function.__code__ if is_vague else None))
 
     def _carried(self, what: str, value: object) -> bytes:
@@ -364,7 +356,7 @@ class Fingerprints:
             raise NoFingerprintError(f"{what} ({type_name(value)}): {error}") from error
 
     def _class_name(self, kind: type) -> bytes:
-        return self._parts(b"k", _home(kind.__module__), kind.__qualname__)
+        return self._parts(b"k", home_of(kind.__module__), kind.__qualname__)
 
     def _parts(self, tag: bytes, *values: object) -> bytes:
         return _framed(tag, map(self._encoded, values), len(values))
@@ -418,138 +410,5 @@ _COMPOUNDS: dict[type, Callable[[Fingerprints, Any], bytes]] = {
     MappingProxyType: Fingerprints._mapping,
 }
 
-
-def _home(module: str | None) -> str | None:
-    """Return what says which module it is: the file of a script, which has one name for Python and one for us."""
-    if module is None or not travels_by_value(module):
-        return module
-    file = getattr(sys.modules.get(module), "__file__", None)
-    return module if file is None else _real_file(file) or module
-
-
-def _is_by_value(kind: type) -> bool:
-    """Whether a class cannot be found by its name in another process, or may be another one there."""
-    return _IN_FUNCTION in kind.__qualname__ or travels_by_value(kind.__module__)
-
-
-def _refers_by_value(function: FunctionType) -> bool:
-    """Whether the globals of a function are those of a module that travels by value."""
-    module = function.__globals__.get("__name__")
-    return isinstance(module, str) and travels_by_value(module)
-
-
-@functools.lru_cache(maxsize=1024)
-def _global_names(code: CodeType) -> tuple[str, ...]:
-    """Return the names that a function and those inside it look up in their module."""
-    names = {each.argval for each in dis.get_instructions(code) if each.opname in ("LOAD_GLOBAL", "LOAD_NAME")}
-    for const in code.co_consts:
-        if isinstance(const, CodeType):
-            names.update(_global_names(const))
-    return tuple(sorted(names))
-
-
-def _functions_of(value: Any) -> tuple[Any, ...] | None:
-    """Return the functions of a method, property or the like as it lies in a class, None of anything else."""
-    if isinstance(value, property):
-        return value.fget, value.fset, value.fdel
-    if isinstance(value, (staticmethod, classmethod)):
-        return (value.__func__,)
-    if isinstance(value, functools.cached_property):
-        return value.func, value.attrname
-    return None
-
-
-def _members(kind: type) -> dict[str, Any]:
-    """Return what in a class decides what it does."""
-    members = {
-        name: value
-        for name, value in vars(kind).items()
-        if name not in _NO_MEMBERS
-        and not isinstance(value, (GetSetDescriptorType, MemberDescriptorType))
-        and (name != "__annotations__" or value)  # to ask for them makes them
-    }
-    if not issubclass(kind, enum.Enum):
-        return members
-    named = {name: member._value_ for name, member in kind.__members__.items()}
-    own = {
-        name: value for name, value in members.items() if not name.startswith("_") or isinstance(value, FunctionType)
-    }
-    return {**own, **named}
-
-
-def _code_members(kind: type) -> dict[str, Any]:
-    """Return the functions and plain values of a class that can be imported."""
-    members: dict[str, Any] = {}
-    for name, value in vars(kind).items():
-        found = [each for each in (value, *(_functions_of(value) or ())) if isinstance(each, FunctionType)]
-        if found:
-            members[name] = found
-        elif type(value) in _ATOMS and not name.startswith("__"):
-            members[name] = value
-    return members
-
-
-def _innermost(function: Any) -> Any:
-    """Return the function inside partials, methods and callable objects."""
-    while not isinstance(function, FunctionType):
-        if isinstance(function, functools.partial):
-            function = function.func
-        elif isinstance(function, MethodType):
-            function = function.__func__
-        else:  # a callable object, or something written in C
-            called = type(function).__call__
-            return called if isinstance(called, FunctionType) else function
-    return function
-
-
 #: The sources of functions: to find a text takes about a millisecond.
 _seen_sources: weakref.WeakKeyDictionary[FunctionType, bytes] = weakref.WeakKeyDictionary()
-
-
-def _text(function: Any) -> str | None:
-    """Return the text of a function without its decorators: their options are no part of what it computes."""
-    try:
-        text = textwrap.dedent(inspect.getsource(function))
-    except (OSError, TypeError, SyntaxError):
-        return None
-    import ast
-
-    try:
-        first = ast.parse(text).body[0].lineno
-    except (SyntaxError, IndexError, ValueError):  # a lambda in the middle of an expression
-        return text
-    return "".join(text.splitlines(keepends=True)[first - 1 :])
-
-
-@functools.lru_cache(maxsize=256)
-def _real_file(name: str) -> str | None:
-    path = os.path.realpath(name)
-    return path if os.path.isfile(path) else None  # noqa: PTH113 - a str in, a str out
-
-
-def _is_only_one(file: str, qualname: str) -> bool:
-    """Whether a file defines one function of this name, so that the name says which; if it is Python at all."""
-    return _counts(file, os.stat(file).st_mtime_ns).get(qualname, 0) <= 1  # noqa: PTH116 - a str in
-
-
-@functools.lru_cache(maxsize=256)
-def _counts(file: str, changed: int) -> Mapping[str, int]:
-    """Return how often each function is defined in a file, as last `changed`."""
-    import ast
-
-    counts: collections.Counter[str] = collections.Counter()
-
-    def count(node: ast.AST, prefix: str) -> None:
-        for child in ast.iter_child_nodes(node):
-            inner = prefix
-            if isinstance(child, (ast.FunctionDef, ast.AsyncFunctionDef, ast.ClassDef)):
-                counts[prefix + child.name] += 1
-                inner += f"{child.name}." if isinstance(child, ast.ClassDef) else f"{child.name}.{_IN_FUNCTION}."
-            count(child, inner)
-
-    try:
-        with open(file, "rb") as text:  # noqa: PTH123 - a str in
-            count(ast.parse(text.read()), "")
-    except (OSError, SyntaxError, ValueError):
-        counts.clear()
-    return counts

@@ -13,7 +13,7 @@ from collections import deque
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from collections.abc import Collection, Iterable
+    from collections.abc import Collection
 
 _OPEN = 0
 COMPLETED = 1
@@ -42,15 +42,15 @@ class RunGraph:
         self._open_upstreams: dict[int, int] = {}
         self._downstreams: dict[int, list[int]] = {}
 
-    def add(self, upstreams: Iterable[int] = (), tolerated: Collection[int] = ()) -> int:
+    def add(self, upstreams: Collection[int] = (), tolerated: Collection[int] = ()) -> int:
         """Add a node that waits for `upstreams`, of which it tolerates some, and return its number."""
         node = len(self._endings)
         self._endings.append(_OPEN)
         self._depths.append(0)
-        distinct = tuple(dict.fromkeys(upstreams))
-        if not distinct:
+        if not upstreams:
             self.ready.append(node)
             return node
+        distinct = tuple(dict.fromkeys(upstreams))
         depths, endings = self._depths, self._endings
         depths[node] = 1 + max([depths[upstream] for upstream in distinct])
         waits_for = [upstream for upstream in distinct if endings[upstream] == _OPEN]

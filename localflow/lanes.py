@@ -83,20 +83,20 @@ class Lane:
         """Take out the limited runs for which there is a free worker, as far as that can be told."""
         taken: list[LiveRun] = []
         capacity = self._capacity()
-        _move(self.limited, taken, len(self.limited) if capacity is None else capacity - self.in_hand)
+        _move(self.limited, taken, self.limited.size if capacity is None else capacity - self.in_hand)
         return taken
 
     def take(self) -> list[LiveRun]:
         """Take out the runs that the executor wants now; they are in hand from here on."""
         taken: list[LiveRun] = []
-        if self.ready:
+        if self.ready.size:
             capacity = self._capacity()
             if capacity is None:
-                _move(self.ready, taken, len(self.ready))
+                _move(self.ready, taken, self.ready.size)
             elif not self.has_plenty:  # or they would go one by one
                 _move(self.ready, taken, capacity - self.in_hand)
             self.in_hand += len(taken)
-        if self.async_ready:
+        if self.async_ready.size:
             others = len(taken)
             _move(self.async_ready, taken, (self.executor.async_capacity or 0) - self.async_in_hand)
             self.async_in_hand += len(taken) - others
@@ -131,9 +131,9 @@ class Lane:
 
 
 def _move(ready: ReadyQueue, taken: list[LiveRun], room: int) -> None:
-    while room > 0 and ready:
+    while room > 0 and ready.size:
         run = ready.popleft()
-        if not run.has_ended:  # it may have been cancelled while it waited
+        if run.future._ending is None:  # it may have been cancelled while it waited
             taken.append(run)
             room -= 1
 

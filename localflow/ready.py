@@ -17,16 +17,14 @@ if TYPE_CHECKING:
 class ReadyQueue:
     """Runs that are ready. Most are of one rank, so each rank has a plain queue of its own."""
 
-    __slots__ = ("_by_rank", "_first", "_ranks", "_size")
+    __slots__ = ("_by_rank", "_first", "_ranks", "size")
 
     def __init__(self) -> None:
         self._first: deque[LiveRun] = deque()
         self._by_rank: dict[tuple[int, int], deque[LiveRun]] = {}
         self._ranks: list[tuple[int, int]] = []
-        self._size = 0
-
-    def __len__(self) -> int:
-        return self._size
+        self.size = 0
+        """How many runs it has."""
 
     def append(self, run: LiveRun) -> None:
         """Add a run behind all others of its rank."""
@@ -36,21 +34,21 @@ class ReadyQueue:
             queue = self._by_rank[rank] = deque()
             heappush(self._ranks, rank)
         queue.append(run)
-        self._size += 1
+        self.size += 1
 
     def appendleft(self, run: LiveRun) -> None:
         """Add a run before all others, whatever their rank."""
         self._first.appendleft(run)
-        self._size += 1
+        self.size += 1
 
     def popleft(self) -> LiveRun:
         """Take out the first run. Raises IndexError if there is none."""
         if self._first:
-            self._size -= 1
+            self.size -= 1
             return self._first.popleft()
         queue = self._by_rank[self._ranks[0]]
         run = queue.popleft()
-        self._size -= 1
+        self.size -= 1
         if not queue:
             del self._by_rank[heappop(self._ranks)]
         return run

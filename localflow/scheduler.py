@@ -81,17 +81,22 @@ class Scheduler:
             run.node = run.future._node = self._graph.add_ended(graph.LOST)
             self._conclude(run, interrupted() if self.is_closed else stopped())
         elif run.blocker is None:
-            tolerated = [future._node for future in run.upstreams if id(future) in run.tolerated]
-            run.node = run.future._node = self._graph.add([future._node for future in run.upstreams], tolerated)
-            run.depth = self._graph.depth(run.node)
-            self.open_runs[run.node] = run
+            if run.upstreams:
+                tolerated = [future._node for future in run.upstreams if id(future) in run.tolerated]
+                node = self._graph.add([future._node for future in run.upstreams], tolerated)
+                run.depth = self._graph.depth(node)
+            else:
+                node = self._graph.add()
+            run.node = run.future._node = node
+            self.open_runs[node] = run
         else:
             run.node = run.future._node = self._graph.add_ended(graph.FAILED)
             self._conclude(run, not_ready(run.blocker))
 
     def follow_up(self) -> None:
         """Move on the runs that waited for what has ended."""
-        self._take_blocked()
+        if self._graph.blocked:
+            self._take_blocked()
         ready = self._graph.ready
         while ready:
             self._admit(self.open_runs[ready.popleft()])
@@ -124,10 +129,10 @@ class Scheduler:
         """Start what the executors have room for; return what is to be handed over."""
         calls: dict[Lane, list[LiveRun]] = {}
         for lane in lanes:
-            if lane.limited:
+            if lane.limited.size:
                 for run in lane.take_limited():
                     self._admission.ask_for_permit(run)
-            if not (lane.ready or lane.async_ready):
+            if not (lane.ready.size or lane.async_ready.size):
                 continue
             starting = lane.take()
             for run in starting:

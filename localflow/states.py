@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import enum
 import time
+from collections import Counter
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from localflow import arguments
@@ -39,6 +40,8 @@ class StateType(enum.Enum):
     CRASHED = "CRASHED"
     CANCELLING = "CANCELLING"
     CANCELLED = "CANCELLED"
+
+    __hash__ = object.__hash__  # that of Enum is Python code, and types are looked up for every task run
 
 
 FINAL_TYPES = frozenset({StateType.COMPLETED, StateType.FAILED, StateType.CRASHED, StateType.CANCELLED})
@@ -423,9 +426,9 @@ def timed_out(seconds: float, run: str = "Task") -> State:
 def aggregate(states: Sequence[State], data: object) -> State:
     """Return the one state that sums up `states`: COMPLETED only if every one of them is."""
     total = len(states)
-    failed = sum(state.type in (StateType.FAILED, StateType.CRASHED) for state in states)
-    cancelled = sum(state.type is StateType.CANCELLED for state in states)
-    completed = sum(state.type is StateType.COMPLETED for state in states)
+    counts = Counter([state.type for state in states])
+    failed = counts[StateType.FAILED] + counts[StateType.CRASHED]
+    cancelled, completed = counts[StateType.CANCELLED], counts[StateType.COMPLETED]
     if completed == total:
         return Completed("All states completed.", data)
     if failed:

@@ -32,7 +32,12 @@ class ThreadMeter:
 
     def end(self) -> tuple[float | None, int | None]:
         """Return the CPU seconds of this thread since then, and the most memory the process has had."""
-        return time.thread_time() - self._cpu, peak_rss_bytes()
+        resource = _resource()
+        whose = getattr(resource, "RUSAGE_THREAD", None)
+        if whose is None:
+            return time.thread_time() - self._cpu, peak_rss_bytes()
+        usage = resource.getrusage(whose)  # Linux tells both at once
+        return max(0.0, usage[0] + usage[1] - self._cpu), usage[2] * 1024
 
 
 class LoopMeter:

@@ -26,13 +26,13 @@ def test_the_order_is_by_priority_then_depth_then_call(ranks: list[tuple[int, in
     queue = ReadyQueue()
     for number, (priority, depth) in enumerate(ranks):
         queue.append(run(priority, depth, number))
-    assert len(queue) == len(ranks)
+    assert queue.size == len(ranks)
 
     taken = [queue.popleft() for _ in ranks]
 
     expected = sorted(range(len(ranks)), key=lambda number: (-ranks[number][0], -ranks[number][1], number))
     assert [each.number for each in taken] == expected
-    assert not queue
+    assert queue.size == 0
 
 
 def test_what_is_put_in_front_comes_first() -> None:
