@@ -6,7 +6,6 @@ from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
 from localflow.context import FlowContext, TaskContext, current_run
-from localflow.garbage import collected_rarely
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -63,9 +62,8 @@ def _own_project(flow: Flow[..., Any]) -> Iterator[Project]:
 
     For worker processes that takes as long as it takes to import the engine and to open the store.
     """
-    with collected_rarely():  # there is little garbage among what is imported
-        from localflow.project import Project
+    from localflow.project import Project
 
-        project = Project.current()
-        with project.prepared(flow.executor or project.executor):
-            yield project
+    project = Project.current()
+    with project.prepared(flow.executor or project.executor):
+        yield project
