@@ -19,7 +19,6 @@ import functools
 import inspect
 import struct
 import weakref
-from hashlib import blake2b
 from types import (
     BuiltinFunctionType,
     CellType,
@@ -44,6 +43,7 @@ from localflow.definitions import (
     refers_by_value,
     text_of,
 )
+from localflow.digests import blake2b
 from localflow.errors import NoFingerprintError
 from localflow.interrupts import STOPS
 from localflow.payloads import travels_by_value, type_name
