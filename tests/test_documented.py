@@ -384,16 +384,6 @@ class TestReadme:
         assert ended.returncode == 0, ended.stdout
         assert re.search(r"^\d\d passed", ended.stdout, re.MULTILINE)
 
-    def test_plugin_holds_what_it_promises(self, tmp_path, monkeypatch):
-        """The check that is spoken of finds nothing broken in the plugin."""
-        install_diary(tmp_path / "site", monkeypatch)
-        (command,) = re.findall(r"`localflow (plugins check diary .*?)`", README)
-
-        ended = run("sh", "-c", f"'{LOCALFLOW}' {command}")
-
-        assert ended.returncode == 0, ended.stdout
-        assert "not checked" not in ended.stdout
-
     def test_interfaces_are_what_the_table_says(self):
         """The table of roles names each interface's methods, its hook and its contract suite."""
         for role, hook, required, optional, suite in rows("role"):
