@@ -23,6 +23,8 @@ DEADLINE = 10.0
 TIMEOUT = 0.3
 LONG = 30.0
 """How long a call would go on that nobody stops, in seconds."""
+LATE = 10.0
+"""How long one goes on that is to be given up."""
 
 
 class ChoiceContract(OutcomeContract):
@@ -71,15 +73,18 @@ class ChoiceContract(OutcomeContract):
     def test_a_late_call_is_given_up_in_time(self, runner: CallRunner, tmp_path: Path) -> None:
         """It is answered at its timeout while its code still runs, and nothing more is reported of it."""
         begun, release = tmp_path / "begun", tmp_path / "release"
-        call = runner.call(workloads.begin_and_wait, str(begun), str(release), LONG)
+        call = runner.call(workloads.begin_and_wait, str(begun), str(release), LATE)
+        began_at = time.monotonic()
 
         try:
-            [outcome] = runner.run(call._replace(timeout_seconds=TIMEOUT), timeout=LONG / 2)
+            [outcome] = runner.run(call._replace(timeout_seconds=TIMEOUT))
+            elapsed = time.monotonic() - began_at
         finally:
             release.touch()
         runner.run(runner.call(workloads.identity, 1))
 
         assert outcome.state.name == TIMED_OUT
+        assert elapsed < LATE / 2
         assert len(runner.outcomes) == 2
 
 

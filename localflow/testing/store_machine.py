@@ -219,7 +219,7 @@ def _removes(store: StateStore) -> bool:
     return bool(find_capability("state store", "remove").is_promised(store))
 
 
-def check_against_model(make_store: Callable[[], StateStore], examples: int = 15, steps: int = STEPS) -> None:
+def check_against_model(make_store: Callable[[], StateStore], examples: int = 10, steps: int = STEPS) -> None:
     """Drive a store and the model through so many examples of so many steps; raises what hypothesis has found."""
     machine = type("StoreMachine", (StoreMachine,), {"make_store": staticmethod(make_store)})
     run_state_machine_as_test(

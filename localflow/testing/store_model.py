@@ -25,7 +25,7 @@ class ModelContract(StoreFixtures):
     """What a store must do in orders that nobody has thought of."""
 
     #: How many times it begins anew, each time for some twenty operations; fewer for a store that is far away.
-    model_examples: ClassVar[int] = 15
+    model_examples: ClassVar[int] = 10
 
     def test_it_does_what_a_model_does(
         self, open_store: Callable[[], StateStore], make_store: Callable[[], StateStore]

@@ -29,6 +29,7 @@ from pathlib import Path
 
 from localflow import hookimpl
 from localflow.builtin.memory import MemoryStateStore
+from localflow.builtin.process import ProcessExecutor
 from localflow.builtin.sequential import SequentialExecutor
 from localflow.builtin.sqlite import SqliteStateStore
 from localflow.builtin.thread import ThreadExecutor
@@ -40,6 +41,28 @@ class Boastful(SequentialExecutor):
     """Says that it survives crashes of tasks."""
 
     isolates_crashes = True
+
+
+class Merciful(ThreadExecutor):
+    """Says that it stops and cancels calls, and does neither."""
+
+    kills_on_timeout = True
+
+    def cancel(self, call_ids):
+        pass
+
+
+class Patient(SequentialExecutor):
+    """Says that it does not wait for late calls."""
+
+    gives_up_late_calls = True
+
+
+class Distant(ProcessExecutor):
+    """Says that it shares memory, and runs calls in its caller."""
+
+    shares_memory = True
+    runs_in_caller = True
 
 
 class Stuck(ThreadExecutor):
@@ -98,6 +121,9 @@ def broken() -> Executor:
 @hookimpl
 def localflow_register_executors(register):
     register("boastful", Boastful)
+    register("merciful", Merciful)
+    register("patient", Patient)
+    register("distant", Distant)
     register("stuck", Stuck)
     register("deaf", deaf)
     register("broken", broken)
@@ -119,6 +145,18 @@ def localflow_register_notifiers(register):
     register("talkative", Talkative)
     register("silent", Silent)
 '''
+
+
+@pytest.fixture
+def cli(own_folder: Path) -> Cli:
+    """Run `python -m localflow` in the test's folder; a check takes its time where others work as well."""
+
+    def run(*arguments: str, **environment: str) -> subprocess.CompletedProcess[str]:
+        command = [sys.executable, "-m", "localflow", *arguments]
+        variables = {**os.environ, **environment}
+        return subprocess.run(command, capture_output=True, encoding="utf-8", env=variables, timeout=110, check=False)
+
+    return run
 
 
 @pytest.fixture
@@ -246,6 +284,24 @@ def test_a_plugin_that_ends_the_process_of_its_test(verdicts: Any) -> None:
     [failure] = failures["isolates_crashes"]
     assert failure["sentence"].startswith("A task that kills its process is CRASHED")
     assert failure["reason"] == "it ended the process of the tests, by exit code 0"
+
+
+@pytest.mark.parametrize(
+    ("name", "lies"),
+    [
+        ("merciful", ["kills_on_timeout", "cancel"]),
+        ("patient", ["gives_up_late_calls"]),
+        ("distant", ["shares_memory", "runs_in_caller"]),
+    ],
+)
+@pytest.mark.usefixtures("dubious")
+def test_an_executor_that_declares_what_it_does_not_do(verdicts: Any, name: str, lies: list[str]) -> None:
+    """Each declaration is held to what it means, and what is true beside it is held."""
+    only = [argument for each in [*lies, "context"] for argument in ("--only", each)]
+
+    code, found, _ = verdicts(name, *only)
+
+    assert (code, found) == (1, {"context": "held"} | dict.fromkeys(lies, "broken"))
 
 
 @pytest.mark.usefixtures("dubious")

@@ -36,6 +36,8 @@ class TestSqliteStateStoreThatKeepsStandings(ChoiceContract):
 
 
 class TestJsonStateStore(StateStoreContract):
+    model_examples = 20
+
     @pytest.fixture
     def make_store(self, tmp_path: Path) -> Callable[[], StateStore]:
         """Open the same directory each time."""
@@ -43,6 +45,8 @@ class TestJsonStateStore(StateStoreContract):
 
 
 class TestMemoryStateStore(StateStoreContract):
+    model_examples = 50
+
     @pytest.fixture
     def make_store(self) -> Callable[[], StateStore]:
         """Make a new store each time: there is nothing to open again."""
