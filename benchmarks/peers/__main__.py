@@ -28,10 +28,15 @@ LENGTH = 0.020  # seconds that a task of the computing work takes
 
 def main(arguments: Sequence[str] | None = None) -> None:
     """Run what is asked for, all by default."""
-    parser = argparse.ArgumentParser(prog="python -m benchmarks.peers", description="Measure engines beside each other.")
+    parser = argparse.ArgumentParser(
+        prog="python -m benchmarks.peers", description="Measure engines beside each other."
+    )
     others = [name for name in ENGINES if name not in ALWAYS]
     parser.add_argument(
-        "names", nargs="*", metavar="NAME", help=f"beside {', '.join(ALWAYS)}: {', '.join(others)}; all if none is given"
+        "names",
+        nargs="*",
+        metavar="NAME",
+        help=f"beside {', '.join(ALWAYS)}: {', '.join(others)}; all if none is given",
     )
     parser.add_argument("--repeat", type=int, help="rounds, 3 if not given; medians are shown")
     parser.add_argument("--limit", type=float, default=180.0, help="seconds for one engine and one work")
@@ -105,9 +110,7 @@ def turns_of(length: float) -> int:
     return int(turns * length / min(seconds(lambda: compute(turns)) for _ in range(10)))
 
 
-def as_data(
-    columns: Sequence[table.Work], figures: table.Figures, versions: dict[str, str]
-) -> dict[str, object]:
+def as_data(columns: Sequence[table.Work], figures: table.Figures, versions: dict[str, str]) -> dict[str, object]:
     """Return everything measured, round by round, as what JSON knows."""
     return {
         "machine": describe(),

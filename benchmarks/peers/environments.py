@@ -34,7 +34,7 @@ def python(name: str, requirements: Sequence[str]) -> Path:
     wanted = "\n".join([sys.version, *requirements])
     if stamp.exists() and stamp.read_text() == wanted:
         return interpreter
-    print(f"installing {' '.join(requirements)} into {folder.relative_to(ROOT)}", file=sys.stderr)
+    print(f"installing {' '.join(requirements)} into {folder}", file=sys.stderr)
     _call(sys.executable, "-m", "venv", "--clear", str(folder))
     pip = ("-m", "pip", "--quiet", "--disable-pip-version-check", "--no-input")
     _call(str(interpreter), *pip, "install", *requirements)

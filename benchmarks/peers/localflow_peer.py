@@ -10,9 +10,8 @@ from localflow import ProcessExecutor, flow, task
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-nothing, successor, spin, compute, make, read = map(
-    task, (work.nothing, work.successor, work.spin, work.compute, work.make, work.read)
-)
+nothing, successor, spin = task(work.nothing), task(work.successor), task(work.spin)
+compute, make, read = task(work.compute), task(work.make), task(work.read)
 
 
 def with_workers(body: Callable[[Any], Any]) -> Any:

@@ -1,4 +1,4 @@
-"""Prefect 3 on its process pool, with the server it starts for itself and its SQLite database; futures are arguments."""
+"""Prefect 3 on its process pool, with the server that it starts for itself; futures are arguments."""
 
 from __future__ import annotations
 

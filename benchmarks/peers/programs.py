@@ -1,8 +1,8 @@
 """Run a program under a time limit and leave nothing of it behind, whatever it has started.
 
 Some engines start servers and workers in sessions of their own, which outlive the program when it is stopped. On Linux
-this process adopts whatever loses its parent (`adopt_orphans`), so that everything is found below it; elsewhere what was
-started from a process that has already ended, in a session of its own, is not found.
+this process adopts whatever loses its parent (`adopt_orphans`), so that everything is found below it. Elsewhere a
+process is not found if it has a session of its own and whoever started it has ended.
 """
 
 from __future__ import annotations

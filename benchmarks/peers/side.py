@@ -135,11 +135,14 @@ MEASURES: dict[str, Callable[..., Measured]] = {
 
 
 def _each(call: Callable[[int], None], at_most: int, budget: float) -> Measured:
+    def each(count: int) -> float:
+        return _seconds(lambda: call(count)) / count
+
     count = PROBE
-    while (taken := _seconds(lambda: call(count))) < budget / PROBE and count < at_most:
+    while (cost := each(count)) * count < budget / PROBE and count < at_most:
         count = min(count * PROBE, at_most)
-    count = max(PROBE, min(at_most, int(budget * count / taken)))
-    return Measured(_seconds(lambda: call(count)) / count, f"{count:,}")
+    count = max(PROBE, min(at_most, int(budget / cost)))
+    return Measured(each(count), f"{count:,}")
 
 
 def _seconds(call: Callable[[], object]) -> float:

@@ -101,4 +101,6 @@ def _cell(measured: Sequence[Measured], unit: str) -> str:
 
 
 def _multiple(value: float | None, ours: float | None) -> str:
-    return "-" if value is None or not ours else f"{value / ours:,.2f}x" if value < 10 * ours else f"{value / ours:,.0f}x"
+    return (
+        "-" if value is None or not ours else f"{value / ours:,.2f}x" if value < 10 * ours else f"{value / ours:,.0f}x"
+    )
