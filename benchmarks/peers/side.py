@@ -138,6 +138,7 @@ def _each(call: Callable[[int], None], at_most: int, budget: float) -> Measured:
     def each(count: int) -> float:
         return _seconds(lambda: call(count)) / count
 
+    call(PROBE)  # what the first call of a kind has to set up is not measured
     count = PROBE
     while (cost := each(count)) * count < budget / PROBE and count < at_most:
         count = min(count * PROBE, at_most)
