@@ -53,14 +53,16 @@ def main(arguments: Sequence[str] | None = None) -> None:
     turns = 100 if options.tiny else turns_of(LENGTH)
     columns = table.works("tiny" if options.tiny else "usual", turns)
     figures: table.Figures = {}
-    for number in range(options.repeat or (1 if options.tiny else 3)):
+    rounds = options.repeat or (1 if options.tiny else 3)
+    for number in range(1, rounds + 1):
         for column in columns:
             for engine, (python, _) in installed.items():
                 measured = figures.setdefault((engine.name, column.name), [])
                 if measured and measured[-1].value is None:
                     continue  # what there is nothing for, or what failed, is not tried again
                 measured.append(measure(engine, python, column, options.limit))
-                tell(f"round {number + 1}, {engine.name}, {column.name}: {measured[-1]}")
+                figure = f"{table.cell(measured[-1:], column.unit)} {column.unit} {measured[-1].detail}"
+                print(f"{number}/{rounds} {engine.name}, {column.heading}: {figure}", file=sys.stderr, flush=True)
     versions = {engine.name: version for engine, (_, version) in installed.items()}
     print(describe(), end="\n\n")
     print("\n".join(table.lines(columns, figures, versions)))
@@ -94,14 +96,16 @@ def measure(engine: Engine, python: Path, column: table.Work, limit: float) -> M
              json.dumps(dict(column.arguments)), str(answer)],
             folder, {**environments.variables(python, folder), **dict(engine.variables)}, limit,
         )  # fmt: skip
-        if ended.left_behind:
-            tell(f"{engine.name}, {column.name}: {ended.left_behind} processes were left and have been killed")
         if ended.code is None:
-            return Measured(None, f"had not ended after {limit:g} s, and was killed")
-        if ended.code:
-            return Measured(None, f"failed: {(ended.output.strip().splitlines() or [f'exit code {ended.code}'])[-1]}")
-        measured = Measured(*json.loads(answer.read_text()))
-    return measured._replace(value=ended.seconds) if column.name == "hello" else measured
+            measured = Measured(None, f"had not ended after {limit:g} s, and was killed")
+        elif ended.code:
+            said = ended.output.strip().splitlines() or [f"exit code {ended.code}"]
+            measured = Measured(None, f"failed: {said[-1]}")
+        else:
+            measured = Measured(*json.loads(answer.read_text()))
+            if column.name == "hello":
+                measured = measured._replace(value=ended.seconds)
+    return measured._replace(left_behind=ended.left_behind)
 
 
 def turns_of(length: float) -> int:
@@ -121,11 +125,6 @@ def as_data(columns: Sequence[table.Work], figures: table.Figures, versions: dic
             for column in columns
         ],
     }
-
-
-def tell(what: str) -> None:
-    """Say how far it is."""
-    print(what, file=sys.stderr, flush=True)
 
 
 if __name__ == "__main__":

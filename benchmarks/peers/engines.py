@@ -16,7 +16,7 @@ class Engine(NamedTuple):
     environment: str = ""
     """The name of its virtual environment."""
     records: str = "nothing"
-    """What is on disk of each task when its result is shown."""
+    """What of each task is on disk when its result is shown; *later* means a while after that."""
     remark: str = ""
     variables: tuple[tuple[str, str], ...] = ()
     """Environment variables."""
@@ -46,11 +46,11 @@ ENGINES = {
         ),
         Engine("parsl", "parsl_peer", ("parsl", "numpy"), "parsl", remark="HighThroughputExecutor"),
         Engine(
-            "prefect", "prefect_peer", ("prefect>=3", "numpy"), "prefect", "every state",
+            "prefect", "prefect_peer", ("prefect>=3", "numpy"), "prefect", "every state, later",
             f"ProcessPoolTaskRunner; {EACH_ITEM}", _PREFECT,
         ),
         Engine(
-            "prefect-threads", "prefect_threads_peer", ("prefect>=3", "numpy"), "prefect", "every state",
+            "prefect-threads", "prefect_threads_peer", ("prefect>=3", "numpy"), "prefect", "every state, later",
             f"ThreadPoolTaskRunner; {EACH_ITEM}", _PREFECT,
         ),
     )

@@ -24,9 +24,8 @@ PROBE = 10  # tasks that say what one costs
 AT_MOST = {"independent": 10_000, "chain": 1_000, "mapped": 100_000}
 DEAREST = 0.02  # seconds a task that does nothing may cost, for the search of METG
 STEPS = 250
-DOUBLINGS = 8  # from a quarter of what a task costs
+DOUBLINGS = 7  # from a quarter of what a task costs to sixteen times that
 BISECTIONS = 4  # of a doubling: to 4 % of the length
-TRIES = 3
 
 
 class Measured(NamedTuple):
@@ -35,6 +34,9 @@ class Measured(NamedTuple):
     value: float | None
     """In seconds; None if there is none: `detail` says why, or is empty if the engine has nothing for this work."""
     detail: str = ""
+    """How much was measured, or why nothing was."""
+    left_behind: int = 0
+    """How many processes were still there after the program, and had to be killed."""
 
 
 def independent(peer: Any, workers: Any, budget: float) -> Measured:
@@ -77,9 +79,12 @@ def stencil(peer: Any, workers: Any, budget: float) -> Measured:
         return Measured(None, f"not searched: a task that does nothing costs {each * 1e3:,.0f} ms")
     steps = max(PROBE, min(STEPS, int(budget / 4 / each / work.WIDTH)))
 
+    def is_filled(length: float) -> bool:
+        return length * work.WIDTH * steps / work.WORKERS / taken(steps, length) >= 0.5
+
     def is_efficient(length: float) -> bool:
-        wall = sorted(taken(steps, length) for _ in range(TRIES))[TRIES // 2]
-        return length * work.WIDTH * steps / work.WORKERS / wall >= 0.5
+        first, second = is_filled(length), is_filled(length)
+        return first if first == second else is_filled(length)
 
     length = each / 4
     for _ in range(DOUBLINGS):

@@ -57,7 +57,7 @@ def lines(columns: Sequence[Work], figures: Figures, versions: Mapping[str, str]
         head + [f"{column.heading}, {column.unit}" for column in columns],
         [
             [f"{name} {version}".rstrip(), ENGINES[name].records]
-            + [_cell(figures[name, column.name], column.unit) for column in columns]
+            + [cell(figures[name, column.name], column.unit) for column in columns]
             for name, version in versions.items()
         ],
     )
@@ -82,6 +82,8 @@ def lines(columns: Sequence[Work], figures: Figures, versions: Mapping[str, str]
     for (name, column_name), measured in figures.items():
         if detail := next((one.detail for one in measured if one.value is None), ""):
             yield f"- {name}, {column_name}: {detail}"
+        if most := max((one.left_behind for one in measured), default=0):
+            yield f"- {name}, {column_name}: left up to {most} processes running, which were killed"
 
 
 def _table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> Iterator[str]:
@@ -90,7 +92,8 @@ def _table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> Iterator[str]:
         yield f"| {' | '.join(cell.ljust(width) for cell, width in zip(cells, widths, strict=True))} |"
 
 
-def _cell(measured: Sequence[Measured], unit: str) -> str:
+def cell(measured: Sequence[Measured], unit: str) -> str:
+    """Word the median of the rounds in a unit."""
     value = median(measured)
     if value is None:
         return "see below" if any(one.detail for one in measured if one.value is None) else "-"
