@@ -61,7 +61,9 @@ def main(arguments: Sequence[str] | None = None) -> None:
                 if measured and measured[-1].value is None:
                     continue  # what there is nothing for, or what failed, is not tried again
                 measured.append(measure(engine, python, column, options.limit))
-                figure = f"{table.cell(measured[-1:], column.unit)} {column.unit} {measured[-1].detail}"
+                figure = f"{table.cell(measured[-1:], column.unit)} {column.unit}"
+                if measured[-1].value is None:
+                    figure = measured[-1].detail or "nothing for it"
                 print(f"{number}/{rounds} {engine.name}, {column.heading}: {figure}", file=sys.stderr, flush=True)
     versions = {engine.name: version for engine, (_, version) in installed.items()}
     print(describe(), end="\n\n")
