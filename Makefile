@@ -8,6 +8,7 @@
 #   make torture  kill -9 localflow N times per state store and look at everything after each: make torture N=1000;
 #                 a fifth as often with each of VARIANTS: two engines on one store, a full disk, appends that fail
 #   make bench    measure: targets, ratios against what one would write by hand: make bench ONLY='P3 P6'
+#   make bench-peers  measure the same work on other engines, installed below build/peers: make bench-peers ONLY='loky dask'
 #   make clean    remove what these made
 #
 # Another interpreter: make test PYTHON=python3.13
@@ -28,7 +29,7 @@ ONLY ?=
 PLUGINS_VENV := .venv-plugins
 PLUGINS := $(patsubst plugins/localflow-%/pyproject.toml,%,$(wildcard plugins/localflow-*/pyproject.toml))
 
-.PHONY: demo test test-plugins lint check torture bench clean
+.PHONY: demo test test-plugins lint check torture bench bench-peers clean
 .NOTPARALLEL:
 
 demo: $(VENV)/.installed
@@ -65,6 +66,9 @@ torture: $(VENV)/.installed-dev
 
 bench: $(VENV)/.installed-bench
 	$(BIN)/python -m benchmarks $(ONLY)
+
+bench-peers: $(VENV)/.installed-bench
+	$(BIN)/python -m benchmarks.peers $(ONLY)
 
 clean:
 	rm -rf $(VENV) $(PLUGINS_VENV) build dist .mypy_cache .pytest_cache .ruff_cache .hypothesis .import_linter_cache
