@@ -1,0 +1,298 @@
+"""The calls in hand between one `start` of the executor and its `shutdown`.
+
+A call waits in the *backlog* until the pool has room for it. To the pool go *bundles*: one call each, or, while calls
+are short and there are more of them than workers, several. A bundle comes back by the callback of its future, in a
+thread of the pool:
+
+    done         its outcomes are reported
+    cancelled    calls that were to be cancelled are CANCELLED; others of the bundle go back to the backlog
+    broken       a worker has died, and the pool with it: calls at the pool are CRASHED, those in the backlog go to a
+                 new pool
+
+Nothing here calls itself: a pool may run a bundle inside `submit`, and `report` submits what depends on an outcome.
+Whoever finds another thread (or an outer call of its own) sending or reporting leaves the rest to that.
+"""
+
+from __future__ import annotations
+
+import concurrent.futures
+import logging
+import threading
+import time
+from collections import deque
+from contextvars import Context
+from functools import partial
+from typing import TYPE_CHECKING, Any
+
+from localflow.builtin.futures.pools import end_pool
+from localflow.calls import failed_state
+from localflow.interfaces import Cause, Outcome, State, StateType
+from localflow.payloads import type_name
+from localflow.states import WORKER_LOST, Cancelled, type_and_text
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable, Sequence
+
+    from localflow.builtin.futures.pools import Pool
+    from localflow.builtin.remote import Parcel, Sender
+    from localflow.interfaces import Call, Report
+
+_log = logging.getLogger("localflow.futures")
+
+#: How much work a bundle may be, in seconds, and how many calls.
+_BUNDLE_SECONDS = 0.005
+_BUNDLE_CALLS = 64
+
+
+class Bundle:
+    """Calls that went to the pool together."""
+
+    __slots__ = ("calls", "parcels", "pool", "unwanted")
+
+    def __init__(self, calls: Sequence[Call], pool: Pool, parcels: Sequence[Parcel] = ()) -> None:
+        self.calls = calls
+        self.pool = pool
+        self.parcels = parcels
+        """What travels, and keeps files until it is answered."""
+        self.unwanted: frozenset[int] = frozenset()
+        """Ids of calls that were to be cancelled."""
+
+
+class Dispatch:
+    """Sends calls to a pool and reports what comes back."""
+
+    def __init__(
+        self, make_pool: Callable[[], Pool], pool: Pool, size: int | None, sender: Sender | None, report: Report
+    ) -> None:
+        """Begin with a pool, and make others when it breaks.
+
+        Args:
+            make_pool: makes a pool like it.
+            pool: the first one.
+            size: how many bundles it works on at once; None if that is not known, so that it gets all there are.
+            sender: packs calls for another process; None if the pool sees this one's objects.
+            report: takes outcomes.
+        """
+        self._make_pool = make_pool
+        self._pool = pool
+        self._size = size
+        self._sender = sender
+        self._report = report
+        self._lock = threading.Lock()
+        self._backlog: deque[Call] = deque()
+        self._at_pool: dict[concurrent.futures.Future[Any], Bundle] = {}
+        self._in_submit = 0
+        self._mean_seconds = _BUNDLE_SECONDS
+        self._closed = False
+        self._sending = threading.Lock()
+        self._finished: deque[Outcome] = deque()
+        self._reporting = threading.Lock()
+
+    @property
+    def bundle_size(self) -> int:
+        """How many calls may go in one bundle: those in other processes, while they are short."""
+        if self._sender is None or self._size is None:
+            return 1
+        return max(1, min(_BUNDLE_CALLS, int(_BUNDLE_SECONDS / max(self._mean_seconds, 1e-6))))
+
+    def take(self, calls: Sequence[Call]) -> None:
+        """Add calls to the backlog, and send what there is room for."""
+        with self._lock:
+            if self._closed:
+                return
+            self._backlog.extend(calls)
+        self._send()
+        self._report_finished()
+
+    def cancel(self, call_ids: Sequence[int]) -> None:
+        """Have those of these calls reported as CANCELLED that have not begun."""
+        unwanted = frozenset(call_ids)
+        with self._lock:
+            dropped = [call for call in self._backlog if call.id in unwanted]
+            self._backlog = deque(call for call in self._backlog if call.id not in unwanted)
+            queued = []
+            for future, bundle in self._at_pool.items():
+                if not unwanted.isdisjoint(call.id for call in bundle.calls):
+                    bundle.unwanted |= unwanted
+                    queued.append(future)
+        self._finished.extend(map(_cancelled, dropped))
+        for future in queued:
+            future.cancel()  # the callback does the rest, if it has not begun
+        self._send()
+        self._report_finished()
+
+    def close(self) -> None:
+        """Give up all calls and have the pool end."""
+        with self._lock:
+            self._closed = True
+            self._backlog.clear()
+            pool, is_at_work = self._pool, any(not future.done() for future in self._at_pool)
+        end_pool(pool, kill=is_at_work)
+
+    # -- sending -----------------------------------------------------------------------------------------------------
+
+    def _send(self) -> None:
+        # Looked at again after each release: what came too late for the sender is sent by who brought it.
+        while self._has_room() and self._sending.acquire(blocking=False):
+            try:
+                while bundle := self._next_bundle():
+                    self._submit(bundle)
+            finally:
+                self._sending.release()
+
+    def _has_room(self) -> bool:
+        with self._lock:
+            return bool(self._backlog) and self._room() > 0
+
+    def _room(self) -> int:
+        if self._closed:
+            return 0
+        return len(self._backlog) if self._size is None else self._size - len(self._at_pool) - self._in_submit
+
+    def _next_bundle(self) -> Bundle | None:
+        """Take calls out of the backlog: an equal share for each worker that is free, at most."""
+        with self._lock:
+            room = self._room()
+            if not self._backlog or room <= 0:
+                return None
+            count = min(self.bundle_size, -(-len(self._backlog) // room))
+            calls = [self._backlog.popleft() for _ in range(count)]
+            self._in_submit += 1
+        if self._sender is None:
+            return Bundle(calls, self._pool)
+        try:
+            parcels, refused = self._sender.pack(calls)
+        except BaseException:
+            with self._lock:
+                self._in_submit -= 1
+            raise
+        self._finished.extend(refused)
+        return Bundle([parcel.call for parcel in parcels], self._pool, parcels)
+
+    def _submit(self, bundle: Bundle) -> None:
+        """Submit a bundle, if need be to a new pool."""
+        future = None
+        try:
+            if bundle.calls:
+                future = self._submitted(bundle)
+        except Exception as error:
+            self._replace(bundle.pool, error)
+            bundle.pool = self._pool
+            try:
+                future = self._submitted(bundle)
+            except Exception as again:
+                self._finished.extend(_lost(call, bundle.pool, again) for call in bundle.calls)
+        finally:
+            with self._lock:
+                self._in_submit -= 1
+                if future is not None:
+                    self._at_pool[future] = bundle
+        if future is not None:
+            future.add_done_callback(self._came_back)
+
+    def _submitted(self, bundle: Bundle) -> concurrent.futures.Future[Any]:
+        if bundle.parcels:
+            return bundle.pool.submit(run_parcels, [parcel.data for parcel in bundle.parcels])
+        [call] = bundle.calls
+        return bundle.pool.submit(_run_here, call)
+
+    def _replace(self, broken: Pool, error: BaseException) -> None:
+        """Put a new pool in the place of one that takes no more calls, unless that is done."""
+        with self._lock:
+            if self._closed or self._pool is not broken:
+                return
+            try:
+                self._pool = self._make_pool()
+            except Exception as failure:
+                _log.error("no new %s can be made for one that is broken: %s", type_name(broken), type_and_text(failure))
+                return
+        _log.warning("%s takes no more calls and is replaced: %s", type_name(broken), type_and_text(error))
+        try:
+            end_pool(broken, kill=True)
+        except Exception as failure:
+            _log.warning("a broken %s does not end: %s", type_name(broken), type_and_text(failure))
+
+    # -- coming back -------------------------------------------------------------------------------------------------
+
+    def _came_back(self, future: concurrent.futures.Future[Any]) -> None:
+        with self._lock:
+            bundle = self._at_pool.pop(future)
+            if self._closed:
+                return
+        if future.cancelled():
+            self._take_back(bundle)
+        elif (error := future.exception()) is not None:
+            if isinstance(error, concurrent.futures.BrokenExecutor):
+                self._replace(bundle.pool, error)
+            self._finished.extend(_lost(call, bundle.pool, error) for call in bundle.calls)
+        else:
+            self._finished.extend(self._outcomes(bundle, future.result()))
+        self._send()
+        self._report_finished()
+
+    def _take_back(self, bundle: Bundle) -> None:
+        """Answer the calls of a bundle that was cancelled, or let them wait again."""
+        kept = [call for call in bundle.calls if call.id not in bundle.unwanted]
+        self._finished.extend(_cancelled(call) for call in bundle.calls if call.id in bundle.unwanted)
+        if bundle.unwanted:
+            with self._lock:
+                self._backlog.extendleft(reversed(kept))
+        else:  # by somebody else: they may have the pool for themselves
+            error = concurrent.futures.CancelledError("it was cancelled by somebody else")
+            self._finished.extend(_lost(call, bundle.pool, error) for call in kept)
+
+    def _outcomes(self, bundle: Bundle, result: Any) -> Iterable[Outcome]:
+        if self._sender is None:
+            outcomes = [result]
+        else:
+            answers = zip(bundle.parcels, result, strict=True)
+            outcomes = [self._sender.read_answer(parcel.call, answer) for parcel, answer in answers]
+        for outcome in outcomes:
+            self._learn(outcome)
+        return outcomes
+
+    def _learn(self, outcome: Outcome) -> None:
+        ended = outcome.execution
+        if ended is not None and ended.started_at is not None and ended.ended_at is not None:
+            seconds = ended.ended_at - ended.started_at
+            # One long call says more than many short ones: bundles shrink at once and grow slowly.
+            self._mean_seconds += (seconds - self._mean_seconds) / (2 if seconds > self._mean_seconds else 8)
+
+    def _report_finished(self) -> None:
+        while self._finished and self._reporting.acquire(blocking=False):
+            try:
+                outcomes = [self._finished.popleft() for _ in range(len(self._finished))]
+                if outcomes and not self._closed:
+                    self._report(outcomes)
+            except Exception:  # in a pool's thread it would be lost
+                _log.exception("outcomes could not be reported")
+            finally:
+                self._reporting.release()
+
+
+def run_parcels(parcels: Sequence[bytes]) -> list[bytes]:
+    """Run calls one after the other, in a worker of the pool, and return their answers."""
+    from localflow.builtin.remote import run_parcel
+
+    return [run_parcel(parcel) for parcel in parcels]
+
+
+def _run_here(call: Call) -> Outcome:
+    try:
+        # In an empty context: nothing that a task sets is seen by the next one in the same thread.
+        return Context().run(call.run, threading.current_thread().name)
+    except BaseException as error:  # such as sys.exit() in the __reduce__ of a result
+        return Outcome(call.id, failed_state(error))
+
+
+def _cancelled(call: Call) -> Outcome:
+    return Outcome(call.id, Cancelled("the task was cancelled before it began"))
+
+
+def _lost(call: Call, pool: Pool, error: BaseException) -> Outcome:
+    """Return the outcome of a call that its pool does not answer."""
+    message = (
+        f"{type_name(pool)} broke while it had '{call.task_run.name}' (attempt {call.attempt}/{call.attempts}) in hand: "
+        f"{type_and_text(error)}"
+    )
+    return Outcome(call.id, State(StateType.CRASHED, WORKER_LOST, message, cause=Cause("worker", message=message)))
