@@ -1,9 +1,9 @@
 """Calls that travel as bytes to processes which localflow has not started, and outcomes that come back as bytes.
 
 For executors over other people's pools: `Sender.pack` makes a *parcel* of each call, `run_parcel` runs one wherever its
-bytes have got to and returns an *answer*, `read_answer` makes an outcome of that. Functions of a script travel by value,
-arguments and results arrive as those of the process executor do, and so do messages about what cannot be sent. Neither
-packing in the engine nor reading there runs code of the user's beyond the pickling of arguments.
+bytes have got to and returns an *answer*, `read_answer` makes an outcome of that. Functions of a script travel by
+value, arguments and results arrive as those of the process executor do, and so do messages about what cannot be sent.
+Neither packing in the engine nor reading there runs code of the user's beyond the pickling of arguments.
 
     parcel   a marshalled tuple: sys.path, the place of large values, definitions, the call; see `process/packing`
     answer   a marshalled tuple: lines of output, the outcome; see `process/outcomes`

@@ -10,6 +10,8 @@ import pytest
 from localflow.builtin.futures import FuturesExecutor
 from localflow.testing.executors import ExecutorContract
 
+pytestmark = pytest.mark.usefixtures("servers_of_pools")
+
 
 class TestThreadPool(ExecutorContract):
     @pytest.fixture
@@ -25,6 +27,7 @@ class TestProcessPool(ExecutorContract):
         return FuturesExecutor("concurrent.futures:ProcessPoolExecutor", max_workers=2)
 
 
+@pytest.mark.slow
 class TestSpawnedProcessPool(ExecutorContract):
     @pytest.fixture
     def executor(self) -> FuturesExecutor:
@@ -41,6 +44,17 @@ class TestLoky(ExecutorContract):
         return FuturesExecutor("loky:ProcessPoolExecutor", workers=2)
 
 
+@pytest.mark.skipif(
+    not hasattr(concurrent.futures, "InterpreterPoolExecutor"), reason="Python has pools of interpreters from 3.14 on"
+)
+class TestInterpreterPool(ExecutorContract):
+    @pytest.fixture
+    def executor(self) -> FuturesExecutor:
+        """Return an executor over interpreters in threads."""
+        return FuturesExecutor("concurrent.futures:InterpreterPoolExecutor", workers=2)
+
+
+@pytest.mark.slow
 class TestReusableLoky(ExecutorContract):
     @pytest.fixture
     def executor(self) -> FuturesExecutor:

@@ -1,16 +1,15 @@
 """The calls in hand between one `start` of the executor and its `shutdown`.
 
 A call waits in the *backlog* until the pool has room for it. To the pool go *bundles*: one call each, or, while calls
-are short and there are more of them than workers, several. A bundle comes back by the callback of its future, in a
-thread of the pool:
+are short and there are more of them than workers, several. A bundle comes back with its future:
 
     done         its outcomes are reported
     cancelled    calls that were to be cancelled are CANCELLED; others of the bundle go back to the backlog
     broken       a worker has died, and the pool with it: calls at the pool are CRASHED, those in the backlog go to a
                  new pool
 
-Nothing here calls itself: a pool may run a bundle inside `submit`, and `report` submits what depends on an outcome.
-Whoever finds another thread (or an outer call of its own) sending or reporting leaves the rest to that.
+One thread does all of this, told by an inbox what has come: calls, ids to cancel, futures. The callback of a future
+does nothing but put it there, for a pool may call it in the middle of its own affairs, with its locks held.
 """
 
 from __future__ import annotations
@@ -18,10 +17,9 @@ from __future__ import annotations
 import concurrent.futures
 import logging
 import threading
-import time
 from collections import deque
 from contextvars import Context
-from functools import partial
+from queue import Empty, SimpleQueue
 from typing import TYPE_CHECKING, Any
 
 from localflow.builtin.futures.pools import end_pool
@@ -42,6 +40,7 @@ _log = logging.getLogger("localflow.futures")
 #: How much work a bundle may be, in seconds, and how many calls.
 _BUNDLE_SECONDS = 0.005
 _BUNDLE_CALLS = 64
+_JOIN_DEADLINE = 1.0
 
 
 class Bundle:
@@ -78,15 +77,14 @@ class Dispatch:
         self._size = size
         self._sender = sender
         self._report = report
-        self._lock = threading.Lock()
+        self._inbox: SimpleQueue[Callable[[], None]] = SimpleQueue()
         self._backlog: deque[Call] = deque()
         self._at_pool: dict[concurrent.futures.Future[Any], Bundle] = {}
-        self._in_submit = 0
+        self._finished: list[Outcome] = []
         self._mean_seconds = _BUNDLE_SECONDS
         self._closed = False
-        self._sending = threading.Lock()
-        self._finished: deque[Outcome] = deque()
-        self._reporting = threading.Lock()
+        self._thread = threading.Thread(target=self._work, name="localflow-futures", daemon=True)
+        self._thread.start()
 
     @property
     def bundle_size(self) -> int:
@@ -96,129 +94,100 @@ class Dispatch:
         return max(1, min(_BUNDLE_CALLS, int(_BUNDLE_SECONDS / max(self._mean_seconds, 1e-6))))
 
     def take(self, calls: Sequence[Call]) -> None:
-        """Add calls to the backlog, and send what there is room for."""
-        with self._lock:
-            if self._closed:
-                return
-            self._backlog.extend(calls)
-        self._send()
-        self._report_finished()
+        """Add calls to the backlog, from which they are sent as soon as there is room."""
+        self._inbox.put(lambda: self._backlog.extend(calls))
 
     def cancel(self, call_ids: Sequence[int]) -> None:
         """Have those of these calls reported as CANCELLED that have not begun."""
         unwanted = frozenset(call_ids)
-        with self._lock:
-            dropped = [call for call in self._backlog if call.id in unwanted]
-            self._backlog = deque(call for call in self._backlog if call.id not in unwanted)
-            queued = []
-            for future, bundle in self._at_pool.items():
-                if not unwanted.isdisjoint(call.id for call in bundle.calls):
-                    bundle.unwanted |= unwanted
-                    queued.append(future)
-        self._finished.extend(map(_cancelled, dropped))
-        for future in queued:
-            future.cancel()  # the callback does the rest, if it has not begun
-        self._send()
-        self._report_finished()
+        self._inbox.put(lambda: self._drop(unwanted))
 
     def close(self) -> None:
         """Give up all calls and have the pool end."""
-        with self._lock:
-            self._closed = True
-            self._backlog.clear()
-            pool, is_at_work = self._pool, any(not future.done() for future in self._at_pool)
-        end_pool(pool, kill=is_at_work)
+        self._closed = True
+        self._inbox.put(self._backlog.clear)
+        if threading.current_thread() is not self._thread:  # as it is when `report` leads to this
+            self._thread.join(_JOIN_DEADLINE)
+        end_pool(self._pool, kill=any(not future.done() for future in [*self._at_pool]))
 
-    # -- sending -----------------------------------------------------------------------------------------------------
+    # -- in the thread -----------------------------------------------------------------------------------------------
 
-    def _send(self) -> None:
-        # Looked at again after each release: what came too late for the sender is sent by who brought it.
-        while self._has_room() and self._sending.acquire(blocking=False):
+    def _work(self) -> None:
+        while not self._closed:
+            self._inbox.get()()
             try:
-                while bundle := self._next_bundle():
+                while not self._closed:
+                    self._inbox.get_nowait()()
+            except Empty:
+                pass
+            try:
+                while not self._closed and (bundle := self._next_bundle()):
                     self._submit(bundle)
-            finally:
-                self._sending.release()
-
-    def _has_room(self) -> bool:
-        with self._lock:
-            return bool(self._backlog) and self._room() > 0
-
-    def _room(self) -> int:
-        if self._closed:
-            return 0
-        return len(self._backlog) if self._size is None else self._size - len(self._at_pool) - self._in_submit
+                outcomes, self._finished = self._finished, []
+                if outcomes and not self._closed:
+                    self._report(outcomes)
+            except Exception:  # a thread that dies here would be missed by every call
+                _log.exception("calls could not be sent, or outcomes not be reported")
 
     def _next_bundle(self) -> Bundle | None:
         """Take calls out of the backlog: an equal share for each worker that is free, at most."""
-        with self._lock:
-            room = self._room()
-            if not self._backlog or room <= 0:
-                return None
-            count = min(self.bundle_size, -(-len(self._backlog) // room))
-            calls = [self._backlog.popleft() for _ in range(count)]
-            self._in_submit += 1
+        waiting = len(self._backlog)
+        room = waiting if self._size is None else self._size - len(self._at_pool)
+        if not waiting or room <= 0:
+            return None
+        calls = [self._backlog.popleft() for _ in range(min(self.bundle_size, -(-waiting // room)))]
         if self._sender is None:
             return Bundle(calls, self._pool)
         try:
             parcels, refused = self._sender.pack(calls)
-        except BaseException:
-            with self._lock:
-                self._in_submit -= 1
-            raise
+        except Exception as error:  # such as an argument in the store that cannot be loaded
+            parcels, refused = [], [Outcome(call.id, failed_state(error)) for call in calls]
         self._finished.extend(refused)
         return Bundle([parcel.call for parcel in parcels], self._pool, parcels)
 
     def _submit(self, bundle: Bundle) -> None:
         """Submit a bundle, if need be to a new pool."""
-        future = None
+        if not bundle.calls:
+            return
         try:
-            if bundle.calls:
-                future = self._submitted(bundle)
+            future = _submitted(bundle)
         except Exception as error:
             self._replace(bundle.pool, error)
             bundle.pool = self._pool
             try:
-                future = self._submitted(bundle)
+                future = _submitted(bundle)
             except Exception as again:
                 self._finished.extend(_lost(call, bundle.pool, again) for call in bundle.calls)
-        finally:
-            with self._lock:
-                self._in_submit -= 1
-                if future is not None:
-                    self._at_pool[future] = bundle
-        if future is not None:
-            future.add_done_callback(self._came_back)
-
-    def _submitted(self, bundle: Bundle) -> concurrent.futures.Future[Any]:
-        if bundle.parcels:
-            return bundle.pool.submit(run_parcels, [parcel.data for parcel in bundle.parcels])
-        [call] = bundle.calls
-        return bundle.pool.submit(_run_here, call)
+                return
+        self._at_pool[future] = bundle
+        future.add_done_callback(lambda future: self._inbox.put(lambda: self._take_in(future)))
 
     def _replace(self, broken: Pool, error: BaseException) -> None:
         """Put a new pool in the place of one that takes no more calls, unless that is done."""
-        with self._lock:
-            if self._closed or self._pool is not broken:
-                return
-            try:
-                self._pool = self._make_pool()
-            except Exception as failure:
-                _log.error("no new %s can be made for one that is broken: %s", type_name(broken), type_and_text(failure))
-                return
+        if self._pool is not broken:
+            return
+        try:
+            self._pool = self._make_pool()
+        except Exception as failure:
+            _log.error("no new %s can be made for one that is broken: %s", type_name(broken), type_and_text(failure))
+            return
         _log.warning("%s takes no more calls and is replaced: %s", type_name(broken), type_and_text(error))
         try:
             end_pool(broken, kill=True)
         except Exception as failure:
             _log.warning("a broken %s does not end: %s", type_name(broken), type_and_text(failure))
 
-    # -- coming back -------------------------------------------------------------------------------------------------
+    def _drop(self, unwanted: frozenset[int]) -> None:
+        """Answer calls of the backlog, and take bundles back that have not begun."""
+        self._finished.extend(_cancelled(call) for call in self._backlog if call.id in unwanted)
+        self._backlog = deque(call for call in self._backlog if call.id not in unwanted)
+        for future, bundle in [*self._at_pool.items()]:
+            if not unwanted.isdisjoint(call.id for call in bundle.calls):
+                bundle.unwanted |= unwanted
+                future.cancel()
 
-    def _came_back(self, future: concurrent.futures.Future[Any]) -> None:
-        with self._lock:
-            bundle = self._at_pool.pop(future)
-            if self._closed:
-                return
+    def _take_in(self, future: concurrent.futures.Future[Any]) -> None:
+        bundle = self._at_pool.pop(future)
         if future.cancelled():
             self._take_back(bundle)
         elif (error := future.exception()) is not None:
@@ -227,18 +196,15 @@ class Dispatch:
             self._finished.extend(_lost(call, bundle.pool, error) for call in bundle.calls)
         else:
             self._finished.extend(self._outcomes(bundle, future.result()))
-        self._send()
-        self._report_finished()
 
     def _take_back(self, bundle: Bundle) -> None:
         """Answer the calls of a bundle that was cancelled, or let them wait again."""
         kept = [call for call in bundle.calls if call.id not in bundle.unwanted]
         self._finished.extend(_cancelled(call) for call in bundle.calls if call.id in bundle.unwanted)
-        if bundle.unwanted:
-            with self._lock:
-                self._backlog.extendleft(reversed(kept))
-        else:  # by somebody else: they may have the pool for themselves
-            error = concurrent.futures.CancelledError("it was cancelled by somebody else")
+        if bundle.unwanted or bundle.pool is not self._pool:  # which has been replaced
+            self._backlog.extendleft(reversed(kept))
+        else:  # by somebody else who has the pool
+            error = concurrent.futures.CancelledError("its future was cancelled")
             self._finished.extend(_lost(call, bundle.pool, error) for call in kept)
 
     def _outcomes(self, bundle: Bundle, result: Any) -> Iterable[Outcome]:
@@ -258,16 +224,12 @@ class Dispatch:
             # One long call says more than many short ones: bundles shrink at once and grow slowly.
             self._mean_seconds += (seconds - self._mean_seconds) / (2 if seconds > self._mean_seconds else 8)
 
-    def _report_finished(self) -> None:
-        while self._finished and self._reporting.acquire(blocking=False):
-            try:
-                outcomes = [self._finished.popleft() for _ in range(len(self._finished))]
-                if outcomes and not self._closed:
-                    self._report(outcomes)
-            except Exception:  # in a pool's thread it would be lost
-                _log.exception("outcomes could not be reported")
-            finally:
-                self._reporting.release()
+
+def _submitted(bundle: Bundle) -> concurrent.futures.Future[Any]:
+    if bundle.parcels:
+        return bundle.pool.submit(run_parcels, [parcel.data for parcel in bundle.parcels])
+    [call] = bundle.calls
+    return bundle.pool.submit(_run_here, call)
 
 
 def run_parcels(parcels: Sequence[bytes]) -> list[bytes]:
@@ -292,7 +254,7 @@ def _cancelled(call: Call) -> Outcome:
 def _lost(call: Call, pool: Pool, error: BaseException) -> Outcome:
     """Return the outcome of a call that its pool does not answer."""
     message = (
-        f"{type_name(pool)} broke while it had '{call.task_run.name}' (attempt {call.attempt}/{call.attempts}) in hand: "
-        f"{type_and_text(error)}"
+        f"{type_name(pool)} broke while it had '{call.task_run.name}' (attempt {call.attempt}/{call.attempts}) "
+        f"in hand: {type_and_text(error)}"
     )
     return Outcome(call.id, State(StateType.CRASHED, WORKER_LOST, message, cause=Cause("worker", message=message)))

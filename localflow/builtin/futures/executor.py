@@ -29,8 +29,8 @@ class FuturesExecutor(Executor):
     """Runs calls in a pool that is a `concurrent.futures.Executor`.
 
     It can do what the pool can: calls in threads see the engine's objects, calls elsewhere get copies, as with the
-    process executor. A pool cannot stop a call that runs. If it breaks, the calls it has in hand are CRASHED, and others
-    run in a new one.
+    process executor. A pool cannot stop a call that runs. If it breaks, the calls it has in hand are CRASHED, and
+    others run in a new one.
     """
 
     def __init__(
