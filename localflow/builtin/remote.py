@@ -30,7 +30,7 @@ from localflow.records import FlowRun, LogLine
 from localflow.usage import ThreadMeter
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+    from collections.abc import Sequence
 
     from localflow.calls import Call, Outcome
     from localflow.large_values import Temporary
@@ -68,7 +68,7 @@ class Sender:
         if not self._shares_files:
             calls = [_with_bytes(call) for call in calls]
         shipments, refused = self._packer.pack(calls)
-        place = self._described_place()
+        place = self.place
         parcels = []
         for shipment in shipments:
             definitions = [definition.frame for definition in shipment.definitions]
@@ -82,8 +82,9 @@ class Sender:
         outcome = read_outcome(call.id, FrameReader().feed(content)[0], self._folder)
         return outcome._replace(lines=[LogLine._make(line) for line in lines])
 
-    def _described_place(self) -> tuple[Any, ...] | None:
-        """Return the folder of large values with what tells whether the other side's is the same one."""
+    @property
+    def place(self) -> tuple[Any, ...] | None:
+        """The folder of large values, with what tells the other side whether it is the one that is there."""
         folder = self._folder
         if folder is None or folder.path is None:
             return None
@@ -93,11 +94,7 @@ class Sender:
 
 
 def run_parcel(
-    data: bytes,
-    worker: str = "",
-    *,
-    meter: Meter | None = None,
-    tell: Callable[[LogLine], bool] | None = None,
+    data: bytes, worker: str = "", *, meter: Meter | None = None, lines: list[LogLine] | None = None
 ) -> bytes:
     """Run the call in a parcel here and return its answer; no exception escapes but what ends the process.
 
@@ -105,7 +102,7 @@ def run_parcel(
         data: the parcel.
         worker: the name of the worker that runs it; its pid by default.
         meter: measures what the call uses; without one its thread is measured.
-        tell: is told each line that the call says; returns whether it has taken it, for the answer has all others.
+        lines: gets each line that the call says. The answer has those that are in it at the end.
     """
     path, place, definitions, frame = marshal.loads(data)
     _see_to_path(path)
@@ -113,16 +110,25 @@ def run_parcel(
     [content] = FrameReader().feed(frame)
     work = _Work(content, function, flow_run)
     folder = _folder(place)
-    lines: list[LogLine] = []
-
-    def log(line: LogLine) -> None:
-        if tell is None or not tell(line):
-            lines.append(line)
-
+    lines = [] if lines is None else lines
     with logs.recording_elsewhere():
-        outcome = work.do(worker or f"pid {os.getpid()}", meter or ThreadMeter(), log, folder)
+        outcome = work.do(worker or f"pid {os.getpid()}", meter or ThreadMeter(), lines.append, folder)
     answer = outcome_frame(work.number, work.call.task_run.task, outcome, None, folder)
     return marshal.dumps(([tuple(line) for line in lines], answer))
+
+
+def sees_place(place: tuple[Any, ...] | None) -> bool:
+    """Return whether this process sees the folder of large values that `Sender.place` describes."""
+    return _folder(place) is not None
+
+
+def payload_of(answer: bytes) -> Payload:
+    """Return the result in an answer; raises ValueError if there is none."""
+    _, content = marshal.loads(answer)
+    result = read_outcome(0, FrameReader().feed(content)[0]).result
+    if result is None:
+        raise ValueError("an answer without a result")
+    return result
 
 
 # -- where a call runs -----------------------------------------------------------------------------------------------
