@@ -5,19 +5,18 @@ from __future__ import annotations
 import multiprocessing.resource_tracker
 import os
 import threading
-import time
 import uuid
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import psutil
 import pytest
+from waiting_for import eventually
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Iterator
 
-MARK = "LOCALFLOW_DASK_TEST"
-DEADLINE = 10.0
+MARK = "TEST_PROCESS_MARK"
 
 
 @pytest.fixture(scope="session", autouse=True)
@@ -68,11 +67,3 @@ def marked(mark: str) -> list[int]:
             except (OSError, psutil.Error):
                 continue
     return found
-
-
-def eventually(condition: Callable[[], object], message: str | Callable[[], str] = "", seconds: float = DEADLINE) -> None:
-    """Wait until `condition` is true."""
-    deadline = time.monotonic() + seconds
-    while not condition():
-        assert time.monotonic() < deadline, (message() if callable(message) else message) or "it did not come about"
-        time.sleep(0.01)

@@ -29,6 +29,8 @@ if TYPE_CHECKING:
     from localflow_dask.settings import Settings
     from localflow_dask.worker import Errand
 
+#: The topic under which a scheduler tells of workers that come and go.
+_ALL = "all"
 _LOOK_SECONDS = 0.1
 _CLOSE_SECONDS = 10.0
 #: How long workers may take to end in order when nothing runs in them, in seconds; then they are killed.
@@ -46,6 +48,7 @@ class Cluster:
         self._stack = ExitStack()
         self._cluster: Any = None
         self._client: Any = None
+        self._topics: list[str] = []
 
     @property
     def is_ours(self) -> bool:
@@ -75,8 +78,9 @@ class Cluster:
         except BaseException:
             await self.close([], is_at_work=False)
             raise
-        self._client.subscribe_topic("all", lambda event: on_event("all", event[1]))
-        self._client.subscribe_topic(topic, lambda event: on_event(topic, event[1]))
+        for each in (_ALL, topic):
+            self._topics.append(each)
+            self._client.subscribe_topic(each, lambda event, each=each: on_event(each, event[1]))
 
     async def _start(self, settings: Settings) -> None:
         self._stack.enter_context(main_left_alone())
@@ -173,12 +177,15 @@ class Cluster:
         try:
             if self._client is not None:
                 with suppress(Exception):
+                    for topic in self._topics:  # or the scheduler tries to tell us that we are gone
+                        self._client.unsubscribe_topic(topic)
                     async with asyncio.timeout(_CLOSE_SECONDS):
                         await self._client.close()
             if self._cluster is not None:
                 await self._end(workers, 0.0 if is_at_work else _GRACE_SECONDS)
         finally:
             self._client = self._cluster = None
+            self._topics.clear()
             self._stack.close()
 
     async def _end(self, workers: Sequence[Description], grace: float) -> None:

@@ -309,8 +309,6 @@ class Crew:
         if held.seat.held.pop(held.call.id, None) is None:
             return
         self._let_go(held)
-        if held.is_unwanted and outcome.state.is_completed():
-            held.seat.ending = held.seat.ending  # the worker ends all the same
         self._finished.put(outcome)
 
     def _let_go(self, held: Held) -> None:
