@@ -61,9 +61,9 @@ def marked(mark: str) -> list[int]:
     for entry in Path("/proc").iterdir():
         if entry.name.isdigit() and int(entry.name) != os.getpid():
             try:
-                if f"{MARK}={mark}".encode() in (entry / "environ").read_bytes().split(b"\0"):
-                    if psutil.Process(int(entry.name)).status() != psutil.STATUS_ZOMBIE:
-                        found.append(int(entry.name))
+                is_marked = f"{MARK}={mark}".encode() in (entry / "environ").read_bytes().split(b"\0")
+                if is_marked and psutil.Process(int(entry.name)).status() != psutil.STATUS_ZOMBIE:
+                    found.append(int(entry.name))
             except (OSError, psutil.Error):
                 continue
     return found

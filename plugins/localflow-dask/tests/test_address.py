@@ -44,9 +44,23 @@ class Scheduler:
         """Start a worker with one thread and return the process of its command."""
         folder = ("--local-directory", str(self._folder))
         process = self._start(
-            "worker", self.address, "--name", name, "--nworkers", "1", "--nthreads", "1", "--no-dashboard", *folder, *options
+            "worker",
+            self.address,
+            "--name",
+            name,
+            "--nworkers",
+            "1",
+            "--nthreads",
+            "1",
+            "--no-dashboard",
+            *folder,
+            *options,
         )
         return psutil.Process(process.pid)
+
+    def kill_scheduler(self) -> None:
+        """End the scheduler at once."""
+        self._processes[0].kill()
 
     def close(self) -> None:
         """End everything."""
@@ -205,6 +219,31 @@ def test_no_call_is_run_again_by_dask(cluster: Scheduler, tmp_path: Path) -> Non
 
     assert {state.type for state in states} == {StateType.CRASHED}
     assert log.read_text().count("ran") == 3
+
+
+def test_a_scheduler_that_dies_ends_the_flow(small_cluster: Scheduler, tmp_path: Path) -> None:
+    """What it had in hand is CRASHED, and so is what comes then; nothing waits for ever."""
+    small_cluster.add_worker("one")
+    begun = tmp_path / "begun"
+
+    @task
+    def wait() -> None:
+        begun.touch()
+        time.sleep(20)
+
+    @task
+    def follow() -> None: ...
+
+    @flow(executor=DaskExecutor(address=small_cluster.address))
+    def main() -> object:
+        waiting = wait()
+        eventually(begun.exists, seconds=30)
+        small_cluster.kill_scheduler()
+        return waiting, follow()
+
+    states = main().result(raise_on_failure=False)
+
+    assert {state.type for state in states} == {StateType.CRASHED}
 
 
 class TestElsewhere:

@@ -178,7 +178,9 @@ def test_prints_and_log_records_are_recorded(tmp_path: Path) -> None:
         assert said.count(f"I am {name}") == 1
 
 
-@pytest.mark.parametrize("end", [lambda: os._exit(3), lambda: os.kill(os.getpid(), signal.SIGKILL)], ids=["exit", "kill"])
+@pytest.mark.parametrize(
+    "end", [lambda: os._exit(3), lambda: os.kill(os.getpid(), signal.SIGKILL)], ids=["exit", "kill"]
+)
 def test_a_crash_is_tried_again_only_if_the_task_says_so(tmp_path: Path, end: Any) -> None:
     """A worker that dies takes its call along: CRASHED, run once; with `retry_on_crash` a second attempt."""
     log = tmp_path / "log"
@@ -342,7 +344,7 @@ def test_ctrl_c_leaves_nothing(tmp_path: Path) -> None:
     eventually(lambda: (tmp_path / "begun").exists(), seconds=40)
     os.killpg(process.pid, signal.SIGINT)  # as a terminal does: workers get it as well
 
-    output, errors = process.communicate(timeout=40)
+    _, errors = process.communicate(timeout=40)
 
     assert process.returncode == 130, errors
     assert "distributed" not in errors
@@ -354,7 +356,9 @@ def test_ctrl_c_leaves_nothing(tmp_path: Path) -> None:
 def test_workers_end_with_the_engine(tmp_path: Path) -> None:
     """After `kill -9` of the engine its workers are gone soon."""
     (tmp_path / "script.py").write_text(WAITING)
-    process = subprocess.Popen([LOCALFLOW, "run", "script.py", "--executor", "dask", "-j", "2"], stderr=subprocess.DEVNULL)
+    process = subprocess.Popen(
+        [LOCALFLOW, "run", "script.py", "--executor", "dask", "-j", "2"], stderr=subprocess.DEVNULL
+    )
     eventually(lambda: (tmp_path / "begun").exists(), seconds=40)
     workers = psutil.Process(process.pid).children(recursive=True)
 

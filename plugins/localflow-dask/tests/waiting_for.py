@@ -11,7 +11,9 @@ if TYPE_CHECKING:
 DEADLINE = 10.0
 
 
-def eventually(condition: Callable[[], object], message: str | Callable[[], str] = "", seconds: float = DEADLINE) -> None:
+def eventually(
+    condition: Callable[[], object], message: str | Callable[[], str] = "", seconds: float = DEADLINE
+) -> None:
     """Wait until `condition` is true."""
     deadline = time.monotonic() + seconds
     while not condition():

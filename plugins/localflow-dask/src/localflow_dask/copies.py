@@ -24,15 +24,20 @@ class ClusterCopy:
 
     content = None
 
-    def __init__(self, future: Any, size: int) -> None:
-        """Keep the dask future of an answer, of so many bytes."""
+    def __init__(self, future: Any, size: int, address: str, owner: object) -> None:
+        """Keep the dask future of an answer, of so many bytes, at the worker with this address.
+
+        `owner` is who can make use of it: a cluster knows nothing of what another one has.
+        """
         self.future: Any = future
         """None when the cluster has lost it."""
         self.size = size
+        self.address = address
+        self.owner = owner
 
     def detach(self) -> None:
         """Let go of the cluster's copy."""
-        self.future = None
+        self.future = self.owner = None
 
 
 def keep_copy(packed: Packed, copy: ClusterCopy) -> Packed:
@@ -41,18 +46,18 @@ def keep_copy(packed: Packed, copy: ClusterCopy) -> Packed:
 
 
 def copy_of(packed: Packed) -> ClusterCopy | None:
-    """Return the copy that the cluster has of a result, if it has one."""
+    """Return the copy that a cluster has of a result, if one has it."""
     copy = getattr(packed, "_temporary", None)
     return copy if isinstance(copy, ClusterCopy) and copy.future is not None else None
 
 
-def with_copies(call: Call) -> tuple[Call, list[ClusterCopy]]:
-    """Return a call with copies in the place of results that the cluster has, and these copies by their position."""
+def with_copies(call: Call, owner: object) -> tuple[Call, list[ClusterCopy]]:
+    """Return a call with copies of this owner in the place of results, and these copies by their position."""
     copies: list[ClusterCopy] = []
 
     def replaced(packed: Packed) -> Packed:
         copy = copy_of(packed)
-        if copy is None:
+        if copy is None or copy.owner is not owner:
             return packed
         copies.append(copy)
         return Packed(copy_payload(len(copies) - 1))

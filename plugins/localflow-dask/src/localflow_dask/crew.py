@@ -5,8 +5,8 @@
                  +-- the worker is lost: TimedOut, CANCELLED or CRASHED, whatever it was told to do
 
 Each call is bound to one worker when a thread of it is free, so it is known which calls a worker takes along when it
-dies: those it is bound to. Dask would run them again somewhere else; bound to a worker that is gone they are nobody's, and
-are given up as soon as the scheduler tells of the loss. What comes next, another attempt or none, is the engine's affair.
+dies. Dask would run them again somewhere else; bound to a worker that is gone they are nobody's, and are given up as
+soon as the scheduler tells of the loss. What comes next, another attempt or none, is the engine's affair.
 
 Everything here happens in the event loop; outcomes are reported by a thread, for `report` may take its time.
 """
@@ -18,6 +18,7 @@ import logging
 import marshal
 import threading
 import time
+import weakref
 from collections import deque
 from queue import Empty, SimpleQueue
 from typing import TYPE_CHECKING, Any
@@ -98,6 +99,7 @@ class Crew:
         self._backlog: deque[Call] = deque()
         self._tasks: set[asyncio.Task[None]] = set()
         self._finished: SimpleQueue[Outcome | Output | None] = SimpleQueue()
+        self._copies: weakref.WeakSet[ClusterCopy] = weakref.WeakSet()
         self._is_closed = False
         self._reporter = threading.Thread(target=self._report_finished, name="localflow-dask-report", daemon=True)
 
@@ -145,11 +147,11 @@ class Crew:
         held = [held for seat in self._seats.values() for held in seat.held.values()]
         for task in [*self._tasks]:
             task.cancel()
+        for copy in [*self._copies]:
+            copy.detach()
         if held and not self._cluster.is_ours:
             await self._cluster.forget([each.future for each in held])
-            endings = [
-                self._cluster.end_worker(each.seat.worker, 0.5) for each in held if each.seat.can_be_ended
-            ]
+            endings = [self._cluster.end_worker(each.seat.worker, 0.5) for each in held if each.seat.can_be_ended]
             await asyncio.gather(*endings, return_exceptions=True)
         workers = [seat.worker for seat in self._seats.values()]
         await self._cluster.close(workers, is_at_work=bool(held))
@@ -198,6 +200,8 @@ class Crew:
         """Answer the calls of a worker that is gone, and have those run all the same that have not begun elsewhere."""
         if self._seats.pop(seat.worker.address, None) is None:
             return
+        if seat.ending is not None:
+            seat.ending.cancel()
         for held in [*seat.held.values()]:
             self._answer(held, self._lost(held))
         self._count()
@@ -240,17 +244,23 @@ class Crew:
             seats = [seat for seat in self._seats.values() if seat.free > 0]
             if not seats:
                 return
-            call = self._backlog.popleft()
-            try:
-                self._send(call, seats)
-            except Exception as error:  # such as an argument in the store that cannot be loaded
-                self._finished.put(Outcome(call.id, failed_state(error)))
+            self._send(self._backlog.popleft(), seats)
 
     def _send(self, call: Call, seats: Sequence[Seat]) -> None:
-        travelling, copies = with_copies(call)
-        seat = min(seats, key=lambda seat: len(seat.held))
+        """Bind a call to the worker that has most of what it takes, among such that are free."""
+        travelling, copies = with_copies(call, self)
+        seat = max(
+            seats,
+            key=lambda seat: (
+                sum(copy.size for copy in copies if copy.address == seat.worker.address),
+                -len(seat.held),
+            ),
+        )
         sender = self._sender if seat.worker.sees_files else self._far_sender
-        parcels, refused = sender.pack([travelling])
+        try:
+            parcels, refused = sender.pack([travelling])
+        except Exception as error:  # such as an argument in the store that cannot be loaded
+            parcels, refused = [], [Outcome(call.id, failed_state(error))]
         for outcome in refused:
             self._finished.put(outcome)
         for parcel in parcels:
@@ -261,7 +271,11 @@ class Crew:
             errand = Errand(call.id, seat.worker.pid, self._topic, kill_after)
             key = f"{call.task_run.task}-{self._topic}-{call.id}-{call.attempt}-{time.monotonic_ns()}"
             futures = [copy.future for copy in copies]
-            held.future = self._cluster.submit(seat.worker, key, parcel.data, errand, futures)
+            try:
+                held.future = self._cluster.submit(seat.worker, key, parcel.data, errand, futures)
+            except Exception as error:
+                self._finished.put(_not_run(call, error))
+                continue
             seat.held[call.id] = held
             held.task = self._do(self._follow(held, sender))
 
@@ -289,9 +303,7 @@ class Crew:
         if type(error).__name__ == "KilledWorker":
             self._lose(held.seat)
             return
-        message = f"dask could not run '{held.call.task_run.name}': {type_and_text(error)}"
-        state = State(StateType.CRASHED, WORKER_LOST, message, cause=Cause("worker", message=message))
-        self._answer(held, Outcome(held.call.id, state))
+        self._answer(held, _not_run(held.call, error))
         self._bind()
 
     def _with_copy(self, held: Held, outcome: Outcome, answer: bytes) -> Outcome:
@@ -299,7 +311,8 @@ class Crew:
         data = outcome.state.packed_data
         if outcome.result is None or len(outcome.result.data) < LARGE_BYTES or type(data) is not Packed:
             return outcome
-        copy = ClusterCopy(held.future, len(answer))
+        copy = ClusterCopy(held.future, len(answer), held.seat.worker.address, self)
+        self._copies.add(copy)
         held.future = None
         old = outcome.state
         state = State(old.type, old.name, old.message, keep_copy(data, copy), instant=old.instant, cause=old.cause)
@@ -341,3 +354,9 @@ class Crew:
                     self._report(finished)
             except Exception:
                 _log.exception("outcomes of %d call(s) could not be reported", len(finished))
+
+
+def _not_run(call: Call, error: Exception) -> Outcome:
+    """Return the outcome of a call that dask does not run."""
+    message = f"dask could not run '{call.task_run.name}': {type_and_text(error)}"
+    return Outcome(call.id, State(StateType.CRASHED, WORKER_LOST, message, cause=Cause("worker", message=message)))

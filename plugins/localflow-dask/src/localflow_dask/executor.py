@@ -126,7 +126,7 @@ class DaskExecutor(Executor):
         self._thread.call(self._crew.take, calls)
 
     def cancel(self, call_ids: Sequence[int]) -> None:
-        """Stop calls: a running one with its worker, by SIGTERM and five seconds later by force, if it is alone there."""
+        """Stop calls: one that runs with its worker, if it is alone there, by SIGTERM and 5 s later by force."""
         if self._crew is not None and self._thread is not None and self._pid == os.getpid():
             self._thread.call(self._crew.cancel, call_ids)
 

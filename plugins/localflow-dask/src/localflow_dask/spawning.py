@@ -13,7 +13,7 @@ from multiprocessing import spawn
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Iterator
 
 _WORKER = "Dask Worker process"  # how the names of such processes begin
 _MAIN = ("init_main_from_name", "init_main_from_path")
@@ -22,7 +22,7 @@ _VARIABLE = "PYTHONHASHSEED"
 
 _lock = threading.Lock()
 _users = 0
-_real: Callable[[str], dict[str, Any]] = spawn.get_preparation_data
+_real = spawn.get_preparation_data
 _seed: str | None = None
 
 

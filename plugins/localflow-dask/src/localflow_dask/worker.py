@@ -11,6 +11,7 @@ import socket
 import threading
 import time
 from contextlib import contextmanager
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from distributed import get_worker
@@ -136,7 +137,7 @@ def _killed_after(seconds: float | None) -> Iterator[None]:
         yield
         return
     # A watchdog in C. It would like to show where the threads are; what the engine tells the user is that it took long.
-    with open(os.devnull, "w") as nowhere:
+    with Path(os.devnull).open("w") as nowhere:
         faulthandler.dump_traceback_later(seconds, exit=True, file=nowhere)
         try:
             yield
