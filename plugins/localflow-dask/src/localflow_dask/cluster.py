@@ -76,7 +76,7 @@ class Cluster:
                     where, asynchronous=True, set_as_default=False, timeout=settings.timeout, name="localflow"
                 )
         except BaseException:
-            await self.close([], is_at_work=False)
+            await self.close(is_at_work=False)
             raise
         for each in (_ALL, topic):
             self._topics.append(each)
@@ -130,9 +130,9 @@ class Cluster:
 
     async def end_worker(self, worker: Description, grace: float) -> None:
         """End a worker process that is in a call: by SIGTERM, and after a grace by its nanny."""
-        with suppress(Exception):
+        with suppress(Exception):  # the answer never comes
             async with asyncio.timeout(grace):
-                await self._client.run(end_worker, worker.pid, workers=[worker.address], wait=False, on_error="ignore")
+                await self._client.run(end_worker, worker.pid, workers=[worker.address], on_error="ignore")
         await asyncio.sleep(grace)
         with suppress(Exception):
             await self._client.restart_workers([worker.address], timeout=grace, raise_for_error=False)
@@ -167,13 +167,8 @@ class Cluster:
 
     # -- the end -----------------------------------------------------------------------------------------------------
 
-    async def close(self, workers: Sequence[Description], *, is_at_work: bool) -> None:
-        """Let go of the cluster; one of our own ends.
-
-        Args:
-            workers: the workers that are known.
-            is_at_work: whether some are in calls that nobody waits for any more.
-        """
+    async def close(self, *, is_at_work: bool) -> None:
+        """Let go of the cluster; one of our own ends, at once if workers are in calls that nobody waits for."""
         try:
             if self._client is not None:
                 with suppress(Exception):
@@ -182,24 +177,27 @@ class Cluster:
                     async with asyncio.timeout(_CLOSE_SECONDS):
                         await self._client.close()
             if self._cluster is not None:
-                await self._end(workers, 0.0 if is_at_work else _GRACE_SECONDS)
+                await self._end(0.0 if is_at_work else _GRACE_SECONDS)
         finally:
             self._client = self._cluster = None
             self._topics.clear()
             self._stack.close()
 
-    async def _end(self, workers: Sequence[Description], grace: float) -> None:
+    async def _end(self, grace: float) -> None:
         nannies = [*self._cluster.workers.values()]
         closing = asyncio.ensure_future(self._cluster.close())
-        await asyncio.wait([closing], timeout=max(grace, _LOOK_SECONDS))
-        if not closing.done():
-            pids = {nanny.pid for nanny in nannies if nanny.pid}
-            for pid in pids | {worker.pid for worker in workers if pids and worker.pid in pids}:
+        await asyncio.wait([closing], timeout=grace or _LOOK_SECONDS)
+        deadline = asyncio.get_running_loop().time() + _CLOSE_SECONDS
+        while not closing.done() and asyncio.get_running_loop().time() < deadline:
+            for nanny in nannies:  # again and again: one may have been about to start another worker
                 with suppress(ProcessLookupError):
-                    os.kill(pid, signal.SIGKILL)
-        with suppress(Exception):
-            async with asyncio.timeout(_CLOSE_SECONDS):
-                await closing
+                    if nanny.pid:
+                        os.kill(nanny.pid, signal.SIGKILL)
+            await asyncio.wait([closing], timeout=_LOOK_SECONDS)
+        if not closing.done():
+            closing.cancel()
+        with suppress(Exception, asyncio.CancelledError):
+            await closing
 
 
 @contextlib.contextmanager

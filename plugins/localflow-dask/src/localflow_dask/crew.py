@@ -153,8 +153,7 @@ class Crew:
             await self._cluster.forget([each.future for each in held])
             endings = [self._cluster.end_worker(each.seat.worker, 0.5) for each in held if each.seat.can_be_ended]
             await asyncio.gather(*endings, return_exceptions=True)
-        workers = [seat.worker for seat in self._seats.values()]
-        await self._cluster.close(workers, is_at_work=bool(held))
+        await self._cluster.close(is_at_work=bool(held))
 
     def end_reports(self) -> None:
         """Wait for the thread that reports, unless it is the one that asks."""
