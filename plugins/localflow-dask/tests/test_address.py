@@ -288,11 +288,37 @@ class TestElsewhere:
         packed = made.state.packed_data
         assert made.execution is not None
         assert made.execution.pid is not None
+        capacity = far.executor.capacity
         os.kill(made.execution.pid, signal.SIGKILL)
+        eventually(lambda: far.executor.capacity != capacity)
 
         outcomes = far.run(*(far.call(_total, packed, {"deep": [packed]}) for _ in range(3)), timeout=60)
 
         assert [outcome.state.result() for outcome in outcomes] == [2 * sum(range(1_000_000))] * 3
+        assert log.read_text().split() == ["made"]
+
+    def test_a_call_that_waits_for_a_lost_result_gets_it_all_the_same(
+        self, far: CallRunner, cluster: Scheduler, tmp_path: Path
+    ) -> None:
+        """The worker that has it hangs, then dies, while another one wants it; only what ran there is CRASHED."""
+        log, begun = tmp_path / "log", tmp_path / "begun"
+        [made] = far.run(far.call(_noted_array, str(log), 1_000_000))
+        packed = made.state.packed_data
+        assert made.execution is not None
+        pid = made.execution.pid or 0
+        blocking = far.call(_begin_and_wait, packed, str(begun))
+        far.submit(blocking)  # goes where its argument is
+        eventually(begun.exists)
+        os.kill(pid, signal.SIGSTOP)
+        waiting = far.call(_total, packed, {"deep": [packed]})
+        far.submit(waiting)
+        eventually(lambda: calls_at_work(cluster) == 2)
+        os.kill(pid, signal.SIGKILL)
+
+        crashed, completed = far.wait_for([blocking, waiting], timeout=60)
+
+        assert crashed.state.type is StateType.CRASHED
+        assert completed.state.result() == 2 * sum(range(1_000_000))
         assert log.read_text().split() == ["made"]
 
     def test_a_flow_of_arrays(self, cluster: Scheduler, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -336,6 +362,19 @@ def memory_of(cluster: Scheduler) -> int:
 
     with Client(cluster.address, set_as_default=False) as client:
         return len(client.who_has())
+
+
+def calls_at_work(cluster: Scheduler) -> int:
+    """Return how many calls the cluster has given to workers."""
+    from distributed import Client
+
+    with Client(cluster.address, set_as_default=False) as client:
+        return sum(len(keys) for keys in client.processing().values())
+
+
+def _begin_and_wait(array: Any, begun: str) -> None:
+    Path(begun).touch()
+    time.sleep(60)
 
 
 def _total(array: Any, others: dict[str, list[Any]]) -> int:

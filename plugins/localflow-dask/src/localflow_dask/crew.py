@@ -75,7 +75,8 @@ class Held:
     def __init__(self, call: Call, seat: Seat, copies: Sequence[ClusterCopy], files: object) -> None:
         self.call = call
         self.seat = seat
-        self.copies = copies
+        self.copies = [(copy.address, copy.future) for copy in copies]
+        """The results it takes that were on the cluster when it was sent: of which worker, and their futures."""
         self.files = files
         """What keeps the files of its large arguments."""
         self.future: Any = None
@@ -204,18 +205,23 @@ class Crew:
         for held in [*seat.held.values()]:
             self._answer(held, self._lost(held))
         self._count()
+        address = seat.worker.address
+        for copy in [*self._copies]:
+            if copy.address == address:
+                copy.detach()
         for other in self._seats.values():
             for held in other.held.values():
-                if held.copies:
+                if any(at == address for at, _ in held.copies):
                     self._do(self._look_after(held))
         self._bind()
 
     async def _look_after(self, held: Held) -> None:
-        """Send a call again that waits for a result which the cluster has lost; the engine has it, too."""
-        lost = [copy for copy in held.copies if copy.future is None or not await self._cluster.has_copy(copy.future)]
-        if lost and held.call.id in held.seat.held:
-            for copy in lost:
-                copy.detach()
+        """Send a call again that waits for a result which the cluster has lost; the engine has it, too.
+
+        A call that has begun is none of these: its own worker has what it takes.
+        """
+        is_lost = not all([await self._cluster.has_copy(future) for _, future in held.copies])
+        if is_lost and held.call.id in held.seat.held:
             self._let_go(held)
             self._backlog.appendleft(held.call)
             self._bind()
@@ -269,7 +275,7 @@ class Crew:
                 kill_after = call.timeout_seconds + (ASYNC_GRACE if call.is_async else 0.0)
             errand = Errand(call.id, seat.worker.pid, self._topic, kill_after)
             key = f"{call.task_run.task}-{self._topic}-{call.id}-{call.attempt}-{time.monotonic_ns()}"
-            futures = [copy.future for copy in copies]
+            futures = [future for _, future in held.copies]
             try:
                 held.future = self._cluster.submit(seat.worker, key, parcel.data, errand, futures)
             except Exception as error:
@@ -353,6 +359,7 @@ class Crew:
                     self._report(finished)
             except Exception:
                 _log.exception("outcomes of %d call(s) could not be reported", len(finished))
+            del first, finished  # or results would be kept until the next one comes
 
 
 def _not_run(call: Call, error: Exception) -> Outcome:
