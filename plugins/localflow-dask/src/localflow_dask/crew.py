@@ -85,6 +85,11 @@ class Held:
         self.is_unwanted = False
         """It was to be cancelled."""
 
+    @property
+    def is_bound(self) -> bool:
+        """Whether it has been neither answered nor bound to a worker anew."""
+        return self.seat.held.get(self.call.id) is self
+
 
 class Crew:
     """Binds calls to workers and reports what becomes of them."""
@@ -221,7 +226,7 @@ class Crew:
         A call that has begun is none of these: its own worker has what it takes.
         """
         is_lost = not all([await self._cluster.has_copy(future) for _, future in held.copies])
-        if is_lost and held.call.id in held.seat.held:
+        if is_lost and held.is_bound:
             self._let_go(held)
             self._backlog.appendleft(held.call)
             self._bind()
@@ -289,13 +294,13 @@ class Crew:
             answer = await held.future
             outcome = sender.read_answer(held.call, answer)
         except asyncio.CancelledError:
-            if held.call.id not in held.seat.held or self._is_closed:
+            if not held.is_bound or self._is_closed:
                 raise
             outcome = self._lost(held)  # the scheduler is gone, or somebody else has cancelled it
         except Exception as error:
             _log.debug("dask does not answer '%s': %s", held.call.task_run.name, type_and_text(error))
             outcome = self._lost(held)
-            if held.call.id in held.seat.held and not self._is_closed:
+            if held.is_bound and not self._is_closed:
                 await self._mourn(held, error)
                 return
         else:
@@ -324,13 +329,13 @@ class Crew:
         return outcome._replace(state=state)
 
     def _answer(self, held: Held, outcome: Outcome) -> None:
-        if held.seat.held.pop(held.call.id, None) is None:
+        if not held.is_bound:
             return
         self._let_go(held)
         self._finished.put(outcome)
 
     def _let_go(self, held: Held) -> None:
-        held.seat.held.pop(held.call.id, None)
+        del held.seat.held[held.call.id]
         future, held.future = held.future, None
         if future is not None and not future.done():
             self._do(self._cluster.forget([future]))
