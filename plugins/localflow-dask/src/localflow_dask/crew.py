@@ -14,6 +14,7 @@ Everything here happens in the event loop; outcomes are reported by a thread, fo
 from __future__ import annotations
 
 import asyncio
+import itertools
 import logging
 import marshal
 import threading
@@ -70,9 +71,10 @@ class Seat:
 class Held:
     """A call that is bound to a worker."""
 
-    __slots__ = ("call", "copies", "files", "future", "is_unwanted", "seat", "sent_at", "task")
+    __slots__ = ("call", "copies", "files", "future", "is_unwanted", "seat", "sent_at", "task", "token")
 
-    def __init__(self, call: Call, seat: Seat, copies: Sequence[ClusterCopy], files: object) -> None:
+    def __init__(self, token: int, call: Call, seat: Seat, copies: Sequence[ClusterCopy], files: object) -> None:
+        self.token = token
         self.call = call
         self.seat = seat
         self.copies = [(copy.address, copy.future) for copy in copies]
@@ -102,6 +104,8 @@ class Crew:
         self._report = report
         self._sender, self._far_sender = Sender(folder), Sender(shares_files=False)
         self._seats: dict[str, Seat] = {}
+        self._by_token: dict[int, Held] = {}
+        self._tokens = itertools.count()
         self._backlog: deque[Call] = deque()
         self._tasks: set[asyncio.Task[None]] = set()
         self._finished: SimpleQueue[Outcome | Output | None] = SimpleQueue()
@@ -172,8 +176,13 @@ class Crew:
         if self._is_closed:
             return
         if topic == self._topic:
-            call_id, lines = marshal.loads(event)
-            self._finished.put(Output(call_id, [LogLine._make(line) for line in lines]))
+            token, lines, answer = marshal.loads(event)
+            if (held := self._by_token.get(token)) is not None:
+                if lines:
+                    self._finished.put(Output(held.call.id, [LogLine._make(line) for line in lines]))
+                if answer:
+                    self._answer(held, self._sender_to(held.seat).read_answer(held.call, answer), has_ended=True)
+                    self._bind()
         elif event.get("action") == "add-worker":
             self._do(self._meet(event["worker"]))
         elif event.get("action") == "remove-worker" and event["worker"] in self._seats:
@@ -266,33 +275,36 @@ class Crew:
                 -len(seat.held),
             ),
         )
-        sender = self._sender if seat.worker.sees_files else self._far_sender
         try:
-            parcels, refused = sender.pack([travelling])
+            parcels, refused = self._sender_to(seat).pack([travelling])
         except Exception as error:  # such as an argument in the store that cannot be loaded
             parcels, refused = [], [Outcome(call.id, failed_state(error))]
         for outcome in refused:
             self._finished.put(outcome)
         for parcel in parcels:
-            held = Held(call, seat, copies, parcel.files)
+            held = Held(next(self._tokens), call, seat, copies, parcel.files)
             kill_after = None
             if call.timeout_seconds is not None and seat.can_be_ended:
                 kill_after = call.timeout_seconds + (ASYNC_GRACE if call.is_async else 0.0)
-            errand = Errand(call.id, seat.worker.pid, self._topic, kill_after)
-            key = f"{call.task_run.task}-{self._topic}-{call.id}-{call.attempt}-{time.monotonic_ns()}"
+            errand = Errand(held.token, seat.worker.pid, self._topic, kill_after)
+            key = f"{call.task_run.task}-{self._topic}-{held.token}"
             futures = [future for _, future in held.copies]
             try:
                 held.future = self._cluster.submit(seat.worker, key, parcel.data, errand, futures)
             except Exception as error:
                 self._finished.put(_not_run(call, error))
                 continue
-            seat.held[call.id] = held
-            held.task = self._do(self._follow(held, sender))
+            seat.held[call.id] = self._by_token[held.token] = held
+            held.task = self._do(self._follow(held))
 
-    async def _follow(self, held: Held, sender: Sender) -> None:
+    def _sender_to(self, seat: Seat) -> Sender:
+        return self._sender if seat.worker.sees_files else self._far_sender
+
+    async def _follow(self, held: Held) -> None:
+        """Wait for the end of a call; one with a small answer is answered before that."""
         try:
             answer = await held.future
-            outcome = sender.read_answer(held.call, answer)
+            outcome = self._sender_to(held.seat).read_answer(held.call, answer)
         except asyncio.CancelledError:
             if not held.is_bound or self._is_closed:
                 raise
@@ -328,16 +340,16 @@ class Crew:
         state = State(old.type, old.name, old.message, keep_copy(data, copy), instant=old.instant, cause=old.cause)
         return outcome._replace(state=state)
 
-    def _answer(self, held: Held, outcome: Outcome) -> None:
-        if not held.is_bound:
-            return
-        self._let_go(held)
-        self._finished.put(outcome)
+    def _answer(self, held: Held, outcome: Outcome, *, has_ended: bool = False) -> None:
+        if held.is_bound:
+            self._let_go(held, has_ended=has_ended)
+            self._finished.put(outcome)
 
-    def _let_go(self, held: Held) -> None:
-        del held.seat.held[held.call.id]
+    def _let_go(self, held: Held, *, has_ended: bool = False) -> None:
+        """Know nothing of a call any more; if it has not ended, dask is told to do so, too."""
+        del held.seat.held[held.call.id], self._by_token[held.token]
         future, held.future = held.future, None
-        if future is not None and not future.done():
+        if future is not None and not future.done() and not has_ended:
             self._do(self._cluster.forget([future]))
         if held.task is not None and held.task is not asyncio.current_task():
             held.task.cancel()
