@@ -22,7 +22,7 @@ from contextvars import Context
 from queue import Empty, SimpleQueue
 from typing import TYPE_CHECKING, Any
 
-from localflow.builtin.futures.pools import end_pool
+from localflow.builtin.futures.pools import end_pool, rouse
 from localflow.calls import failed_state
 from localflow.interfaces import Cause, Outcome, State, StateType
 from localflow.payloads import type_name
@@ -41,6 +41,8 @@ _log = logging.getLogger("localflow.futures")
 _BUNDLE_SECONDS = 0.005
 _BUNDLE_CALLS = 64
 _JOIN_DEADLINE = 1.0
+#: How long nothing may come from the pool, in seconds, before it is looked at.
+_LOOK_SECONDS = 0.5
 
 
 class Bundle:
@@ -114,7 +116,11 @@ class Dispatch:
 
     def _work(self) -> None:
         while not self._closed:
-            self._inbox.get()()
+            try:
+                self._inbox.get(timeout=_LOOK_SECONDS if self._at_pool else None)()
+            except Empty:
+                rouse(self._pool)
+                continue
             try:
                 while not self._closed:
                     self._inbox.get_nowait()()

@@ -80,6 +80,18 @@ def size_of(pool: Pool, options: Mapping[str, Any], workers: int | None) -> int 
     return None
 
 
+def rouse(pool: Pool) -> None:
+    """Have a pool of processes look at them, if one has died.
+
+    `ProcessPoolExecutor` waits for the end of those that it had when it began to wait, and may overlook a worker that
+    it has started since, until it has something else to do.
+    """
+    processes = [*(getattr(pool, "_processes", None) or {}).values()]
+    with suppress(Exception):  # it may be broken by now, or its processes none of multiprocessing
+        if any(process.exitcode is not None for process in processes):
+            pool.submit(int)
+
+
 def end_pool(pool: Pool, *, kill: bool) -> None:
     """Have a pool end without waiting for it.
 
