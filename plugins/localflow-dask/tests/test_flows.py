@@ -112,6 +112,8 @@ def test_mapped_arrays(store: str, monkeypatch: pytest.MonkeyPatch) -> None:
 
     expected = [sum(range(300_000)), 2 * sum(range(400_000)), 3 * sum(range(500_000))]
     assert main().result() == expected
+    files = [path.stat().st_size for path in Path(".localflow").glob("*-values/*/*")]
+    assert sorted(size // 100_000 for size in files) == ([24, 32, 40] if store == "sqlite" else [])
 
 
 def test_a_large_array_as_an_argument() -> None:

@@ -52,8 +52,11 @@ _PATIENCE = 10.0
 class Seat:
     """A worker at work, and the calls that are bound to it."""
 
-    def __init__(self, worker: Description) -> None:
+    def __init__(self, worker: Description, *, was_asked: bool) -> None:
         self.worker = worker
+        self.was_asked: bool | None = was_asked
+        """Whether it was asked for the folder of large values, which is not there yet when the executor starts; None
+        while it is being asked."""
         self.held: dict[int, Held] = {}
         self.ending: asyncio.Task[None] | None = None
 
@@ -197,8 +200,27 @@ class Crew:
     def _welcome(self, workers: Sequence[Description]) -> None:
         for worker in workers:
             if worker.address not in self._seats:
-                self._seats[worker.address] = Seat(worker)
+                self._seats[worker.address] = Seat(worker, was_asked=self._sender.place is not None)
         self._count()
+        self._bind()
+
+    def _ask(self, seats: Sequence[Seat]) -> None:
+        """Ask workers whether they see the folder of large values; they get calls when they have answered."""
+        for seat in seats:
+            seat.was_asked = None
+        if seats:
+            self._do(self._hear(seats))
+
+    async def _hear(self, seats: Sequence[Seat]) -> None:
+        described: Sequence[Description] = ()
+        try:
+            described = await self._cluster.describe(self._sender.place, [seat.worker.address for seat in seats])
+        except Exception as error:  # it is taken for one that sees nothing
+            _log.debug("workers do not answer: %s", type_and_text(error))
+        by_address = {worker.address: worker for worker in described}
+        for seat in seats:
+            seat.worker = by_address.get(seat.worker.address, seat.worker)
+            seat.was_asked = True
         self._bind()
 
     def _count(self) -> None:
@@ -261,6 +283,9 @@ class Crew:
         """Give calls to workers as long as there are both."""
         while self._backlog and not self._is_closed:
             seats = [seat for seat in self._seats.values() if seat.free > 0]
+            if self._sender.place is not None:
+                self._ask([seat for seat in seats if seat.was_asked is False])
+                seats = [seat for seat in seats if seat.was_asked]
             if not seats:
                 return
             self._send(self._backlog.popleft(), seats)
