@@ -27,6 +27,7 @@ from localflow.tasks import Task, task
 from localflow.version import __version__
 
 if TYPE_CHECKING:
+    from localflow.builtin.futures import FuturesExecutor
     from localflow.builtin.process import ProcessExecutor
     from localflow.builtin.sequential import SequentialExecutor
     from localflow.builtin.thread import ThreadExecutor
@@ -48,6 +49,7 @@ __all__ = [
     "Crashed",
     "Failed",
     "Flow",
+    "FuturesExecutor",
     "MappedFutures",
     "Pending",
     "ProcessExecutor",
@@ -77,6 +79,7 @@ __all__ = [
 
 # What a program that only defines flows and tasks does not need is loaded when first touched.
 _LAZY = {
+    "FuturesExecutor": "localflow.builtin.futures",
     "MappedFutures": "localflow.mapping",
     "ProcessExecutor": "localflow.builtin.process",
     "SequentialExecutor": "localflow.builtin.sequential",

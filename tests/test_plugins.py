@@ -725,7 +725,7 @@ def test_what_plugins_print_stays_off_standard_output(distributions: Distributio
         distributions.folder,
     )
 
-    assert ran.stdout == "['noisy', 'process', 'sequential', 'thread']\n"
+    assert ran.stdout == "['futures', 'noisy', 'process', 'sequential', 'thread']\n"
     assert ran.stderr.split("\n")[:2] == ["at import", "in the hook"]
 
 

@@ -16,6 +16,7 @@ def localflow_register_executors(register: RegisterExecutor) -> None:
     register("sequential", "localflow.builtin.sequential:SequentialExecutor")
     register("thread", "localflow.builtin.thread:ThreadExecutor")
     register("process", "localflow.builtin.process:ProcessExecutor")
+    register("futures", "localflow.builtin.futures:FuturesExecutor")
 
 
 @hookimpl

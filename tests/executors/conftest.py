@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
+import importlib
+import multiprocessing.forkserver
+import multiprocessing.resource_tracker
 import os
 import subprocess
 import sys
@@ -25,6 +29,16 @@ from localflow.testing import workloads
 from localflow.testing.running import CallRunner
 
 """
+
+
+@pytest.fixture(scope="session")
+def servers_of_pools() -> None:
+    """Start what pools of processes start once, and keep until the program ends, before anybody looks for leaks."""
+    multiprocessing.resource_tracker.ensure_running()
+    if "forkserver" in multiprocessing.get_all_start_methods():
+        multiprocessing.forkserver.ensure_running()
+    with contextlib.suppress(ModuleNotFoundError):
+        importlib.import_module("loky.backend.resource_tracker").ensure_running()
 
 
 @pytest.fixture

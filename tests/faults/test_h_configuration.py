@@ -225,7 +225,7 @@ def test_fault_H4_unknown_plugins_are_answered_with_those_installed(place: Place
     """By the role that is asked for, the nearest name first, those of other distributions too."""
     hook = "@hookimpl\ndef localflow_register_executors(register):\n    register('dask', dict)\n"
     site.install("dask", f"from localflow import hookimpl\n{hook}")
-    installed = "installed: dask, process, sequential, thread"
+    installed = "installed: dask, futures, process, sequential, thread"
 
     found = refused(
         place,
@@ -261,7 +261,7 @@ VARIABLES = {
     "did you mean 'workers'?",
     ("LOCALFLOW_EXECUTORS__PROCESS", "2"): "names no option; write LOCALFLOW_EXECUTORS__NAME__OPTION",
     ("LOCALFLOW_EXECUTOR", "proces"): "unknown executor 'proces'; did you mean 'process'?; "
-    "installed: process, sequential, thread",
+    "installed: futures, process, sequential, thread",
     ("LOCALFLOW_EXECUTER", "thread"): "unknown variable; did you mean 'LOCALFLOW_EXECUTOR'?",
     ("LOCALFLOW_LIMITS__DB", "none"): '[limits] db must be an integer >= 1, got "none" (string)',
     ("LOCALFLOW_COLOUR", "\x1b[31m"): "unknown variable; known: LOCALFLOW_EXECUTOR, ",
