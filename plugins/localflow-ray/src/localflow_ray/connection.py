@@ -1,0 +1,255 @@
+"""This process's connection to Ray, which it can have only one of: shared by all executors that want it.
+
+A Ray that the program has initialised itself is used and left alone. Otherwise the first user starts a Ray of this
+machine, or connects to a cluster, and the last one ends that. A Ray of our own lives in a folder of its own, listens on
+this machine only, and its processes die with the thread that has started them: so that is a thread which does nothing
+else, and lives until the last user has gone.
+"""
+
+from __future__ import annotations
+
+import atexit
+import contextlib
+import fcntl
+import logging
+import os
+import shutil
+import socket
+import tempfile
+import threading
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")  # nothing is told to anybody
+os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")  # what Ray will do anyhow, and warns of until then
+
+import ray
+from ray.util import get_node_ip_address
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+_PREFIX = "localflow-ray-"
+_LOCK = "engine.lock"
+#: How long a path may be for the sockets of Ray in it to have names that the system takes.
+_LONGEST_FOLDER = 40
+_CONNECT_SECONDS = 5.0
+
+
+class Wanted(NamedTuple):
+    """What an executor wants to be connected to."""
+
+    address: str | None
+    """A cluster's address; None for a Ray of this machine."""
+    cpus: int
+    """How many CPUs a Ray of this machine is given."""
+    gpus: int | None
+    resources: dict[str, float]
+    object_store_bytes: int | None
+    runtime_env: dict[str, Any] | None
+
+
+class Connection(NamedTuple):
+    """Ray as this process is connected to it."""
+
+    is_own: bool
+    """Whether it is a Ray of this machine that lives for this process alone."""
+    runtime_env: dict[str, Any] | None
+    """The one that all its tasks have."""
+
+
+class _Keeper:
+    """The connection while somebody uses it."""
+
+    def __init__(self, wanted: Wanted) -> None:
+        self.connection: Connection | None = None
+        self.users = 0
+        self._wanted = wanted
+        self._folder: Path | None = None
+        self._failure: BaseException | None = None
+        self._ready, self._over = threading.Event(), threading.Event()
+        self._thread = threading.Thread(target=self._keep, name="localflow-ray", daemon=True)
+
+    def start(self) -> Connection:
+        if ray.is_initialized():
+            self.connection = Connection(is_own=False, runtime_env=None)
+            return self.connection
+        if self._wanted.address is not None:
+            _look_for(self._wanted.address)
+        self._thread.start()
+        self._ready.wait()
+        if self._failure is not None:
+            self._thread.join()
+            raise self._failure
+        assert self.connection is not None
+        return self.connection
+
+    def end(self) -> None:
+        self._over.set()
+        if self._thread.ident is not None and self._thread is not threading.current_thread():
+            self._thread.join()
+
+    def _keep(self) -> None:
+        lock = None
+        try:
+            if self._wanted.address is None:
+                _remove_abandoned()
+                self._folder, lock = _make_folder()
+            try:
+                with _quietly():
+                    self._initialise()
+                _keep_still()
+            except BaseException as error:  # such as a SystemExit, in whatever Ray does
+                self._failure = error
+                return
+            self.connection = Connection(self._folder is not None, self._wanted.runtime_env)
+            self._ready.set()
+            self._over.wait()
+        except BaseException as error:
+            self._failure = error
+        finally:
+            with contextlib.suppress(Exception), _quietly():
+                ray.shutdown()
+            if self._folder is not None:
+                shutil.rmtree(self._folder, ignore_errors=True)
+            if lock is not None:
+                os.close(lock)
+            self._ready.set()
+
+    def _initialise(self) -> None:
+        wanted = self._wanted
+        options: dict[str, Any] = {"log_to_driver": False, "configure_logging": False}
+        if wanted.runtime_env:
+            options["runtime_env"] = wanted.runtime_env
+        if self._folder is not None:
+            options |= {
+                "num_cpus": wanted.cpus,
+                "num_gpus": wanted.gpus,
+                "resources": wanted.resources or None,
+                "object_store_memory": wanted.object_store_bytes,
+                "include_dashboard": False,
+                "_temp_dir": str(self._folder),
+                "_node_ip_address": "127.0.0.1",
+            }
+        ray.init(address=wanted.address or "local", **options)
+
+
+_lock = threading.Lock()
+_keeper: _Keeper | None = None
+
+
+def connect(wanted: Wanted) -> Connection:
+    """Return the connection of this process, which is made if there is none, for one more user.
+
+    Raises:
+        ConnectionError: there is no Ray at the address.
+        Exception: whatever else keeps Ray from starting.
+    """
+    global _keeper
+    with _lock:
+        if _keeper is None:
+            keeper = _Keeper(wanted)
+            keeper.start()
+            _keeper = keeper
+            atexit.register(_end)
+        elif wanted.address != _keeper._wanted.address:
+            logging.getLogger("localflow.ray").warning(
+                "this process is connected to Ray already (address %s), and can be to one Ray only; address %s is "
+                "not used",
+                _keeper._wanted.address or "local",
+                wanted.address or "local",
+            )
+        _keeper.users += 1
+        assert _keeper.connection is not None
+        return _keeper.connection
+
+
+def disconnect() -> None:
+    """Let the connection go; with its last user it ends, if it was made by `connect`."""
+    with _lock:
+        if _keeper is not None:
+            _keeper.users -= 1
+            if _keeper.users <= 0:
+                _forget()
+
+
+def _end() -> None:
+    with _lock:
+        _forget()
+
+
+def _forget() -> None:
+    global _keeper
+    keeper, _keeper = _keeper, None
+    if keeper is not None:
+        atexit.unregister(_end)
+        keeper.end()
+
+
+def host() -> str:
+    """Return the address of this machine as Ray has it."""
+    address: str = get_node_ip_address()
+    return address
+
+
+def _look_for(address: str) -> None:
+    """Raise a ConnectionError where nobody listens at an address; Ray itself would end the program after a while."""
+    name, colon, port = address.removeprefix("ray://").rpartition(":")
+    if not colon or not port.isdigit():
+        return
+    try:
+        socket.create_connection((name.strip("[]"), int(port)), _CONNECT_SECONDS).close()
+    except OSError as error:
+        text = error.strerror or str(error)
+        raise ConnectionError(
+            f"no Ray cluster answers at {address}: {text}; start one with `ray start --head`, or leave `address` out "
+            "for a Ray of this machine alone"
+        ) from None
+
+
+@contextlib.contextmanager
+def _quietly() -> Iterator[None]:
+    """Keep Ray's good advice from the terminal while it starts and ends; errors are told."""
+    logger = logging.getLogger("ray")
+    level = logger.level
+    logger.setLevel(max(level, logging.ERROR))
+    try:
+        yield
+    finally:
+        logger.setLevel(level)
+
+
+def _keep_still() -> None:
+    """Keep Ray from printing on stdout what its workers die of, which the states of tasks tell."""
+    with contextlib.suppress(Exception):
+        from ray._private import worker
+
+        worker._worker_logs_enabled = False
+
+
+# -- folders of a Ray of our own -------------------------------------------------------------------------------------
+
+
+def _make_folder() -> tuple[Path, int]:
+    """Make a folder for the session of a Ray, and lock it for as long as this process lives."""
+    folder = Path(tempfile.mkdtemp(prefix=_PREFIX, dir=_parent()))
+    descriptor = os.open(folder / _LOCK, os.O_RDWR | os.O_CREAT, 0o600)
+    fcntl.flock(descriptor, fcntl.LOCK_EX)
+    return folder, descriptor
+
+
+def _parent() -> str:
+    usual = tempfile.gettempdir()
+    return usual if len(usual) + len(_PREFIX) + 8 < _LONGEST_FOLDER else "/tmp"
+
+
+def _remove_abandoned() -> None:
+    """Remove the folders of engines that were killed."""
+    for folder in Path(_parent()).glob(f"{_PREFIX}*"):
+        with contextlib.suppress(OSError):
+            descriptor = os.open(folder / _LOCK, os.O_RDWR | os.O_NOFOLLOW)
+            try:
+                fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                shutil.rmtree(folder, ignore_errors=True)
+            finally:
+                os.close(descriptor)

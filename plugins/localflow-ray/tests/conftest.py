@@ -1,0 +1,31 @@
+"""A Ray of this machine for all tests that do not need one of their own: its start takes seconds."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import localflow_ray.connection  # noqa: F401 - it sets what keeps Ray quiet, before anything imports it
+import pytest
+import ray
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+#: Small, as there may be several Rays at once.
+STORE_BYTES = 150 << 20
+
+
+@pytest.fixture(scope="session")
+def ray_there() -> Iterator[None]:
+    """Have this process connected to a Ray that the executor has not started."""
+    ray.init(
+        address="local",
+        num_cpus=2,
+        object_store_memory=STORE_BYTES,
+        include_dashboard=False,
+        log_to_driver=False,
+        configure_logging=False,
+        _node_ip_address="127.0.0.1",
+    )
+    yield
+    ray.shutdown()
