@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-import localflow_ray.connection  # noqa: F401 - it sets what keeps Ray quiet, before anything imports it
 import pytest
 import ray
+from localflow_ray.connection import Wanted, connect, disconnect
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -27,5 +27,7 @@ def ray_there() -> Iterator[None]:
         configure_logging=False,
         _node_ip_address="127.0.0.1",
     )
+    connect(Wanted(None, 2, None, {}, None, None))  # which is kept from test to test
     yield
+    disconnect()
     ray.shutdown()

@@ -11,12 +11,15 @@ from __future__ import annotations
 import atexit
 import contextlib
 import fcntl
+import itertools
 import logging
 import os
+import queue
 import shutil
 import socket
 import tempfile
 import threading
+import uuid
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -24,10 +27,11 @@ os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")  # nothing is told to anyb
 os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")  # what Ray will do anyhow, and warns of until then
 
 import ray
-from ray.util import get_node_ip_address
+
+from localflow_ray.mailbox import Letter, open_mailbox, wait_for_mailbox
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Callable, Iterator, Sequence
 
 _PREFIX = "localflow-ray-"
 _LOCK = "engine.lock"
@@ -49,75 +53,104 @@ class Wanted(NamedTuple):
     runtime_env: dict[str, Any] | None
 
 
-class Connection(NamedTuple):
-    """Ray as this process is connected to it."""
-
-    is_own: bool
-    """Whether it is a Ray of this machine that lives for this process alone."""
-    runtime_env: dict[str, Any] | None
-    """The one that all its tasks have."""
-
-
-class _Keeper:
-    """The connection while somebody uses it."""
+class Connection:
+    """Ray as this process is connected to it, while somebody uses it."""
 
     def __init__(self, wanted: Wanted) -> None:
-        self.connection: Connection | None = None
+        self.wanted = wanted
+        self.is_own = False
+        """Whether it is a Ray of this machine that lives for this process alone."""
+        self.is_ours = not ray.is_initialized()
+        """Whether it ends with its last user."""
+        self.mailbox_name = f"localflow-{uuid.uuid4().hex[:12]}"
+        self.mailbox: Any = None
+        self.numbers = itertools.count(1)
+        """For calls, so that letters of those of several executors are told apart."""
         self.users = 0
-        self._wanted = wanted
+        self._listeners: list[Callable[[Sequence[Letter]], None]] = []
         self._folder: Path | None = None
         self._failure: BaseException | None = None
-        self._ready, self._over = threading.Event(), threading.Event()
+        self._ready = threading.Event()
+        self._news: queue.SimpleQueue[Any] = queue.SimpleQueue()
+        """Futures of letters; None when it is over."""
         self._thread = threading.Thread(target=self._keep, name="localflow-ray", daemon=True)
 
-    def start(self) -> Connection:
-        if ray.is_initialized():
-            self.connection = Connection(is_own=False, runtime_env=None)
-            return self.connection
-        if self._wanted.address is not None:
-            _look_for(self._wanted.address)
+    @property
+    def runtime_env(self) -> dict[str, Any] | None:
+        """The one that all its tasks have."""
+        return self.wanted.runtime_env if self.is_ours else None
+
+    def start(self) -> None:
+        """Make the connection; raises what keeps Ray from starting."""
+        if self.is_ours and self.wanted.address is not None:
+            _look_for(self.wanted.address)
         self._thread.start()
         self._ready.wait()
         if self._failure is not None:
             self._thread.join()
             raise self._failure
-        assert self.connection is not None
-        return self.connection
+
+    def listen(self, listener: Callable[[Sequence[Letter]], None]) -> None:
+        """Have all letters told to somebody from now on, in a thread that must not wait."""
+        self._listeners = [*self._listeners, listener]
+
+    def forget(self, listener: Callable[[Sequence[Letter]], None]) -> None:
+        """Tell somebody no letters any more."""
+        self._listeners = [each for each in self._listeners if each != listener]
 
     def end(self) -> None:
-        self._over.set()
-        if self._thread.ident is not None and self._thread is not threading.current_thread():
+        """Leave Ray, or end it."""
+        self._news.put(None)
+        if self._thread is not threading.current_thread():
             self._thread.join()
 
     def _keep(self) -> None:
         lock = None
         try:
-            if self._wanted.address is None:
+            if self.is_ours and self.wanted.address is None:
                 _remove_abandoned()
                 self._folder, lock = _make_folder()
-            try:
-                with _quietly():
+                self.is_own = True
+            with _quietly():
+                if self.is_ours:
                     self._initialise()
-                _keep_still()
-            except BaseException as error:  # such as a SystemExit, in whatever Ray does
-                self._failure = error
-                return
-            self.connection = Connection(self._folder is not None, self._wanted.runtime_env)
+                    _keep_still()
+                self.mailbox = open_mailbox(self.mailbox_name)
+                wait_for_mailbox(self.mailbox)
             self._ready.set()
-            self._over.wait()
-        except BaseException as error:
+            self._read_letters()
+        except BaseException as error:  # such as a SystemExit, in whatever Ray does
             self._failure = error
         finally:
             with contextlib.suppress(Exception), _quietly():
-                ray.shutdown()
+                if self.is_ours:
+                    ray.shutdown()
+                elif self.mailbox is not None:
+                    ray.kill(self.mailbox)
             if self._folder is not None:
                 shutil.rmtree(self._folder, ignore_errors=True)
             if lock is not None:
                 os.close(lock)
             self._ready.set()
 
+    def _read_letters(self) -> None:
+        """Ask the mailbox for letters, which answers when there are some, until it is over."""
+        while True:
+            self.mailbox.take.remote().future().add_done_callback(self._news.put)
+            news = self._news.get()
+            while news is not None and news.exception() is not None:  # its process was lost; it starts anew
+                try:
+                    news = self._news.get(timeout=1.0)
+                except queue.Empty:
+                    break
+            if news is None:
+                return
+            if news.exception() is None:
+                for listener in self._listeners:
+                    listener(news.result())
+
     def _initialise(self) -> None:
-        wanted = self._wanted
+        wanted = self.wanted
         options: dict[str, Any] = {"log_to_driver": False, "configure_logging": False}
         if wanted.runtime_env:
             options["runtime_env"] = wanted.runtime_env
@@ -135,7 +168,7 @@ class _Keeper:
 
 
 _lock = threading.Lock()
-_keeper: _Keeper | None = None
+_connection: Connection | None = None
 
 
 def connect(wanted: Wanted) -> Connection:
@@ -145,31 +178,30 @@ def connect(wanted: Wanted) -> Connection:
         ConnectionError: there is no Ray at the address.
         Exception: whatever else keeps Ray from starting.
     """
-    global _keeper
+    global _connection
     with _lock:
-        if _keeper is None:
-            keeper = _Keeper(wanted)
-            keeper.start()
-            _keeper = keeper
+        if _connection is None:
+            connection = Connection(wanted)
+            connection.start()
+            _connection = connection
             atexit.register(_end)
-        elif wanted.address != _keeper._wanted.address:
+        elif wanted.address != _connection.wanted.address:
             logging.getLogger("localflow.ray").warning(
                 "this process is connected to Ray already (address %s), and can be to one Ray only; address %s is "
                 "not used",
-                _keeper._wanted.address or "local",
+                _connection.wanted.address or "local",
                 wanted.address or "local",
             )
-        _keeper.users += 1
-        assert _keeper.connection is not None
-        return _keeper.connection
+        _connection.users += 1
+        return _connection
 
 
 def disconnect() -> None:
     """Let the connection go; with its last user it ends, if it was made by `connect`."""
     with _lock:
-        if _keeper is not None:
-            _keeper.users -= 1
-            if _keeper.users <= 0:
+        if _connection is not None:
+            _connection.users -= 1
+            if _connection.users <= 0:
                 _forget()
 
 
@@ -179,17 +211,11 @@ def _end() -> None:
 
 
 def _forget() -> None:
-    global _keeper
-    keeper, _keeper = _keeper, None
-    if keeper is not None:
+    global _connection
+    connection, _connection = _connection, None
+    if connection is not None:
         atexit.unregister(_end)
-        keeper.end()
-
-
-def host() -> str:
-    """Return the address of this machine as Ray has it."""
-    address: str = get_node_ip_address()
-    return address
+        connection.end()
 
 
 def _look_for(address: str) -> None:

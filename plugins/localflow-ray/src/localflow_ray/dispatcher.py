@@ -20,7 +20,6 @@ import logging
 import queue
 import threading
 import time
-import uuid
 import weakref
 from collections import deque
 from concurrent.futures import ThreadPoolExecutor
@@ -36,10 +35,10 @@ from localflow.errors import LargeValueError
 from localflow.large_values import FILE, Reference, join_parts
 from localflow.payloads import CONTENT, Payload
 from localflow.records import Execution, LogLine
-from localflow.states import Cancelled, State, StateType, type_and_text
+from localflow.states import Cancelled, State, StateType
 from localflow_ray.deaths import is_cancelled, is_lost_argument, lost_state
 from localflow_ray.machines import kill_family, machine_mark
-from localflow_ray.mailbox import Begun, open_mailbox
+from localflow_ray.mailbox import Begun
 from localflow_ray.packing import Refusal, RequestPacker, Shipment
 from localflow_ray.values import Kept, fetch
 from localflow_ray.worker import Answer, run_request
@@ -48,6 +47,8 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
     from localflow.interfaces import Call, Folder, Report
+    from localflow_ray.connection import Connection
+    from localflow_ray.mailbox import Letter
 
 #: How long a call that is cancelled has for ending in order, in seconds.
 CANCEL_GRACE = 5.0
@@ -57,6 +58,8 @@ _ASYNC_GRACE = 0.3
 _KILL_AGAIN, _GIVE_UP = 2.0, 15.0
 #: How long an answer waits for letters that should have come before it.
 _LETTER_SECONDS = 2.0
+#: How many events are taken before what they have brought is reported.
+_EVENTS_AT_ONCE = 200
 #: How much of the results that only the cluster has is fetched at the end, in bytes.
 _SETTLED_BYTES = 1 << 30
 
@@ -100,17 +103,14 @@ class _Job:
 class Dispatcher:
     """Hands calls to Ray and their outcomes to `report`."""
 
-    def __init__(self, terms: Terms, folder: Folder | None, report: Report) -> None:
-        name = f"localflow-{uuid.uuid4().hex[:12]}"
+    def __init__(self, connection: Connection, terms: Terms, folder: Folder | None, report: Report) -> None:
+        name = connection.mailbox_name
+        self._connection = connection
         self._terms = terms
         self._folder = folder
         self._report = report
         self._packer = RequestPacker(name, ships_path=terms.ships_path)
-        self._run = ray.remote(run_request).options(
-            num_returns=2, max_retries=0, name=name, **terms.options
-        )
-        self._mailbox = open_mailbox(name)
-        self._numbers = itertools.count(1)
+        self._run = ray.remote(run_request).options(num_returns=2, max_retries=0, name=name, **terms.options)
         self._order = itertools.count()
         self._events: queue.SimpleQueue[Callable[[], None] | None] = queue.SimpleQueue()
         self._timers: list[tuple[float, int, Callable[[], None]]] = []
@@ -126,14 +126,14 @@ class Dispatcher:
         """How long calls take, those that came last counting most."""
         self._thread = threading.Thread(target=self._work, name="localflow-ray-dispatcher", daemon=True)
         self._thread.start()
-        self._events.put(self._await_letters)
+        connection.listen(self._take_letters)
 
     # -- from any thread ---------------------------------------------------------------------------------------------
 
     def take(self, calls: Sequence[Call]) -> None:
         """Hand calls to Ray, or have them wait."""
         for call in calls:
-            number = next(self._numbers)
+            number = next(self._connection.numbers)
             try:
                 job = _Job(call, number, self._packer.pack(call, number))
             except Refusal as refusal:
@@ -162,6 +162,7 @@ class Dispatcher:
     def close(self) -> None:
         """Give up all calls, and fetch what only the cluster has, as far as that is not too much."""
         self._is_closed = True
+        self._connection.forget(self._take_letters)
         with self._lock:
             jobs = [*self._in_hand.values()]
             self._waiting.clear()
@@ -176,8 +177,6 @@ class Dispatcher:
         self._fetching.shutdown(cancel_futures=True)
         self._settle_values()
         self._packer.close()
-        with contextlib.suppress(Exception):
-            ray.kill(self._mailbox)
 
     def _hand_over(self) -> None:
         limit = self._terms.limit
@@ -203,17 +202,13 @@ class Dispatcher:
     def _work(self) -> None:
         while True:
             timeout = max(0.0, self._timers[0][0] - time.monotonic()) if self._timers else None
-            event: Callable[[], None] | None = lambda: None
             with contextlib.suppress(queue.Empty):
-                event = self._events.get(timeout=timeout)
-            while event is not None:
-                event()
-                try:
-                    event = self._events.get_nowait()
-                except queue.Empty:
-                    break
-            if event is None or self._is_closed:
-                return
+                for _ in range(_EVENTS_AT_ONCE):
+                    event = self._events.get(timeout=timeout)
+                    if event is None:
+                        return
+                    event()
+                    timeout = 0.0
             while self._timers and self._timers[0][0] <= time.monotonic():
                 heapq.heappop(self._timers)[2]()
             if self._reported:
@@ -242,7 +237,7 @@ class Dispatcher:
         if answer is None:
             # What a worker has written before its end is in the mailbox before this comes there, and comes back.
             with contextlib.suppress(Exception):
-                self._mailbox.put.remote(("echo", job.number, ()))
+                self._connection.mailbox.put.remote(("echo", job.number, ()))
         self._conclude_if_complete(job)
         if job.number in self._in_hand:
             self._at(time.monotonic() + _LETTER_SECONDS, lambda: self._conclude(job))
@@ -263,31 +258,19 @@ class Dispatcher:
 
     # -- letters --
 
-    def _await_letters(self) -> None:
-        """Ask for the next letters; the mailbox answers when there are some."""
-        try:
-            future = self._mailbox.take.remote().future()
-        except Exception as error:
-            _log.error("Ray is gone: %s", type_and_text(error))
-            return
-        future.add_done_callback(lambda future: self._events.put(lambda: self._take_letters(future)))
+    def _take_letters(self, letters: Sequence[Letter]) -> None:
+        """Take letters in; called in the connection's thread."""
+        self._events.put(lambda: self._sort(letters))
 
-    def _take_letters(self, future: Any) -> None:
-        if self._is_closed:
-            return
-        if future.exception() is not None:  # its process was lost; it starts anew
-            self._at(time.monotonic() + 1.0, self._await_letters)
-            return
-        for kind, number, content in future.result():
+    def _sort(self, letters: Sequence[Letter]) -> None:
+        for kind, number, content in letters:
             job = self._in_hand.get(number)
-            if job is None:
-                continue
-            if kind == "echo":
-                job.has_echo = True
-            else:
-                self._take_letter(job, content)
-            self._conclude_if_complete(job)
-        self._await_letters()
+            if job is not None and not self._is_closed:
+                if kind == "echo":
+                    job.has_echo = True
+                else:
+                    self._take_letter(job, content)
+                self._conclude_if_complete(job)
 
     def _take_letter(self, job: _Job, content: tuple[Any, ...]) -> None:
         fields, lines = content
@@ -330,8 +313,9 @@ class Dispatcher:
     def _kill(self, job: _Job) -> None:
         begun = job.begun
         if begun is not None and begun.machine == machine_mark():
-            kill_family(begun.pid, begun.started_at)  # at once, whatever it is doing
-        if job.answer_ref is not None:
+            # At once, whatever it is doing. Ray, if it was told as well, would look for it for seconds.
+            kill_family(begun.pid, begun.started_at)
+        elif job.answer_ref is not None:
             ray.cancel(job.answer_ref, force=True)
 
     def _kill_there(self, job: _Job) -> None:

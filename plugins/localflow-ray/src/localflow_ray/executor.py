@@ -85,7 +85,7 @@ class RayExecutor(Executor):
         """A call for each worker; twice as many while calls are short, and where a cluster may grow for them."""
         room = self._workers_there_are()
         dispatcher = self._dispatcher
-        if dispatcher is None or self.workers is not None and not self._is_own:
+        if dispatcher is None or (self.workers is not None and not self._is_own):
             return room
         return 2 * room if not self._is_own or dispatcher.mean_seconds < _SHORT else room
 
@@ -129,7 +129,7 @@ class RayExecutor(Executor):
         limit = self.workers if self.workers is not None and not connection.is_own else None
         ships_path = "working_dir" not in (self.runtime_env or {})
         self._pid = os.getpid()
-        self._dispatcher = Dispatcher(Terms(options, limit, ships_path), self.folder, report)
+        self._dispatcher = Dispatcher(connection, Terms(options, limit, ships_path), self.folder, report)
 
     def submit(self, calls: Sequence[Call]) -> None:
         """Take calls and hand them to Ray."""

@@ -54,6 +54,11 @@ def open_mailbox(name: str) -> Any:
     return actor.options(name=name, namespace=NAMESPACE, num_cpus=0, max_restarts=-1, max_task_retries=0).remote()
 
 
+def wait_for_mailbox(mailbox: Any) -> None:
+    """Wait until a mailbox takes letters."""
+    ray.get(mailbox.put.remote(("echo", 0, ())))
+
+
 def find_mailbox(name: str) -> Any:
     """Return the mailbox of an engine, in a worker; raises ValueError if it is gone."""
     return ray.get_actor(name, namespace=NAMESPACE)

@@ -12,6 +12,7 @@ import json
 import os
 import pickle
 import threading
+import uuid
 from typing import TYPE_CHECKING, Any, NamedTuple
 from zlib import crc32
 
@@ -68,6 +69,7 @@ class RequestPacker:
             ships_path: whether workers look for modules and files where this process does.
         """
         self._mailbox = mailbox
+        self._name = uuid.uuid4().hex[:12]
         self._ships_path = ships_path
         self._numbers = itertools.count(1)
         self._definitions: dict[int, _Definition] = {}
@@ -188,7 +190,7 @@ class RequestPacker:
         return self._define(run, pickle.dumps(tuple(plain), 5))
 
     def _define(self, original: object, data: bytes) -> _Definition:
-        key = f"{self._mailbox}-{next(self._numbers)}"
+        key = f"{self._name}-{next(self._numbers)}"
         if len(data) < _LARGE_DEFINITION:
             return self._keep(_Definition(original, Definition(key, data), None, ""))
         return self._keep(_Definition(original, Definition(key, None), ray.put(Parts(data)), ""))

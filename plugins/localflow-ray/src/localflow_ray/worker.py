@@ -27,7 +27,7 @@ from localflow import logs
 from localflow.builtin.process.outcomes import outcome_frame, reason, result_message, unsendable
 from localflow.calls import Call, Outcome
 from localflow.errors import UnpicklableError
-from localflow.records import FlowRun, TaskRun
+from localflow.records import FlowRun, LogLine, TaskRun
 from localflow.tracebacks import described_arguments
 from localflow.usage import ProcessMeter
 from localflow_ray.machines import machine_mark
@@ -37,13 +37,12 @@ from localflow_ray.values import NodeFolder, Parts
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
 
-    from localflow.records import LogLine
-
 #: Seconds after which the engine is told where a call is, if it is not told at once, and how often what it says.
 PERIOD = 0.05
 #: How much of what a call says is kept, in bytes; each line counts this much more for what it takes to keep it.
 TEXT_LIMIT = 10 << 20
 _LINE_COST = 100
+_FIRST_SECONDS = 2.0
 _KEPT_DEFINITIONS = 200
 _UNFINISHED = (GeneratorType, CoroutineType, AsyncGeneratorType)
 
@@ -100,14 +99,14 @@ def run_request(data: bytes, *beside: Any) -> tuple[Answer, Parts | None]:
     """Run a call; `beside` are large definitions, then parts. Ray calls this in a worker."""
     request = Request(*pickle.loads(data))
     rest = list(beside)
-    definitions = [
+    function, flow_run = (
         _defined(definition.key, definition.data if definition.data is not None else rest.pop(0))
         for definition in (Definition(*request.function), Definition(*request.flow_run))
-    ]
+    )
     _look_like_the_engine(request.path, request.directory)
     folder = NodeFolder()
     post = _Post(request.mailbox, request.number)
-    work = _Work(request, *definitions, rest)
+    work = _Work(request, function, flow_run, rest)
     with post.at_work(at_once=request.call[3] is not None):
         outcome = work.do(f"{socket.gethostname()} pid {post.begun.pid}", post.say, folder)
         parts = folder.parts if outcome.result is not None and folder.parts is not None else None
@@ -333,19 +332,23 @@ class _Post:
             self._is_open = False
             if self._dropped:
                 text = f"... truncated {self._dropped} bytes"
-                self._lines.append(logs.LogLine(time.time(), 30, "localflow", text))
+                self._lines.append(LogLine(time.time(), 30, "localflow", text))
             return self._letters, tuple(self._lines)
 
     def _write(self) -> None:
         lines, self._lines = self._lines, []
         kind = "said" if self._letters else "begun"
-        try:
-            mailbox = _mailboxes.get(self._mailbox) or find_mailbox(self._mailbox)
-        except Exception:  # the engine is gone, and nobody wants to know
-            return
-        _mailboxes[self._mailbox] = mailbox
-        mailbox.put.remote((kind, self._number, (tuple(self.begun), tuple(lines))))
-        self._letters += 1
+        letter = (kind, self._number, (tuple(self.begun), tuple(lines)))
+        with contextlib.suppress(Exception):  # the engine is gone, and nobody wants to know
+            mailbox = _mailboxes.get(self._mailbox)
+            if mailbox is None:
+                # The first letter takes a while, in which this process may be killed: it is seen off.
+                mailbox = find_mailbox(self._mailbox)
+                ray.get(mailbox.put.remote(letter), timeout=_FIRST_SECONDS)
+                _mailboxes[self._mailbox] = mailbox
+            else:
+                mailbox.put.remote(letter)
+            self._letters += 1
         self._due_at = time.monotonic() + PERIOD
 
 
