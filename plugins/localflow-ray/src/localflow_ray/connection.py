@@ -17,6 +17,8 @@ import os
 import queue
 import shutil
 import socket
+import subprocess
+import sys
 import tempfile
 import threading
 import uuid
@@ -26,6 +28,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")  # nothing is told to anybody
 os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")  # what Ray will do anyhow, and warns of until then
 
+import psutil
 import ray
 
 from localflow_ray.mailbox import Letter, open_mailbox, wait_for_mailbox
@@ -105,16 +108,19 @@ class Connection:
             self._thread.join()
 
     def _keep(self) -> None:
-        lock = None
+        lock, watchdog = None, None
         try:
             if self.is_ours and self.wanted.address is None:
                 _remove_abandoned()
                 self._folder, lock = _make_folder()
+                watchdog = _start_watchdog(self._folder)
                 self.is_own = True
             with _quietly():
                 if self.is_ours:
                     self._initialise()
                     _keep_still()
+                if watchdog is not None:
+                    _tell_raylets(watchdog, str(self._folder))
                 self.mailbox = open_mailbox(self.mailbox_name)
                 wait_for_mailbox(self.mailbox)
             self._ready.set()
@@ -127,8 +133,8 @@ class Connection:
                     ray.shutdown()
                 elif self.mailbox is not None:
                     ray.kill(self.mailbox)
-            if self._folder is not None:
-                shutil.rmtree(self._folder, ignore_errors=True)
+            if watchdog is not None:
+                watchdog.communicate()  # it removes the folder
             if lock is not None:
                 os.close(lock)
             self._ready.set()
@@ -262,6 +268,22 @@ def _make_folder() -> tuple[Path, int]:
     descriptor = os.open(folder / _LOCK, os.O_RDWR | os.O_CREAT, 0o600)
     fcntl.flock(descriptor, fcntl.LOCK_EX)
     return folder, descriptor
+
+
+def _start_watchdog(folder: Path) -> subprocess.Popen[bytes]:
+    command = [sys.executable, str(Path(__file__).with_name("watchdog.py")), str(folder)]
+    return subprocess.Popen(
+        command, stdin=subprocess.PIPE, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, start_new_session=True
+    )
+
+
+def _tell_raylets(watchdog: subprocess.Popen[bytes], folder: str) -> None:
+    assert watchdog.stdin is not None
+    for process in psutil.Process().children():
+        with contextlib.suppress(psutil.Error, OSError):
+            if process.name() == "raylet" and any(folder in part for part in process.cmdline()):
+                watchdog.stdin.write(b"%d " % process.pid)
+                watchdog.stdin.flush()
 
 
 def _parent() -> str:
