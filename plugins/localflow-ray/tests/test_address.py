@@ -92,9 +92,7 @@ def cluster() -> Iterator[Cluster]:
         shutil.rmtree(folder, ignore_errors=True)
 
 
-def test_a_cluster_is_used_and_left_alone(
-    cluster: Cluster, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_cluster_is_used_and_left_alone(cluster: Cluster, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Two flow runs, one after the other, find the same cluster, whose raylet is alive afterwards."""
     monkeypatch.chdir(tmp_path)
     code = SCRIPT + "\nfor _ in range(2): print(main().result())"

@@ -41,6 +41,8 @@ _LOCK = "engine.lock"
 #: How long a path may be for the sockets of Ray in it to have names that the system takes.
 _LONGEST_FOLDER = 40
 _CONNECT_SECONDS = 5.0
+#: Before a mailbox that was lost is replaced.
+_PAUSE_SECONDS = 1.0
 
 
 class Wanted(NamedTuple):
@@ -65,7 +67,7 @@ class Connection:
         """Whether it is a Ray of this machine that lives for this process alone."""
         self.is_ours = not ray.is_initialized()
         """Whether it ends with its last user."""
-        self.mailbox_name = f"localflow-{uuid.uuid4().hex[:12]}"
+        self.mailbox_name = ""
         self.mailbox: Any = None
         self.numbers = itertools.count(1)
         """For calls, so that letters of those of several executors are told apart."""
@@ -121,7 +123,7 @@ class Connection:
                     _keep_still()
                 if watchdog is not None:
                     _tell_raylets(watchdog, str(self._folder))
-                self.mailbox = open_mailbox(self.mailbox_name)
+                self._open_mailbox()
                 wait_for_mailbox(self.mailbox)
             self._ready.set()
             self._read_letters()
@@ -139,21 +141,28 @@ class Connection:
                 os.close(lock)
             self._ready.set()
 
+    def _open_mailbox(self) -> None:
+        name = f"localflow-{uuid.uuid4().hex[:12]}"
+        self.mailbox = open_mailbox(name)
+        self.mailbox_name = name
+
     def _read_letters(self) -> None:
         """Ask the mailbox for letters, which answers when there are some, until it is over."""
         while True:
             self.mailbox.take.remote().future().add_done_callback(self._news.put)
             news = self._news.get()
-            while news is not None and news.exception() is not None:  # its process was lost; it starts anew
-                try:
-                    news = self._news.get(timeout=1.0)
-                except queue.Empty:
-                    break
             if news is None:
                 return
             if news.exception() is None:
                 for listener in self._listeners:
                     listener(news.result())
+                continue
+            # Its process was lost, and with it what it had. The next calls write to another one.
+            with contextlib.suppress(queue.Empty):
+                if self._news.get(timeout=_PAUSE_SECONDS) is None:
+                    return
+            with contextlib.suppress(Exception):
+                self._open_mailbox()
 
     def _initialise(self) -> None:
         wanted = self.wanted

@@ -52,6 +52,8 @@ if TYPE_CHECKING:
 
 #: How long a call that is cancelled has for ending in order, in seconds.
 CANCEL_GRACE = 5.0
+#: After how long something is heard of a call that is at work.
+_HEARING_SECONDS = 0.5
 #: How long an async call has after its deadline, at which it is cancelled in its loop, before its worker is killed.
 _ASYNC_GRACE = 0.3
 #: After a kill, when it is tried from the node itself, and when the call is answered although nobody knows of its end.
@@ -104,13 +106,12 @@ class Dispatcher:
     """Hands calls to Ray and their outcomes to `report`."""
 
     def __init__(self, connection: Connection, terms: Terms, folder: Folder | None, report: Report) -> None:
-        name = connection.mailbox_name
         self._connection = connection
         self._terms = terms
         self._folder = folder
         self._report = report
-        self._packer = RequestPacker(name, ships_path=terms.ships_path)
-        self._run = ray.remote(run_request).options(num_returns=2, max_retries=0, name=name, **terms.options)
+        self._packer = RequestPacker(ships_path=terms.ships_path)
+        self._run = ray.remote(run_request).options(num_returns=2, max_retries=0, name="localflow", **terms.options)
         self._order = itertools.count()
         self._events: queue.SimpleQueue[Callable[[], None] | None] = queue.SimpleQueue()
         self._timers: list[tuple[float, int, Callable[[], None]]] = []
@@ -135,7 +136,7 @@ class Dispatcher:
         for call in calls:
             number = next(self._connection.numbers)
             try:
-                job = _Job(call, number, self._packer.pack(call, number))
+                job = _Job(call, number, self._pack(call, number))
             except Refusal as refusal:
                 outcome = refusal.outcome
                 self._events.put(lambda outcome=outcome: self._reported.append(outcome))  # type: ignore[misc]
@@ -177,6 +178,9 @@ class Dispatcher:
         self._fetching.shutdown(cancel_futures=True)
         self._settle_values()
         self._packer.close()
+
+    def _pack(self, call: Call, number: int) -> Shipment:
+        return self._packer.pack(call, number, self._connection.mailbox_name)
 
     def _hand_over(self) -> None:
         limit = self._terms.limit
@@ -249,7 +253,7 @@ class Dispatcher:
         for kept in job.shipment.kept:
             kept.reference = None
         try:
-            job.shipment = self._packer.pack(job.call, job.number)
+            job.shipment = self._pack(job.call, job.number)
         except Exception:  # it will be told that it was lost
             return False
         job.was_resent = True
@@ -297,9 +301,22 @@ class Dispatcher:
         if job is None or job.has_ended or job.sentence is not None:
             return
         job.sentence = Cancelled("the task was cancelled while it was running")
-        with contextlib.suppress(Exception):
-            ray.cancel(job.answer_ref, force=False)
-        self._at(time.monotonic() + CANCEL_GRACE, lambda: self._execute(job))
+        now = time.monotonic()
+        if job.begun is None:
+            self._at(now + _HEARING_SECONDS, lambda: self._ask_to_end(job))
+        else:
+            self._ask_to_end(job)
+        self._at(now + CANCEL_GRACE, lambda: self._execute(job))
+
+    def _ask_to_end(self, job: _Job) -> None:
+        """Cancel a call that waits in Ray; interrupt one that is at work.
+
+        One of which nothing is heard waits, or is in C code that keeps the interpreter's lock: a worker that was asked
+        politely there would not hear anything after that.
+        """
+        if job.number in self._in_hand and not job.has_ended:
+            with contextlib.suppress(Exception):
+                ray.cancel(job.answer_ref, force=job.begun is None)
 
     def _execute(self, job: _Job) -> None:
         """Kill the worker of a call, and see to it that it is dead."""

@@ -49,9 +49,9 @@ class Mailbox:
 
 
 def open_mailbox(name: str) -> Any:
-    """Start a mailbox; if its process is lost it starts anew, without the letters it had."""
+    """Start a mailbox. Ray does not restart it: what can be restarted it kills first when memory is short."""
     actor = ray.remote(Mailbox)
-    return actor.options(name=name, namespace=NAMESPACE, num_cpus=0, max_restarts=-1, max_task_retries=0).remote()
+    return actor.options(name=name, namespace=NAMESPACE, num_cpus=0, max_restarts=0, max_task_retries=0).remote()
 
 
 def wait_for_mailbox(mailbox: Any) -> None:

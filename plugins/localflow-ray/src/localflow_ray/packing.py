@@ -61,14 +61,8 @@ class _Definition(NamedTuple):
 class RequestPacker:
     """Packs the calls of one executor; several threads may use it at once."""
 
-    def __init__(self, mailbox: str, *, ships_path: bool) -> None:
-        """Pack for workers that write to `mailbox`.
-
-        Args:
-            mailbox: its name.
-            ships_path: whether workers look for modules and files where this process does.
-        """
-        self._mailbox = mailbox
+    def __init__(self, *, ships_path: bool) -> None:
+        """Pack nothing yet; `ships_path`: whether workers look for modules and files where this process does."""
         self._name = uuid.uuid4().hex[:12]
         self._ships_path = ships_path
         self._numbers = itertools.count(1)
@@ -76,8 +70,13 @@ class RequestPacker:
         self._recent: dict[Any, tuple[object, Any]] = {}
         self._lock = threading.RLock()  # pickling runs code of the user's, which may end up here again
 
-    def pack(self, call: Call, number: int) -> Shipment:
+    def pack(self, call: Call, number: int, mailbox: str) -> Shipment:
         """Return a call as it travels.
+
+        Args:
+            call: the call.
+            number: what its letters are known by.
+            mailbox: the name of where they go.
 
         Raises:
             Refusal: it cannot travel.
@@ -92,7 +91,7 @@ class RequestPacker:
         data, parts, buffers, kept = self._pack_arguments(call)
         path, directory = (tuple(shipped_path()), _directory()) if self._ships_path else ((), "")
         request = Request(
-            self._mailbox,
+            mailbox,
             number,
             (call.id, call.attempt, call.attempts, call.timeout_seconds, call.log_prints),
             tuple(run[1:]),
