@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
 
 PORT = "26379"
+_MARK = "LOCALFLOW_TEST_CLUSTER"
 
 SCRIPT = """
 import os, sys, time
@@ -43,12 +44,52 @@ def main():
 """
 
 
+#: Data that is made on one node, used on another, and lost with its node.
+TWO_NODES = """
+import os, signal, sys, time
+from localflow import flow, task
+from localflow_ray.executor import RayExecutor
+
+here = RayExecutor(address=sys.argv[1], num_cpus=0.1, resources={"here": 0.01})
+there = RayExecutor(address=sys.argv[1], num_cpus=0.1, resources={"there": 0.01})
+
+@task(executor=there)
+def raylet():
+    return os.getppid()
+
+@task(executor=there)
+def make(count):
+    import numpy as np
+    return np.arange(count)
+
+@task(executor=here)
+def total(array):
+    return int(array.sum())
+
+@task(executor=there)
+def wait(seconds):
+    time.sleep(seconds)
+
+@flow(executor=here)
+def main():
+    recorded = make(1 << 18)
+    print(total(recorded).result())
+    volatile = make.with_options(persist_result=False)(1 << 18)
+    volatile.wait()
+    at_work = wait(60)
+    os.kill(raylet().result(), signal.SIGKILL)
+    print(at_work.wait().name, total(volatile).wait().name, total(recorded).wait().name)
+
+main()
+"""
+
+
 class Cluster:
-    """A Ray of one node that was started by hand."""
+    """A Ray that was started by hand."""
 
     def __init__(self, folder: str) -> None:
         self._command = str(Path(sys.executable).with_name("ray"))
-        self._environment = {**os.environ, "RAY_USAGE_STATS_ENABLED": "0", "RAY_AUTH_MODE": "disabled"}
+        self._environment = {**os.environ, "RAY_USAGE_STATS_ENABLED": "0", "RAY_AUTH_MODE": "disabled", _MARK: folder}
         self._folder = folder
         self.address = f"127.0.0.1:{PORT}"
 
@@ -56,7 +97,13 @@ class Cluster:
         self._run(
             *("start", "--head", "--port", PORT, "--node-ip-address", "127.0.0.1", "--num-cpus", "2"),
             *("--object-store-memory", str(150 << 20), "--include-dashboard", "false", "--temp-dir", self._folder),
-            *("--disable-usage-stats",),
+            *("--resources", '{"here": 1}', "--disable-usage-stats"),
+        )
+
+    def add_node(self) -> None:
+        self._run(
+            *("start", "--address", self.address, "--node-ip-address", "127.0.0.1", "--num-cpus", "1"),
+            *("--object-store-memory", str(100 << 20), "--resources", '{"there": 1}', "--disable-usage-stats"),
         )
 
     def python(self, code: str, *args: str) -> subprocess.CompletedProcess[str]:
@@ -69,11 +116,12 @@ class Cluster:
         subprocess.run([self._command, *args], capture_output=True, env=self._environment, timeout=80, check=True)
 
     def stop(self) -> None:
-        """End the processes of this cluster, which have its folder in the command line or its raylet above them."""
-        ours = []
-        for process in psutil.process_iter(["cmdline"]):
-            if any(self._folder in part for part in process.info["cmdline"] or []):
-                ours += [process, *process.children(recursive=True)]
+        """End the processes of this cluster, which all have its mark in their environment."""
+        ours = [
+            process
+            for process in psutil.process_iter(["environ"])
+            if (process.info["environ"] or {}).get(_MARK) == self._folder
+        ]
         for process in ours:
             process.kill()
         psutil.wait_procs(ours, timeout=20)
@@ -123,6 +171,16 @@ def test_what_the_program_has_initialised_stays_so(
     run = cluster.python(code, cluster.address)
 
     assert run.stdout == "True True\n", run.stderr
+
+
+def test_a_node_that_dies(cluster: Cluster, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Values move between nodes; with a node goes what was at work there, and what nobody else has, and no more."""
+    monkeypatch.chdir(tmp_path)
+    cluster.add_node()
+
+    run = cluster.python(TWO_NODES, cluster.address)
+
+    assert run.stdout.splitlines() == [str(sum(range(1 << 18))), "WorkerLost WorkerLost Completed"], run.stderr
 
 
 def test_a_wrong_address_is_told_at_once(cluster: Cluster, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

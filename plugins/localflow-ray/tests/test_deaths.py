@@ -51,6 +51,7 @@ def eventually(condition: Callable[[], object], seconds: float = 20.0) -> None:
 
 
 def note(path: str, text: object) -> None:
+    """Add a line to a file."""
     with Path(path).open("a") as file:
         file.write(f"{text}\n")
 

@@ -39,16 +39,19 @@ def runs() -> Iterator[Harness]:
 
 @task
 def add(*numbers: int) -> int:
+    """Add up."""
     return sum(numbers)
 
 
 @task
 def make_array(count: int, start: int = 0) -> Any:
+    """Make an array."""
     return np.arange(start, start + count)
 
 
 @task
 def look_at(array: Any) -> tuple[int, bool, bool]:
+    """Return the sum, and whether the memory may be written to and is the array's own."""
     return int(array.sum()), bool(array.flags.writeable), bool(array.flags.owndata)
 
 

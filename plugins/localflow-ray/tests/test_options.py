@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from itertools import pairwise
 from typing import TYPE_CHECKING
 
 import pytest
@@ -28,7 +29,7 @@ def test_workers_limits_how_many_run_at_once(tmp_path: Path) -> None:
         outcomes = runner.wait_for(calls)
 
     spans = sorted((outcome.execution.started_at, outcome.execution.ended_at) for outcome in outcomes)  # type: ignore
-    assert all(before[1] <= after[0] for before, after in zip(spans, spans[1:], strict=False))
+    assert all(before[1] <= after[0] for before, after in pairwise(spans))
 
 
 def test_num_cpus_is_what_a_call_takes() -> None:
@@ -57,6 +58,12 @@ def test_a_wrong_size_is_told() -> None:
     """`object_store_memory` names itself where it makes no sense."""
     with pytest.raises(ValueError, match="object_store_memory must be a number of bytes"):
         RayExecutor(object_store_memory="lots")
+
+
+def test_the_address_of_a_client_is_refused() -> None:
+    """It would not be this process that owns what is on the cluster."""
+    with pytest.raises(ValueError, match="a cluster which this machine is a node of"):
+        RayExecutor(address="ray://head:10001")
 
 
 def test_options_of_a_table(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

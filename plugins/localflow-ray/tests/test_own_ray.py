@@ -85,6 +85,7 @@ def ray_processes() -> set[int]:
 
 
 def session_folders() -> set[Path]:
+    """Return the folders of Rays that were started for one engine alone."""
     return set(Path(tempfile.gettempdir()).glob("localflow-ray-*"))
 
 
@@ -97,6 +98,7 @@ def eventually(condition: Callable[[], object], seconds: float = 30.0) -> None:
 
 
 def start(place: Path, *args: str) -> subprocess.Popen[str]:
+    """Start Python in a folder, in a process group of its own."""
     return subprocess.Popen(
         [sys.executable, *args],
         cwd=place,

@@ -191,6 +191,7 @@ def connect(wanted: Wanted) -> Connection:
 
     Raises:
         ConnectionError: there is no Ray at the address.
+        RuntimeError: the connection there is leads to another Ray.
         Exception: whatever else keeps Ray from starting.
     """
     global _connection
@@ -200,12 +201,11 @@ def connect(wanted: Wanted) -> Connection:
             connection.start()
             _connection = connection
             atexit.register(_end)
-        elif wanted.address != _connection.wanted.address:
-            logging.getLogger("localflow.ray").warning(
-                "this process is connected to Ray already (address %s), and can be to one Ray only; address %s is "
-                "not used",
-                _connection.wanted.address or "local",
-                wanted.address or "local",
+        elif _connection.is_ours and wanted.address != _connection.wanted.address:
+            raise RuntimeError(
+                f"this process is connected to Ray already, to {_connection.wanted.address or 'one of this machine'}, "
+                f"and cannot be to {wanted.address or 'one of this machine'} as well; give all executors of type ray "
+                "the same address"
             )
         _connection.users += 1
         return _connection
@@ -235,7 +235,7 @@ def _forget() -> None:
 
 def _look_for(address: str) -> None:
     """Raise a ConnectionError where nobody listens at an address; Ray itself would end the program after a while."""
-    name, colon, port = address.removeprefix("ray://").rpartition(":")
+    name, colon, port = address.rpartition(":")
     if not colon or not port.isdigit():
         return
     try:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from typing import TYPE_CHECKING
 
 from ray import exceptions
@@ -15,6 +16,7 @@ if TYPE_CHECKING:
     from localflow_ray.mailbox import Begun
 
 _TEXT_LIMIT = 5_000
+_COLOURS = re.compile(r"\x1b\[[0-9;]*m")
 
 
 def is_cancelled(error: BaseException) -> bool:
@@ -40,7 +42,10 @@ def lost_state(call: Call, begun: Begun | None, seconds: float, error: BaseExcep
     if isinstance(error, exceptions.RayTaskError) and not is_lost_argument(error):
         return unsendable(f"Task '{call.task_run.task}' cannot be run by Ray: {_text(error)}")
     if is_lost_argument(error):
-        message = f"an argument of {run} was lost with its node: {_text(error)}"
+        message = (
+            f"an argument of {run} was lost with its node, and there is no other copy of it; with persist_result=True "
+            "for the task that has made it there would be"
+        )
     elif isinstance(error, exceptions.RuntimeEnvSetupError):
         message = f"Ray cannot set up the runtime_env for {run}: {_text(error)}"
     else:
@@ -64,4 +69,4 @@ def _reason(error: BaseException) -> str:
 
 
 def _text(error: BaseException) -> str:
-    return shortened(type_and_text(error), _TEXT_LIMIT)
+    return shortened(_COLOURS.sub("", type_and_text(error)), _TEXT_LIMIT)

@@ -378,7 +378,7 @@ class Dispatcher:
         seconds = time.monotonic() - job.began_at
         if job.begun is not None:
             now = time.time()
-            execution = Execution(f"pid {job.begun.pid}", job.begun.pid, now - seconds, now)
+            execution = Execution(job.begun.worker, job.begun.pid, now - seconds, now)
         state = job.sentence
         if state is None:
             stopped = Cancelled("the task was cancelled on Ray by somebody else")

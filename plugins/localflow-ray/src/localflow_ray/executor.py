@@ -47,8 +47,8 @@ class RayExecutor(Executor):
         """Keep options.
 
         Args:
-            address: of a cluster: `"auto"`, `"host:6379"` or `"ray://host:10001"`. By default a Ray of this machine is
-                started, unless the program has called `ray.init` itself.
+            address: of a cluster that this machine is a node of: `"auto"` or `"host:6379"`. By default a Ray of this
+                machine is started, unless the program has called `ray.init` itself.
             workers: how many calls run at once at most; by default as many as there is room for, on this machine one
                 for each usable core.
             num_cpus: how many CPUs of the cluster a call takes.
@@ -59,8 +59,13 @@ class RayExecutor(Executor):
                 `"2 GiB"`. By default Ray decides.
 
         Raises:
-            ValueError: `object_store_memory` is no such text.
+            ValueError: `object_store_memory` is no such text, or `address` that of a Ray client.
         """
+        if address is not None and address.startswith("ray://"):
+            raise ValueError(
+                "address must be that of a cluster which this machine is a node of, such as 'auto' or 'host:6379', "
+                f"got {address!r}; run the flow on a node, as by `ray job submit`"
+            )
         self.address = address
         self.workers = workers
         self.num_cpus = num_cpus
@@ -103,6 +108,7 @@ class RayExecutor(Executor):
 
         Raises:
             ConnectionError: there is no cluster at the address.
+            RuntimeError: this process is connected to another Ray already.
         """
         from localflow_ray.connection import Wanted, connect  # Ray, which takes a second to import
         from localflow_ray.dispatcher import Dispatcher, Terms

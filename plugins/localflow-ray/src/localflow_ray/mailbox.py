@@ -27,6 +27,11 @@ class Begun(NamedTuple):
     pid: int
     started_at: float
 
+    @property
+    def worker(self) -> str:
+        """The name of the worker, for readers."""
+        return f"{self.machine.partition(' ')[0]} pid {self.pid}"
+
 
 class Mailbox:
     """Keeps letters until the engine takes them."""

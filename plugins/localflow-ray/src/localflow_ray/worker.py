@@ -108,7 +108,7 @@ def run_request(data: bytes, *beside: Any) -> tuple[Answer, Parts | None]:
     post = _Post(request.mailbox, request.number)
     work = _Work(request, function, flow_run, rest)
     with post.at_work(at_once=request.call[3] is not None):
-        outcome = work.do(f"{socket.gethostname()} pid {post.begun.pid}", post.say, folder)
+        outcome = work.do(post.begun.worker, post.say, folder)
         parts = folder.parts if outcome.result is not None and folder.parts is not None else None
         frame = outcome_frame(request.number, work.call.task_run.task, outcome)
     letters, lines = post.close()
