@@ -33,7 +33,7 @@ def test_large_buffers_are_left_beside_the_pickle() -> None:
 def test_what_cannot_be_pickled_is_told() -> None:
     """Parts fail as whole pickles do."""
     with pytest.raises(UnpicklableError):
-        pickle_parts((number for number in range(3)))
+        pickle_parts(number for number in range(3))
 
 
 @pytest.mark.parametrize("counts", [(), (1,), (LARGE_BYTES, 7, LARGE_BYTES + 1)], ids=str)
