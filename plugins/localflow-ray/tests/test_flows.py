@@ -5,6 +5,8 @@ from __future__ import annotations
 import os
 import random
 import sqlite3
+import subprocess
+import sys
 import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -335,6 +337,33 @@ def test_what_tasks_say_is_recorded_under_each(runs: Harness) -> None:
     for number, name in enumerate(["ann", "bob", "cyd"]):
         messages = [entry.message for entry in runs.logs(f"talk-{number}")]
         assert messages == [f"{name} {verb} {n}" for n in range(20) for verb in ("prints", "logs")]
+
+
+def test_what_goes_past_python_is_recorded_as_well(runs: Harness) -> None:
+    """Child processes and C code write to descriptors; that is the task's, too, and the next one's is apart."""
+
+    @task
+    def shout(name: str) -> None:
+        print(f"{name} prints")
+        os.write(1, f"{name} writes\n".encode())
+        subprocess.run(["echo", name, "echoes"], check=True)
+        print(f"{name} ends", file=sys.stderr)
+
+    @flow
+    def main() -> None:
+        for name in ("ann", "bob", "cyd"):
+            shout(name).wait()
+
+    main()
+
+    for number, name in enumerate(["ann", "bob", "cyd"]):
+        entries = runs.logs(f"shout-{number}")
+        assert sorted((entry.source, entry.message) for entry in entries) == [
+            ("stderr", f"{name} ends"),
+            ("stdout", f"{name} echoes"),
+            ("stdout", f"{name} prints"),
+            ("stdout", f"{name} writes"),
+        ]
 
 
 def test_what_a_task_says_is_there_while_it_runs(runs: Harness, tmp_path: Path) -> None:

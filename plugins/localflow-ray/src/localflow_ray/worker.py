@@ -37,6 +37,8 @@ from localflow_ray.values import NodeFolder, Parts
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
 
+    from localflow.descriptors import Capture
+
 #: Seconds after which the engine is told where a call is, if it is not told at once, and how often what it says.
 PERIOD = 0.05
 #: How much of what a call says is kept, in bytes; each line counts this much more for what it takes to keep it.
@@ -144,7 +146,7 @@ class _Work:
         call = self.call
         _meter.go_on()
         try:
-            with logs.recording_elsewhere(), _plain_signals():
+            with logs.recording_elsewhere(), _captured(log), _plain_signals():
                 # In an empty context: nothing that a task sets is seen by the next one.
                 outcome = Context().run(call.run, worker, _meter, log, folder)
         except BaseException as error:  # such as sys.exit() in the __reduce__ of the result
@@ -205,6 +207,24 @@ def _loaded(data: bytes, what: str, buffers: Sequence[memoryview] = ()) -> Any:
         ) from error
     except Exception as error:
         raise UnpicklableError(f"{what} cannot be rebuilt in a worker process: {reason(error)}") from error
+
+
+@contextlib.contextmanager
+def _captured(log: Callable[[LogLine], None]) -> Iterator[None]:
+    """Give `log` what is written straight to descriptors 1 and 2, by C code and child processes, too."""
+    capture = _capture()
+    if capture is None or not capture.begin(log):
+        yield
+        return
+    try:
+        yield
+    finally:
+        capture.end()
+
+
+@cache
+def _capture() -> Capture | None:
+    return logs.capture_descriptors()
 
 
 @contextlib.contextmanager
