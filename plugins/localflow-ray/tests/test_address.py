@@ -17,7 +17,6 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
 
 PORT = "26379"
-_MARK = "LOCALFLOW_TEST_CLUSTER"
 
 SCRIPT = """
 import os, sys, time
@@ -89,7 +88,7 @@ class Cluster:
 
     def __init__(self, folder: str) -> None:
         self._command = str(Path(sys.executable).with_name("ray"))
-        self._environment = {**os.environ, "RAY_USAGE_STATS_ENABLED": "0", "RAY_AUTH_MODE": "disabled", _MARK: folder}
+        self._environment = {**os.environ, "RAY_USAGE_STATS_ENABLED": "0", "RAY_AUTH_MODE": "disabled"}
         self._folder = folder
         self.address = f"127.0.0.1:{PORT}"
 
@@ -116,15 +115,15 @@ class Cluster:
         subprocess.run([self._command, *args], capture_output=True, env=self._environment, timeout=80, check=True)
 
     def stop(self) -> None:
-        """End the processes of this cluster, which all have its mark in their environment."""
-        ours = [
-            process
-            for process in psutil.process_iter(["environ"])
-            if (process.info["environ"] or {}).get(_MARK) == self._folder
-        ]
+        """End the processes of this cluster, which all have its folder in the command line or a file of it open."""
+        ours = [process for process in psutil.process_iter(["cmdline", "open_files"]) if self._has(process)]
         for process in ours:
             process.kill()
         psutil.wait_procs(ours, timeout=20)
+
+    def _has(self, process: psutil.Process) -> bool:
+        paths = [file.path for file in process.info["open_files"] or []]
+        return any(self._folder in text for text in (*paths, *(process.info["cmdline"] or [])))
 
 
 @pytest.fixture(scope="module")

@@ -79,7 +79,10 @@ def ray_processes() -> set[int]:
     found = set()
     for process in psutil.process_iter(["name", "cmdline", "environ"]):
         line, variables = " ".join(process.info["cmdline"] or []), process.info["environ"] or {}
-        if process.info["name"] in ("raylet", "gcs_server") or "ray/_private" in line or "RAY_RAYLET_PID" in variables:
+        is_named = (
+            process.info["name"] in ("raylet", "gcs_server") or line.startswith("ray::") or "ray/_private" in line
+        )
+        if is_named or "RAY_RAYLET_PID" in variables:
             found.add(process.pid)
     return found
 

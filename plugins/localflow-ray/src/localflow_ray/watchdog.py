@@ -41,7 +41,12 @@ def _belongs(process: psutil.Process, folder: str, raylets: list[str]) -> bool:
     try:
         if process.status() == psutil.STATUS_ZOMBIE:
             return False
-        return process.environ().get(_VARIABLE) in raylets or any(folder in part for part in process.cmdline())
+        line = " ".join(process.cmdline())
+        if folder in line or process.environ().get(_VARIABLE) in raylets:
+            return True
+        # Ray's processes change their command lines, and some spoil their environment by that. The engine has files of
+        # the folder open as well, and so may somebody who reads them.
+        return line.startswith("ray::") and any(file.path.startswith(folder) for file in process.open_files())
     except (psutil.Error, OSError):  # it is somebody else's, or gone
         return False
 

@@ -334,7 +334,7 @@ class _Post:
                 self._dropped += size
                 return
             self._lines.append(line)
-            if time.monotonic() >= self._due_at:
+            if not self._letters or time.monotonic() >= self._due_at:
                 self._write()  # now: what comes next may kill this process
             elif len(self._lines) == 1:
                 _postman.wake()
