@@ -96,6 +96,10 @@ class Folder:
         self._temporary.add(temporary)
         return temporary
 
+    def draft(self) -> Draft:
+        """Return where a value is written; an executor that keeps large values elsewhere has a folder with its own."""
+        return Draft(self)
+
     def close(self) -> None:
         """Remove the drafts. Those that somebody may still ask for stay readable in this process."""
         if self.place is None:
@@ -254,6 +258,21 @@ def read_parts(content: memoryview) -> tuple[memoryview, list[memoryview]]:
     if any(offset < before for before, (offset, _) in zip(ends, entries, strict=False)) or ends[-1] > start:
         raise ValueError("the file of a large value is not as it was written")
     return content[:pickle_size], [content[offset : offset + size] for offset, size in entries]
+
+
+def join_parts(data: bytes | memoryview, buffers: Sequence[memoryview]) -> bytes:
+    """Return what a file of this pickle and these buffers would hold, for what is not to be in a file."""
+    pieces: list[bytes | memoryview] = [data]
+    size = memoryview(data).nbytes
+    index = []
+    for buffer in buffers:
+        pieces.append(bytes(-size % _ALIGNMENT))
+        size += -size % _ALIGNMENT
+        index.append(_ENTRY.pack(size, buffer.nbytes))
+        pieces.append(buffer)
+        size += buffer.nbytes
+    footer = _FOOTER.pack(memoryview(data).nbytes, len(buffers), _MAGIC)
+    return b"".join([*pieces, *index, footer])
 
 
 def mapped(reference: Reference) -> memoryview:

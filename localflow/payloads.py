@@ -80,7 +80,7 @@ def pack(value: object, folder: Folder | None = None) -> Payload:
 
 def _pack_apart(value: object, folder: Folder) -> Payload:
     """Return a value as a payload whose data is in a file if that is large."""
-    draft = Draft(folder)
+    draft = folder.draft()
     try:
         buffers: list[memoryview] = []
         _write_pickle(value, draft, take_buffers=buffers)
@@ -125,6 +125,14 @@ def pickle_value(value: object, *, defines_classes: bool = False) -> bytes:
     file = io.BytesIO()
     _write_pickle(value, file, defines_classes)
     return file.getvalue()
+
+
+def pickle_parts(value: object, *, defines_classes: bool = False) -> tuple[bytes, list[memoryview]]:
+    """Do `pickle_value`, but leave large buffers beside the pickle, not copied: `pickle.loads` takes them again."""
+    file = io.BytesIO()
+    buffers: list[memoryview] = []
+    _write_pickle(value, file, defines_classes, take_buffers=buffers)
+    return file.getvalue(), buffers
 
 
 def pickled_size(value: object) -> int:

@@ -1,0 +1,421 @@
+"""In a worker of Ray: runs one call, and answers with its outcome as plain data.
+
+All code of the user's runs inside the call: its function and its arguments are loaded there. A worker keeps the
+functions and flow runs that it has seen, for the next call.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import inspect
+import os
+import pickle
+import signal
+import socket
+import sys
+import threading
+import time
+from collections import OrderedDict
+from contextvars import Context
+from functools import cache
+from types import AsyncGeneratorType, CoroutineType, GeneratorType
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+import ray
+
+from localflow import logs
+from localflow.builtin.process.outcomes import outcome_frame, reason, result_message, unsendable
+from localflow.calls import Call, Outcome
+from localflow.errors import UnpicklableError
+from localflow.records import FlowRun, LogLine, TaskRun
+from localflow.tracebacks import described_arguments
+from localflow.usage import ProcessMeter
+from localflow_ray.machines import machine_mark
+from localflow_ray.mailbox import Begun, find_mailbox
+from localflow_ray.values import NodeFolder, Parts
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator, Sequence
+
+    from localflow.descriptors import Capture
+
+#: Seconds after which the engine is told where a call is, if it is not told at once, and how often what it says.
+PERIOD = 0.05
+#: How much of what a call says is kept, in bytes; each line counts this much more for what it takes to keep it.
+TEXT_LIMIT = 10 << 20
+_LINE_COST = 100
+_FIRST_SECONDS = 2.0
+_KEPT_DEFINITIONS = 200
+_UNFINISHED = (GeneratorType, CoroutineType, AsyncGeneratorType)
+
+
+class Definition(NamedTuple):
+    """A function or a flow run as bytes, under the key by which workers know it again."""
+
+    key: str
+    data: bytes | None
+    """None where it comes beside the request, as it is large."""
+
+
+class Request(NamedTuple):
+    """A call as it travels; whatever is the user's is in it as bytes."""
+
+    mailbox: str
+    number: int
+    call: tuple[Any, ...]
+    """Id, attempt, attempts, timeout_seconds and log_prints of the call."""
+    run: tuple[Any, ...]
+    """The fields of the task run but its flow run."""
+    function: Definition
+    flow_run: Definition
+    path: tuple[str, ...]
+    directory: str
+    arguments: bytes
+    parts: int
+    """How many parts come beside the request: results of other tasks, then buffers of the arguments."""
+    buffers: int
+
+
+class Answer(NamedTuple):
+    """How a call has ended, as plain data."""
+
+    frame: bytes
+    letters: int
+    """How many letters it has written, which the engine is to have read before."""
+    lines: tuple[LogLine, ...]
+    size: int
+    """Of the result that stays on the cluster; 0 if none does."""
+
+
+class Slot:
+    """Stands in pickled arguments for the part of this number."""
+
+    def __init__(self, number: int) -> None:
+        self._number = number
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return _part, (self._number,)
+
+
+def run_request(data: bytes, *beside: Any) -> tuple[Answer, Parts | None]:
+    """Run a call; `beside` are large definitions, then parts. Ray calls this in a worker."""
+    request = Request(*pickle.loads(data))
+    rest = list(beside)
+    function, flow_run = (
+        _defined(definition.key, definition.data if definition.data is not None else rest.pop(0))
+        for definition in (Definition(*request.function), Definition(*request.flow_run))
+    )
+    _look_like_the_engine(request.path, request.directory)
+    folder = NodeFolder()
+    post = _Post(request.mailbox, request.number)
+    work = _Work(request, function, flow_run, rest)
+    with post.at_work(at_once=request.call[3] is not None):
+        outcome = work.do(post.begun.worker, post.say, folder)
+        parts = folder.parts if outcome.result is not None and folder.parts is not None else None
+        frame = outcome_frame(request.number, work.call.task_run.task, outcome)
+    letters, lines = post.close()
+    return Answer(frame, letters, lines, 0 if parts is None else _size(parts)), parts
+
+
+def _size(parts: Parts) -> int:
+    data, buffers = parts.views
+    return data.nbytes + sum(buffer.nbytes for buffer in buffers)
+
+
+# -- the call --------------------------------------------------------------------------------------------------------
+
+_meter = ProcessMeter()
+
+
+class _Work:
+    """A call, with its function and arguments still as bytes."""
+
+    def __init__(self, request: Request, function: _Definition, flow_run: _Definition, rest: list[Any]) -> None:
+        self._function = function
+        self._arguments: bytes | None = request.arguments
+        self._parts: Sequence[Parts] = rest[: request.parts]
+        self._buffers: Sequence[Parts] = rest[request.parts :]
+        self._called_with: tuple[Any, ...] | None = None
+        self._value: object = None
+        call_id, attempt, attempts, timeout_seconds, log_prints = request.call
+        run = TaskRun(flow_run.flow_run(), *request.run)
+        self.call = Call(call_id, run, attempt, self, (), {}, False, attempts, timeout_seconds, log_prints)
+
+    def do(self, worker: str, log: Callable[[LogLine], None], folder: NodeFolder) -> Outcome:
+        """Run the call and return its outcome, whatever happens."""
+        call = self.call
+        _meter.go_on()
+        try:
+            with logs.recording_elsewhere(), _captured(log), _plain_signals():
+                # In an empty context: nothing that a task sets is seen by the next one.
+                outcome = Context().run(call.run, worker, _meter, log, folder)
+        except BaseException as error:  # such as sys.exit() in the __reduce__ of the result
+            outcome = Outcome(call.id, unsendable(result_message(call.task_run.task, self._value, error)))
+        cause = outcome.state.cause
+        if cause is not None and self._called_with is not None:
+            outcome.state.cause = cause._replace(arguments=described_arguments(*self._called_with))
+        self._called_with = self._value = None
+        return outcome
+
+    def __call__(self) -> object:
+        """Load the function and what it is called with, and call it."""
+        function = self._function.function()
+        args, kwargs = self._loaded_arguments()
+        self._called_with = function, args, kwargs
+        value = self._value = function(*args, **kwargs)
+        if not isinstance(value, _UNFINISHED):
+            self._called_with = None  # it has returned, and what it was called with may be large
+        return value
+
+    @property
+    def is_generator(self) -> bool:
+        """Whether what the function returns is to be drained."""
+        function = self._function.function()
+        return bool(getattr(function, "is_generator", False)) or inspect.isgeneratorfunction(function)
+
+    def _loaded_arguments(self) -> tuple[Any, dict[str, Any]]:
+        assert self._arguments is not None
+        data, self._arguments = self._arguments, None
+        buffers = [buffer.views[0] for buffer in self._buffers]
+        _loading.parts, _loading.values = self._parts, {}
+        try:
+            args, kwargs = _loaded(data, "its arguments", buffers)
+        finally:
+            del _loading.parts, _loading.values
+            self._parts = self._buffers = ()
+        return args, kwargs
+
+
+_loading = threading.local()
+
+
+def _part(number: int) -> Any:
+    """Return the value of a part: the same object wherever it is among the arguments."""
+    values: dict[int, Any] = _loading.values
+    if number not in values:
+        values[number] = _loading.parts[number].load()
+    return values[number]
+
+
+def _loaded(data: bytes, what: str, buffers: Sequence[memoryview] = ()) -> Any:
+    try:
+        return pickle.loads(data, buffers=buffers)
+    except ModuleNotFoundError as error:
+        raise UnpicklableError(
+            f"worker on {socket.gethostname()} cannot import '{error.name}'; install it on every node of the cluster, "
+            "or ship it with `runtime_env`"
+        ) from error
+    except Exception as error:
+        raise UnpicklableError(f"{what} cannot be rebuilt in a worker process: {reason(error)}") from error
+
+
+@contextlib.contextmanager
+def _captured(log: Callable[[LogLine], None]) -> Iterator[None]:
+    """Give `log` what is written straight to descriptors 1 and 2, by C code and child processes, too."""
+    capture = _capture()
+    if capture is None or not capture.begin(log):
+        yield
+        return
+    try:
+        yield
+    finally:
+        capture.end()
+
+
+@cache
+def _capture() -> Capture | None:
+    return logs.capture_descriptors()
+
+
+@contextlib.contextmanager
+def _plain_signals() -> Iterator[None]:
+    """Have SIGTERM end the process, as it does for any program; Ray makes it an exception of whoever is at work."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    before = signal.signal(signal.SIGTERM, signal.SIG_DFL)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)
+
+
+# -- what a worker keeps ---------------------------------------------------------------------------------------------
+
+
+class _Definition:
+    """A function or a flow run, loaded when it is first needed."""
+
+    def __init__(self, data: bytes) -> None:
+        self._data: bytes | None = data
+        self._loaded: Any = None
+
+    def function(self) -> Callable[..., Any]:
+        if self._data is not None:
+            self._loaded = _loaded(self._data, "the task's function")
+            self._data = None
+        function: Callable[..., Any] = self._loaded
+        return function
+
+    def flow_run(self) -> FlowRun:
+        if self._data is not None:
+            self._loaded = FlowRun._make(pickle.loads(self._data))
+            self._data = None
+        run: FlowRun = self._loaded
+        return run
+
+
+_definitions: OrderedDict[str, _Definition] = OrderedDict()
+
+
+def _defined(key: str, data: Any) -> _Definition:
+    found = _definitions.pop(key, None)
+    if found is None:
+        found = _Definition(bytes(data.views[0]) if isinstance(data, Parts) else data)
+    _definitions[key] = found
+    while len(_definitions) > _KEPT_DEFINITIONS:
+        _definitions.popitem(last=False)
+    return found
+
+
+_own_path = [*sys.path]
+_seen: tuple[Any, ...] = ()
+
+
+def _look_like_the_engine(path: tuple[str, ...], directory: str) -> None:
+    """Take over the engine's sys.path, before this worker's own, and its working directory where that is there."""
+    global _seen
+    if path:
+        wanted = [*path, *(entry for entry in _own_path if entry not in path)]
+        if _seen != path:
+            sys.path[:] = wanted
+            _seen = path
+    if directory:
+        with contextlib.suppress(OSError):  # another machine may not have it; tasks that do not use it need not care
+            os.chdir(directory)
+
+
+# -- what the engine hears meanwhile ---------------------------------------------------------------------------------
+
+
+class _Post:
+    """Writes to the engine's mailbox while a call is at work: where it is, and what it says."""
+
+    def __init__(self, mailbox: str, number: int) -> None:
+        self._mailbox = mailbox
+        self._number = number
+        self._lock = threading.Lock()
+        self._lines: list[LogLine] = []
+        self._room, self._dropped = TEXT_LIMIT, 0
+        self._letters = 0
+        self._due_at = 0.0
+        self._is_open = True
+        self.begun = Begun(_node_id(), machine_mark(), os.getpid(), time.time())
+
+    @contextlib.contextmanager
+    def at_work(self, at_once: bool) -> Iterator[None]:
+        """Tell the engine where the call is: at once, or when it has taken a while."""
+        if at_once:
+            with self._lock:
+                self._write()
+        else:
+            self._due_at = time.monotonic() + PERIOD
+        _postman.attend(self)
+        yield
+        _postman.attend(None)
+
+    def say(self, line: LogLine) -> None:
+        """Take what the call says."""
+        size = len(line.message.encode(errors="backslashreplace"))
+        with self._lock:
+            if self._room >= 0:
+                self._room -= size + _LINE_COST
+            if self._room < 0:
+                self._dropped += size
+                return
+            self._lines.append(line)
+            if not self._letters or time.monotonic() >= self._due_at:
+                self._write()  # now: what comes next may kill this process
+            elif len(self._lines) == 1:
+                _postman.wake()
+
+    def look(self) -> float | None:
+        """Write what is due; return when to look again, None if not before the call says something."""
+        with self._lock:
+            if self._is_open and time.monotonic() >= self._due_at and (self._lines or not self._letters):
+                self._write()
+            return self._due_at if self._is_open and (self._lines or not self._letters) else None
+
+    def close(self) -> tuple[int, tuple[LogLine, ...]]:
+        """Return how many letters there were, and the lines that are in none of them."""
+        with self._lock:
+            self._is_open = False
+            if self._dropped:
+                text = f"... truncated {self._dropped} bytes"
+                self._lines.append(LogLine(time.time(), 30, "localflow", text))
+            return self._letters, tuple(self._lines)
+
+    def _write(self) -> None:
+        lines, self._lines = self._lines, []
+        kind = "said" if self._letters else "begun"
+        letter = (kind, self._number, (tuple(self.begun), tuple(lines)))
+        with contextlib.suppress(Exception):  # the engine is gone, and nobody wants to know
+            mailbox = _mailboxes.get(self._mailbox)
+            if mailbox is None:
+                # The first letter takes a while, in which this process may be killed: it is seen off.
+                mailbox = find_mailbox(self._mailbox)
+                ray.get(mailbox.put.remote(letter), timeout=_FIRST_SECONDS)
+                _mailboxes[self._mailbox] = mailbox
+            else:
+                mailbox.put.remote(letter)
+            self._letters += 1
+        self._due_at = time.monotonic() + PERIOD
+
+
+_mailboxes: dict[str, Any] = {}
+
+
+@cache
+def _node_id() -> str:
+    node: str = ray.get_runtime_context().get_node_id()
+    return node
+
+
+class _Postman:
+    """The thread that writes for calls that do not say anything just when it is time."""
+
+    def __init__(self) -> None:
+        self._changed = threading.Condition()
+        self._post: _Post | None = None
+        self._is_called = False
+        self._thread: threading.Thread | None = None
+
+    def attend(self, post: _Post | None) -> None:
+        """Write for this call from now on, for none if None."""
+        with self._changed:
+            self._post = post
+            if post is not None:
+                if self._thread is None:
+                    self._thread = threading.Thread(target=self._work, name="localflow-post", daemon=True)
+                    self._thread.start()
+                self._is_called = True
+                self._changed.notify()
+
+    def wake(self) -> None:
+        """Look again at what is to be written."""
+        with self._changed:
+            self._is_called = True
+            self._changed.notify()
+
+    def _work(self) -> None:
+        next_look: float | None = None
+        while True:
+            with self._changed:
+                if not self._is_called:
+                    self._changed.wait(None if next_look is None else max(0.0, next_look - time.monotonic()))
+                self._is_called = False
+                post = self._post
+            next_look = None if post is None else post.look()
+
+
+_postman = _Postman()
