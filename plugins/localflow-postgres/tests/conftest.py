@@ -10,10 +10,11 @@ import tempfile
 import time
 import uuid
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import psycopg
 import pytest
+from localflow_postgres.store import PostgresStateStore
 from psycopg.sql import SQL, Identifier
 
 if TYPE_CHECKING:
@@ -106,24 +107,44 @@ def server() -> Iterator[Server]:
         shutil.rmtree(folder)
 
 
+@pytest.fixture(scope="session")
+def database(server: Server) -> str:
+    """Make a database for all tests; gives its URL."""
+    with psycopg.connect(server.url(), autocommit=True) as connection:
+        connection.execute("CREATE DATABASE runs")
+    return server.url("runs")
+
+
 @pytest.fixture
-def database(server: Server) -> Iterator[str]:
-    """Make an empty database; gives its URL."""
+def schema(database: str) -> Iterator[str]:
+    """Give the name of a schema of the test's own; afterwards no connection of the test's may be left."""
     name = f"test_{uuid.uuid4().hex[:12]}"
-    with psycopg.connect(server.url(), autocommit=True) as connection:
-        connection.execute(SQL("CREATE DATABASE {}").format(Identifier(name)))
-    yield server.url(name)
-    with psycopg.connect(server.url(), autocommit=True) as connection:
-        _wait_until(lambda: not _sessions(connection, name), "a connection is left open")
-        connection.execute(SQL("DROP DATABASE {}").format(Identifier(name)))
+    yield name
+    with psycopg.connect(database, autocommit=True) as connection:
+        _wait_until(lambda: not _sessions(connection), "a connection is left open")
+        connection.execute(SQL("DROP SCHEMA IF EXISTS {} CASCADE").format(Identifier(name)))
 
 
 @pytest.fixture
-def ask(database: str) -> Callable[..., list[tuple[object, ...]]]:
-    """Give a function that runs a statement in the database."""
+def open_store(database: str, schema: str) -> Iterator[Callable[..., PostgresStateStore]]:
+    """Give a function that opens the store of the test, by another URL if one is given; closed afterwards."""
+    opened: list[PostgresStateStore] = []
 
-    def ask(statement: str, *values: object) -> list[tuple[object, ...]]:
-        with psycopg.connect(database, autocommit=True) as connection:
+    def open_store(url: str = database, **options: Any) -> PostgresStateStore:
+        opened.append(PostgresStateStore(url, schema, **options))
+        return opened[-1]
+
+    yield open_store
+    for store in opened:
+        store.close()
+
+
+@pytest.fixture
+def ask(database: str, schema: str) -> Callable[..., list[tuple[Any, ...]]]:
+    """Give a function that runs a statement in the schema of the test."""
+
+    def ask(statement: str, *values: object) -> list[tuple[Any, ...]]:
+        with psycopg.connect(database, autocommit=True, options=f"-c search_path={schema}") as connection:
             cursor = connection.execute(statement, values or None)  # type: ignore[call-overload]
             return cursor.fetchall() if cursor.description else []
 
@@ -143,8 +164,10 @@ def _wait_until(is_so: Callable[[], object], otherwise: str, seconds: float = 30
         time.sleep(0.02)
 
 
-def _sessions(connection: psycopg.Connection, database: str) -> bool:
-    row = connection.execute("SELECT count(*) FROM pg_stat_activity WHERE datname = %s", (database,)).fetchone()
+def _sessions(connection: psycopg.Connection) -> bool:
+    row = connection.execute(
+        "SELECT count(*) FROM pg_stat_activity WHERE datname = current_database() AND pid <> pg_backend_pid()"
+    ).fetchone()
     return bool(row and row[0])
 
 

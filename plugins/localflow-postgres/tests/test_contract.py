@@ -19,6 +19,6 @@ class TestContract(StateStoreContract):
     """What localflow asks of every state store, on a real server."""
 
     @pytest.fixture
-    def make_store(self, database: str) -> Callable[[], StateStore]:
-        """Open a store in a database of the test's own."""
-        return lambda: PostgresStateStore(database)
+    def make_store(self, database: str, schema: str) -> Callable[[], StateStore]:
+        """Open a store in a schema of the test's own."""
+        return lambda: PostgresStateStore(database, schema)

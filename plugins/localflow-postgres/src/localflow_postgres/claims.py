@@ -15,7 +15,7 @@ import platform
 import re
 import select
 import threading
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, LiteralString
 
 import psycopg
 
@@ -185,6 +185,6 @@ class Claim:
             self._claims.release(self)
 
 
-def _answer(connection: psycopg.Connection, statement: str, key: int) -> bool:
-    row = connection.execute(statement, (key,)).fetchone()  # type: ignore[call-overload]
+def _answer(connection: psycopg.Connection, statement: LiteralString, key: int) -> bool:
+    row = connection.execute(statement, (key,)).fetchone()
     return bool(row and row[0])

@@ -78,7 +78,7 @@ def reconnect(place: Place, purpose: str = "") -> psycopg.Connection:
     while True:
         try:
             return connect(place, purpose)
-        except Exception as error:
+        except StoreError as error:
             cause = error.__cause__
             if not (isinstance(cause, psycopg.Error) and is_starting(cause)) or time.monotonic() > deadline:
                 raise

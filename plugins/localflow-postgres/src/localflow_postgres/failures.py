@@ -19,6 +19,15 @@ _TAKEN = re.compile(r"\(flow_run, number, sequence\)=\((-?\d+), (-?\d+), (-?\d+)
 #: The server has rolled back, and the very same may well succeed now.
 REPEATABLE = (errors.DeadlockDetected, errors.SerializationFailure)
 
+# What a server says that takes no connection; of that there is only the text.
+_REFUSALS = {
+    "does not exist": "make the database with createdb, or see user and database in its url",
+    "authentication failed": "see user and password in its url",
+    "no password supplied": "give user and password in its url",
+    "too many": "close some connections, or raise max_connections of the server",
+    "connection slots": "close some connections, or raise max_connections of the server",
+}
+
 _STARTING = (errors.CannotConnectNow, errors.AdminShutdown, errors.CrashShutdown)
 
 
@@ -39,19 +48,16 @@ def database_failure(place: Place, error: Error, ids: Mapping[int, str] | None =
 def _worded(error: Error, cause: str) -> str:
     if isinstance(error, (errors.DiskFull, errors.ConfigurationLimitExceeded)):
         return f"is full: {cause}; free some space there, everything recorded so far is safe"
-    if isinstance(error, errors.TooManyConnections):
-        return f"has no connection left: {cause}; close some, or raise max_connections of the server"
     if isinstance(error, (errors.UndefinedTable, errors.UndefinedColumn, errors.InvalidSchemaName)):
         return f"was removed or changed while it was in use: {cause}; nothing more can be recorded, run again"
     if isinstance(error, errors.InsufficientPrivilege):
         return f"may not be used: {cause}; let an owner GRANT it to this user, or name another schema"
     if isinstance(error, errors.ReadOnlySqlTransaction):
         return f"cannot be written: {cause}; name the server that takes writes"
-    if isinstance(error, errors.InvalidAuthorizationSpecification):
-        return f"cannot be opened: {cause}; see user and password in its url"
-    if isinstance(error, errors.InvalidCatalogName):
-        return f"cannot be opened: {cause}; make it with createdb, or name another one in its url"
     if isinstance(error, OperationalError):
+        for told, advice in _REFUSALS.items():
+            if told in cause:
+                return f"cannot be opened: {cause}; {advice}"
         return f"cannot be reached: {cause}; see whether the server is up and its url right"
     return f"cannot be used: {cause}"
 

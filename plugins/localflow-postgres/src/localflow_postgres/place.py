@@ -34,7 +34,10 @@ class Place:
         """
         try:
             given = {key: value for key, value in conninfo_to_dict(url).items() if value is not None}
+            is_odd = _has_escaped_badly(given)
         except psycopg.Error:
+            is_odd = True
+        if is_odd:
             raise ValueError(
                 "url is no PostgreSQL URL; write postgresql://user:password@host:5432/database, "
                 "or 'host=... dbname=... user=...', with % and what else is special in a URL as %25 and so on"
@@ -61,6 +64,13 @@ class Place:
     def has_secret(self, text: str) -> bool:
         """Return whether a secret is in a text."""
         return self.without_secrets(text) != text
+
+
+def _has_escaped_badly(given: dict[str, str | int]) -> bool:
+    """Return whether a part of the password may stand where it would be shown, for want of a %."""
+    ports = str(given.get("port", "")).split(",")
+    shown = (str(given.get(key, "")) for key in ("host", "hostaddr", "dbname"))
+    return any(port and not port.isdecimal() for port in ports) or any("@" in part for part in shown)
 
 
 def _location(given: dict[str, str | int], schema: str) -> str:

@@ -235,7 +235,7 @@ def state_change_of(run: FlowRun | TaskRun, row: Row) -> StateChange:
     """Return the state change of a row, without its result."""
     (_, sequence, type, name, message, timestamp, previous, attempt, worker, pid, started_at, ended_at, cpu_seconds,
      peak_rss_bytes, cause, cache_key, cache_expires_at, odd) = row  # fmt: skip
-    numbers = {} if odd is None else from_json(odd)
+    numbers: dict[str, Any] = {} if odd is None else from_json(odd)
     execution = None
     if worker is not None:
         execution = Execution(
@@ -244,7 +244,7 @@ def state_change_of(run: FlowRun | TaskRun, row: Row) -> StateChange:
         )
     return StateChange(
         *(run, sequence, _TYPES[type], from_text(name), from_text(message), timestamp, from_text(previous)),
-        numbers.get("attempt", attempt),
+        numbers.get("attempt") or attempt,
         execution,
         None if cause is None else Cause(**from_json(cause)),
         cache=None if cache_key is None else CacheEntry(from_text(cache_key), cache_expires_at),

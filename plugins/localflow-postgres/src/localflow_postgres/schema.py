@@ -100,7 +100,8 @@ TABLES: tuple[LiteralString, ...] = (
     PRIMARY KEY (flow_run, number, sequence)
 )""",
     "CREATE SEQUENCE cache_entries",
-    "CREATE INDEX state_changes_by_cache_key ON state_changes (cache_digest, cache_entry) WHERE cache_digest IS NOT NULL",
+    """CREATE INDEX state_changes_by_cache_key ON state_changes (cache_digest, cache_entry)
+    WHERE cache_digest IS NOT NULL""",
     """CREATE TABLE result_parts (
     flow_run bigint NOT NULL,
     number bigint NOT NULL,
@@ -139,9 +140,9 @@ def prepare_schema(connection: psycopg.Connection, place: Place) -> None:
     encoding = connection.info.parameter_status("server_encoding")
     if encoding != "UTF8":
         raise StoreError(f"{place.named} has the encoding {encoding}; make a database with ENCODING 'UTF8' and name it")
-    version = _find_version(connection)
+    version = _find_version(connection, place)
     if version is None:
-        version = _make_tables(connection, place.schema)
+        version = _make_tables(connection, place)
     if version != FORMAT_VERSION:
         advice = "upgrade localflow-postgres" if version > FORMAT_VERSION else "use the localflow-postgres that made it"
         raise StoreError(
@@ -150,10 +151,11 @@ def prepare_schema(connection: psycopg.Connection, place: Place) -> None:
         )
 
 
-def _make_tables(connection: psycopg.Connection, schema: str) -> int:
+def _make_tables(connection: psycopg.Connection, place: Place) -> int:
+    schema = place.schema
     with connection.transaction():
         connection.execute("SELECT pg_advisory_xact_lock(%s)", (digest(f"localflow schema {schema}"),))
-        version = _find_version(connection)
+        version = _find_version(connection, place)
         if version is not None:  # another process was quicker
             return version
         if connection.execute("SELECT 1 FROM pg_namespace WHERE nspname = %s", (schema,)).fetchone() is None:
@@ -166,12 +168,18 @@ def _make_tables(connection: psycopg.Connection, schema: str) -> int:
     return FORMAT_VERSION
 
 
-def _find_version(connection: psycopg.Connection) -> int | None:
+def _find_version(connection: psycopg.Connection, place: Place) -> int | None:
     """Return the format of the tables, None if there are none."""
+    # Not by to_regclass: within a transaction it may still say what was so before we waited for the lock.
     there = connection.execute(
-        "SELECT 1 FROM pg_class WHERE relname = 'format' AND relnamespace = to_regnamespace(current_setting('search_path'))"
+        """SELECT has_schema_privilege(pg_namespace.oid, 'USAGE')
+           FROM pg_class JOIN pg_namespace ON pg_namespace.oid = relnamespace
+           WHERE nspname = %s AND relname = 'format'""",
+        (place.schema,),
     ).fetchone()
     if there is None:
         return None
+    if not there[0]:
+        raise StoreError(f"{place.named} may not be used: it needs GRANT USAGE ON SCHEMA, and rights on what is in it")
     row = connection.execute("SELECT version FROM format").fetchone()
     return None if row is None else int(row[0])

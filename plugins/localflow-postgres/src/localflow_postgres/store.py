@@ -159,4 +159,6 @@ class PostgresStateStore(StateStore):
         except psycopg.Error as error:
             raise failure(self._place, error) from error
         except (ArithmeticError, KeyError, TypeError, ValueError) as error:
-            raise StoreError(f"{self._place.named} has a row that makes no sense ({error!r}); see: localflow doctor") from error
+            raise StoreError(
+                f"{self._place.named} has a row that makes no sense ({error!r}); see: localflow doctor"
+            ) from error

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import threading
 import time
+from contextlib import closing
 from typing import TYPE_CHECKING
 
 import psycopg
@@ -135,19 +136,21 @@ class Writer:
         """Return whether a transaction has been committed whose connection was lost over its COMMIT."""
         cause = self._place.without_secrets(" ".join(str(error).split()))
         deadline = time.monotonic() + float(self._place.parameters["connect_timeout"])
-        while True:
+        status: str | None = "in progress"
+        while status == "in progress" and time.monotonic() < deadline:
             try:
-                connection = reconnect(self._place)
-                row = connection.execute(statements.XID_STATUS, (xid,)).fetchone()
-            except (StoreError, psycopg.Error) as lost:
+                with closing(reconnect(self._place)) as connection:
+                    row = connection.execute(statements.XID_STATUS, (xid,)).fetchone()
+            except StoreError as lost:
                 raise in_doubt(self._place, cause) from lost
-            connection.close()
+            except psycopg.OperationalError:  # lost once more
+                continue
             status = row[0] if row else None
-            if status in ("committed", "aborted"):
-                return bool(status == "committed")
-            if status is None or time.monotonic() > deadline:
-                raise in_doubt(self._place, cause) from error
-            time.sleep(0.05)  # it is still at work there, or has not noticed that we are gone
+            if status == "in progress":
+                time.sleep(0.05)  # it is still at work there, or has not noticed that we are gone
+        if status not in ("committed", "aborted"):
+            raise in_doubt(self._place, cause) from error
+        return bool(status == "committed")
 
     def _connected(self, *, again: bool) -> psycopg.Connection:
         if self._connection is None:
@@ -224,7 +227,9 @@ class Writer:
             for id in unknown:
                 if id not in keys:
                     raise not_recorded(id)
-        added = [connection.execute(statements.ADD_FLOW_RUN, rows.flow_run_row(run)) for run in batch.flow_runs.values()]
+        added = [
+            connection.execute(statements.ADD_FLOW_RUN, rows.flow_run_row(run)) for run in batch.flow_runs.values()
+        ]
         if added:
             new = [int(row[0]) for cursor in added if (row := cursor.fetchone())]
             connection.execute(statements.ADD_PROGRESS, (int_array(new),))
