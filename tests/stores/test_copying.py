@@ -36,7 +36,7 @@ if TYPE_CHECKING:
     from localflow.copying import CopiedTree
     from localflow.interfaces import Record, StateStore
 
-MANY = 10_000  # state changes, which take several appends
+MANY = 8_400  # state changes, which take several appends
 
 
 def copy_all(source: StateStore, target: StateStore) -> list[CopiedTree]:
@@ -45,8 +45,8 @@ def copy_all(source: StateStore, target: StateStore) -> list[CopiedTree]:
     return list(copy_trees(source, target, [each for each in summaries if each.flow_run.parent_id is None]))
 
 
-def contents(store: StateStore) -> dict[str, Any]:
-    """Return all that a store gives of its flow runs."""
+def contents(store: StateStore, root_id: str | None = None) -> dict[str, Any]:
+    """Return all that a store gives of its flow runs, or of one tree of them."""
     return {
         summary.flow_run.id: (
             comparable(summary),
@@ -54,7 +54,7 @@ def contents(store: StateStore) -> dict[str, Any]:
             comparable(list(store.read_logs(summary.flow_run.id))),
             [store.load_result(summary.flow_run.id, number) for number in range(5)],
         )
-        for summary in store.list_flow_runs()
+        for summary in store.list_flow_runs(root_id=root_id)
     }
 
 
@@ -106,11 +106,8 @@ def test_copies_of_copies_are_the_same(
 
     assert [each.outcome for each in copies] == ["copied"] * 2
     assert [each.outcome for each in again] == ["present"] * 2
-    expected = contents(sqlite)
     for store in (json_files, memory):
-        found = contents(store)
-        assert [found[id] for id in expected if id in found] == [expected[id] for id in found]
-        assert root.id in found
+        assert contents(store, root.id) == contents(sqlite, root.id)
         for change in (record for batch in batches for record in batch if isinstance(record, StateChange)):
             if change.cache is not None and _is_only_one(change.cache.key, batches):
                 keys = (change.cache.key, 0.0)
@@ -179,7 +176,7 @@ print(*copy_trees(source, target, source.list_flow_runs(root_id="large")[-1:]))
 """
 
 
-@pytest.mark.parametrize("moment", [1, 2, 3])
+@pytest.mark.parametrize("moment", [1, 3])
 def test_copy_that_was_killed_shows_what_it_is(
     sqlite: SqliteStateStore,
     target: Callable[[], StateStore],
