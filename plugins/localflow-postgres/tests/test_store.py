@@ -9,7 +9,18 @@ import psycopg
 import pytest
 from localflow_postgres.store import PostgresStateStore
 
-from localflow.interfaces import FlowRun, LogEntry, Payload, StateChange, StateType, StoreError, TaskRun
+from localflow.interfaces import (
+    CacheEntry,
+    Cause,
+    Execution,
+    FlowRun,
+    LogEntry,
+    Payload,
+    StateChange,
+    StateType,
+    StoreError,
+    TaskRun,
+)
 from localflow.testing.store_records import make_completed, make_flow_run, make_running, make_task_run, run_in_threads
 
 if TYPE_CHECKING:
@@ -197,6 +208,22 @@ def test_check_names_what_is_wrong(
     ask(damage)
 
     assert problem in store.check()
+
+
+def test_empty_and_zero_are_not_nothing(open_store: Callable[..., PostgresStateStore]) -> None:
+    """What is empty or 0 in a cause, an execution or a cache entry comes back as that."""
+    store = open_store()
+    flow_run = make_flow_run()
+    causes = [Cause(""), Cause("worker", signal=0, exit_code=0, pid=0, arguments={"": ""})]
+    changes = [
+        make_running(
+            flow_run, number, cause=cause, execution=Execution("", 0, 0.0, 0.0, 0.0, 0), cache=CacheEntry("", 0.0)
+        )
+        for number, cause in enumerate(causes, 1)
+    ]
+    store.append([flow_run, *changes])
+
+    assert list(store.read(flow_run.id)) == [flow_run, *changes]
 
 
 # -- large runs ------------------------------------------------------------------------------------------------------

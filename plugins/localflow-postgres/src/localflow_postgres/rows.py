@@ -174,7 +174,7 @@ def _part_count(result: Payload | None) -> int:
 def _cause(cause: Cause) -> str:
     fields = cause._asdict()
     fields["arguments"] = dict(cause.arguments)
-    return to_json({name: value for name, value in fields.items() if value not in ("", None) and value != {}})
+    return to_json({name: value for name, value in fields.items() if value != Cause._field_defaults.get(name)})
 
 
 def _texts(texts: Sequence[str]) -> str | None:
