@@ -7,6 +7,7 @@ import subprocess
 import sys
 import tempfile
 import threading
+import time
 import warnings
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -141,6 +142,21 @@ def test_run_that_somebody_else_has_taken_is_not_written_to(
     claim.release()
     assert open_store().claim(RUN.id) is None
     taken.release()
+
+
+def test_claim_outlasts_the_timeout_of_idle_sessions(
+    open_store: Callable[..., PostgresStateStore], database: str
+) -> None:
+    """A server that ends sessions in which nothing happens leaves an engine its claim."""
+    store, other = open_store(f"{database}&options=-c%20idle_session_timeout%3D50"), open_store()
+    claim = store.claim(RUN.id)
+    assert claim is not None
+    deadline = time.monotonic() + 0.5
+
+    while time.monotonic() < deadline:
+        assert other.claim(RUN.id) is None
+
+    claim.release()
 
 
 def test_server_that_is_gone_is_named(open_store: Callable[..., PostgresStateStore], server: Any) -> None:

@@ -30,11 +30,14 @@ T = TypeVar("T")
 _MAX_IDLE = 4
 _LONGEST_PAUSE = 0.5  # seconds between two attempts to reach a server that starts
 
-# The server's side: the claims of a machine that has lost its power end within half a minute.
+# The server's side: the claims of a machine that has lost its power end within half a minute, and those of an engine
+# that waits for a long task do not end. (PostgreSQL 13 has no such timeout.)
 _SETTINGS = """
     SELECT set_config('search_path', quote_ident(%s), false),
            set_config('tcp_keepalives_idle', '15', false), set_config('tcp_keepalives_interval', '5', false),
-           set_config('tcp_keepalives_count', '3', false)
+           set_config('tcp_keepalives_count', '3', false),
+           CASE WHEN current_setting('idle_session_timeout', true) IS NOT NULL
+                THEN set_config('idle_session_timeout', '0', false) END
 """
 
 
