@@ -44,6 +44,7 @@ class Server:
             file.write(
                 f"listen_addresses = ''\nunix_socket_directories = '{folder}'\nmax_connections = 100\n"
                 "fsync = off\nshared_buffers = '64MB'\nlogging_collector = off\n"
+                "password_encryption = 'scram-sha-256'\n"
             )
         self.start()
 
