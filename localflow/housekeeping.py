@@ -111,10 +111,11 @@ def apply_retention(project: Project, store: StateStore) -> int:
 # -- the store's files -----------------------------------------------------------------------------------------------
 
 
-def store_path(project: Project) -> Path | None:
-    """Return where the state store keeps its files, None for one that has no option `path`."""
-    key = dotted("stores", project.settings.store, "path")
-    for shown in project.show():
+def store_path(project: Project, name: str | None = None) -> Path | None:
+    """Return where the state store, or the one of a name, keeps its files; None if it has no option `path`."""
+    name = name or project.settings.store
+    key = dotted("stores", name, "path")
+    for shown in project.show_store(name):
         if shown.key == key and isinstance(shown.value, str) and shown.value != MASK:
             return project.root / shown.value
     return None

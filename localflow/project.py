@@ -165,13 +165,13 @@ class Project:
 
         return lambda on_granted: Limits(self.state_directory / "limits", limits, on_granted)
 
-    def open_store(self) -> StateStore:
-        """Open the state store of the settings.
+    def open_store(self, name: str | None = None) -> StateStore:
+        """Open the state store of the settings, or another one by the name of a table or of a plugin.
 
         Raises:
             StoreError: it cannot be opened.
         """
-        table = self._table("stores", self.settings.store)
+        table = self._table("stores", name or self.settings.store)
         made = self._construct(table, self._checked(table))
         if not isinstance(made, StateStore):
             raise _foreign(table, made, "a StateStore")
@@ -263,6 +263,10 @@ class Project:
                 key = dotted(heading, option)
                 shown.append(Shown(key, value, str(settings.origins.get(key, DEFAULT))))
         return shown
+
+    def show_store(self, name: str) -> list[Shown]:
+        """Return the options of a state store by the name of a table or of a plugin, defaults among them."""
+        return list(self._show_table(self._table("stores", name)))
 
     # -- tables --
 

@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 INTERNAL_ERROR = 4
 INTERRUPTED = 130
 
-_VERBS = ("run", "resume", "runs", "show", "logs", "graph", "cancel", "clean", "plugins", "config", "doctor")
+_VERBS = ("run", "resume", "runs", "show", "logs", "graph", "cancel", "clean", "store", "plugins", "config", "doctor")
 
 
 class LazyGroup(VerbGroup):

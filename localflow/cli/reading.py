@@ -32,14 +32,14 @@ class NothingRecorded(RecordBuffer):
 
 
 @contextmanager
-def recorded(project: Project | None = None) -> Iterator[StateStore]:
-    """Open the state store of the settings for the block; an empty stand-in where there is none yet.
+def recorded(project: Project | None = None, name: str | None = None) -> Iterator[StateStore]:
+    """Open the state store of the settings, or the one of a name, for the block; a stand-in where there is none yet.
 
     Runs in it whose engine is gone are marked as lost.
     """
     project = project or Project.load()
-    path = store_path(project)
-    store = NothingRecorded(path) if path is not None and _is_missing(path) else project.open_store()
+    path = store_path(project, name)
+    store = NothingRecorded(path) if path is not None and _is_missing(path) else project.open_store(name)
     try:
         note_lost(project, store)
         yield store
