@@ -28,14 +28,14 @@ class Proxy:
         self._listener = socket.socket(socket.AF_UNIX)
         self._listener.bind(str(folder / _SOCKET))
         self._listener.listen()
-        self._threads = [threading.Thread(target=self._accept)]
+        self._threads = [threading.Thread(target=self._accept, daemon=True)]
         self._threads[0].start()
 
     def close(self) -> None:
         """Take no more connections and wait until those there are have ended."""
         self._listener.shutdown(socket.SHUT_RDWR)
         for thread in self._threads:
-            thread.join()
+            thread.join(30)
         self._listener.close()
 
     def _accept(self) -> None:
@@ -44,14 +44,14 @@ class Proxy:
                 client, _ = self._listener.accept()
             except OSError:
                 return
-            self._threads.append(threading.Thread(target=self._serve, args=(client,)))
+            self._threads.append(threading.Thread(target=self._serve, args=(client,), daemon=True))
             self._threads[-1].start()
 
     def _serve(self, client: socket.socket) -> None:
         with client, socket.socket(socket.AF_UNIX) as server:
             server.connect(self._server)
             is_muted, has_answered = threading.Event(), threading.Event()
-            answers = threading.Thread(target=_answer, args=(server, client, is_muted, has_answered))
+            answers = threading.Thread(target=_answer, args=(server, client, is_muted, has_answered), daemon=True)
             answers.start()
             while data := _received(client):
                 if self.cuts > 0 and b"COMMIT" in data:

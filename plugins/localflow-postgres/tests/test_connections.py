@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import signal
 import subprocess
 import sys
 import tempfile
@@ -142,6 +143,47 @@ def test_run_that_somebody_else_has_taken_is_not_written_to(
     claim.release()
     assert open_store().claim(RUN.id) is None
     taken.release()
+
+
+def test_claim_of_a_dead_process_is_waited_for(
+    open_store: Callable[..., PostgresStateStore],
+    ask: Callable[..., list[tuple[Any, ...]]],
+    wait_until: Callable[[Callable[[], object], str], None],
+    database: str,
+    schema: str,
+) -> None:
+    """A server that is slow to notice the death of an engine does not make it seem alive."""
+    store = open_store()
+    script = f"""
+import sys
+from localflow_postgres.store import PostgresStateStore
+claim = PostgresStateStore({database!r}, {schema!r}).claim({RUN.id!r})
+print("claimed", flush=True)
+sys.stdin.read()
+"""
+    holder = subprocess.Popen([sys.executable, "-c", script], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+    assert holder.stdout is not None
+    assert holder.stdin is not None
+    assert holder.stdout.readline() == "claimed\n"
+    ((backend,),) = ask("SELECT pid FROM pg_stat_activity WHERE application_name LIKE %s", f"localflow {holder.pid}@%")
+    os.kill(backend, signal.SIGSTOP)
+    claims: list[Any] = []
+    waiter = threading.Thread(target=lambda: claims.append(store.claim(RUN.id)))
+    try:
+        holder.kill()
+        holder.wait()
+        waiter.start()
+        wait_until(
+            lambda: claims or ask("SELECT 1 FROM pg_stat_activity WHERE wait_event = 'advisory'"), "nobody waits"
+        )
+    finally:
+        os.kill(backend, signal.SIGCONT)
+    waiter.join()
+    holder.stdin.close()
+    holder.stdout.close()
+
+    assert claims[0] is not None
+    claims[0].release()
 
 
 def test_claim_outlasts_the_timeout_of_idle_sessions(
