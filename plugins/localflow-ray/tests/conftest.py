@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import shutil
+import tempfile
 from typing import TYPE_CHECKING
 
 import pytest
@@ -18,6 +20,7 @@ STORE_BYTES = 150 << 20
 @pytest.fixture(scope="session")
 def ray_there() -> Iterator[None]:
     """Have this process connected to a Ray that the executor has not started."""
+    folder = tempfile.mkdtemp(prefix="lf-there-", dir="/tmp")
     ray.init(
         address="local",
         num_cpus=2,
@@ -26,8 +29,10 @@ def ray_there() -> Iterator[None]:
         log_to_driver=False,
         configure_logging=False,
         _node_ip_address="127.0.0.1",
+        _temp_dir=folder,
     )
     connect(Wanted(None, 2, None, {}, None, None))  # which is kept from test to test
     yield
     disconnect()
     ray.shutdown()
+    shutil.rmtree(folder, ignore_errors=True)

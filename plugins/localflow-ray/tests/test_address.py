@@ -45,7 +45,7 @@ def main():
 
 #: Data that is made on one node, used on another, and lost with its node.
 TWO_NODES = """
-import os, signal, sys, time
+import os, ray, signal, sys, time
 from localflow import flow, task
 from localflow_ray.executor import RayExecutor
 
@@ -76,6 +76,8 @@ def main():
     volatile = make.with_options(persist_result=False)(1 << 18)
     volatile.wait()
     at_work = wait(60)
+    for _ in range(10):  # so much that this node keeps no copies of what the other one has
+        ray.put(bytes(30 << 20))
     os.kill(raylet().result(), signal.SIGKILL)
     print(at_work.wait().name, total(volatile).wait().name, total(recorded).wait().name)
 

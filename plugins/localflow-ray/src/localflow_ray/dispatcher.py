@@ -20,9 +20,7 @@ import logging
 import queue
 import threading
 import time
-import weakref
 from collections import deque
-from concurrent.futures import ThreadPoolExecutor
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import ray
@@ -31,16 +29,13 @@ from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 from localflow.builtin.process.outcomes import read_outcome
 from localflow.builtin.process.transport import FrameReader
 from localflow.calls import Outcome, Output, timed_out_outcome
-from localflow.errors import LargeValueError
-from localflow.large_values import FILE, Reference, join_parts
-from localflow.payloads import CONTENT, Payload
 from localflow.records import Execution, LogLine
 from localflow.states import Cancelled, State, StateType
 from localflow_ray.deaths import is_cancelled, is_lost_argument, lost_state
 from localflow_ray.machines import kill_family, machine_mark
 from localflow_ray.mailbox import Begun
 from localflow_ray.packing import Refusal, RequestPacker, Shipment
-from localflow_ray.values import Kept, fetch
+from localflow_ray.results import Results
 from localflow_ray.worker import Answer, run_request
 
 if TYPE_CHECKING:
@@ -62,8 +57,6 @@ _KILL_AGAIN, _GIVE_UP = 2.0, 15.0
 _LETTER_SECONDS = 2.0
 #: How many events are taken before what they have brought is reported.
 _EVENTS_AT_ONCE = 200
-#: How much of the results that only the cluster has is fetched at the end, in bytes.
-_SETTLED_BYTES = 1 << 30
 
 _log = logging.getLogger("localflow.ray")
 
@@ -108,7 +101,6 @@ class Dispatcher:
     def __init__(self, connection: Connection, terms: Terms, folder: Folder | None, report: Report) -> None:
         self._connection = connection
         self._terms = terms
-        self._folder = folder
         self._report = report
         self._packer = RequestPacker(ships_path=terms.ships_path)
         self._run = ray.remote(run_request).options(num_returns=2, max_retries=0, name="localflow", **terms.options)
@@ -120,8 +112,7 @@ class Dispatcher:
         self._in_hand: dict[int, _Job] = {}
         self._numbers_of: dict[int, int] = {}  # by the ids of their calls
         self._reported: deque[Outcome | Output] = deque()
-        self._fetching = ThreadPoolExecutor(2, "localflow-ray-values")
-        self._on_cluster: weakref.WeakSet[Kept] = weakref.WeakSet()
+        self._results = Results(folder)
         self._is_closed = False
         self.mean_seconds = 1.0
         """How long calls take, those that came last counting most."""
@@ -175,8 +166,7 @@ class Dispatcher:
         self._events.put(None)
         if threading.current_thread() is not self._thread:
             self._thread.join()
-        self._fetching.shutdown(cancel_futures=True)
-        self._settle_values()
+        self._results.close()
         self._packer.close()
 
     def _pack(self, call: Call, number: int) -> Shipment:
@@ -387,63 +377,20 @@ class Dispatcher:
             state = Cancelled("the task was cancelled before it began")
         return Outcome(job.call.id, state, None, execution)
 
-    # -- large results --
-
     def _take_value(self, job: _Job, outcome: Outcome, size: int) -> None:
         """Have a large result recorded if it is to be; it stays on the cluster for those who depend on it."""
-        if getattr(job.call.function, "persist_result", None) is False:
-            kept = Kept(job.value_ref, size)
-            self._on_cluster.add(kept)
-            self._reported.append(_with_data(outcome, kept, None))
+        call, value = job.call, job.value_ref
+        if getattr(call.function, "persist_result", None) is False:
+            self._reported.append(self._results.left(outcome, value, size))
             return
 
-        def record() -> None:
-            try:
-                recorded = self._recorded(job, outcome, size)
-            except BaseException as error:  # whatever has become of the value, and of the disk
-                recorded = self._outcome_of_loss(job, outcome, error)
+        def failed(error: BaseException) -> State:
+            return lost_state(call, job.begun, time.monotonic() - job.began_at, error)
+
+        def done(recorded: Outcome) -> None:
             self._events.put(lambda: self._reported.append(recorded))
 
-        with contextlib.suppress(RuntimeError):  # it is closed meanwhile
-            self._fetching.submit(record)
-
-    def _recorded(self, job: _Job, outcome: Outcome, size: int) -> Outcome:
-        parts = fetch(job.value_ref)
-        folder, temporary = self._folder, None
-        if folder is None or folder.path is None:
-            payload = Payload(CONTENT, join_parts(*parts.views))
-        else:
-            written = parts.write(folder)
-            if isinstance(written, Reference):
-                payload, temporary = Payload(FILE, written.data()), folder.hold(written.file)
-            else:
-                payload = Payload("pickle", written)
-        return _with_data(outcome, Kept(job.value_ref, size, payload, temporary), payload)
-
-    @staticmethod
-    def _outcome_of_loss(job: _Job, outcome: Outcome, error: BaseException) -> Outcome:
-        if isinstance(error, LargeValueError):
-            state = State(StateType.FAILED, message=f"Task '{job.call.task_run.task}': {error}", data=error)
-        else:
-            state = lost_state(job.call, job.begun, time.monotonic() - job.began_at, error)
-        return outcome._replace(state=state, result=None)
-
-    def _settle_values(self) -> None:
-        """Fetch what only the cluster has and somebody may still ask for, small values first."""
-        room = _SETTLED_BYTES
-        for kept in sorted(self._on_cluster, key=lambda kept: kept.size):
-            room -= kept.size
-            if room >= 0:
-                kept.settle(self._folder)
-            else:
-                kept.reference = None
-
-
-def _with_data(outcome: Outcome, kept: Kept, payload: Payload | None) -> Outcome:
-    """Return the outcome of a call whose result lies on the cluster."""
-    before = outcome.state
-    state = State(before.type, before.name, before.message, kept, instant=before.instant, cause=before.cause)
-    return outcome._replace(state=state, result=payload)
+        self._results.record(call, outcome, value, size, failed, done)
 
 
 def _was_interrupted(outcome: Outcome) -> bool:
