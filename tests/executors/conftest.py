@@ -113,5 +113,12 @@ def numbers_in(path: Path) -> list[int]:
 
 def supervisor_pid() -> int:
     """Return the pid of the one supervisor below this process."""
-    [supervisor] = [child for child in psutil.Process().children() if child.pid != os.getpid()]
+    [supervisor] = own_children()
     return supervisor.pid
+
+
+def own_children() -> list[psutil.Process]:
+    """Return the children of this process, but for the servers that pools of other tests keep until the end."""
+    servers = ("forkserver", "resource_tracker")
+    children = psutil.Process().children()
+    return [child for child in children if not any(name in " ".join(child.cmdline()) for name in servers)]

@@ -21,7 +21,7 @@ from localflow.payloads import Packed
 from localflow.states import StateType
 from localflow.testing import workloads
 from localflow.testing.running import CallRunner
-from tests.executors.conftest import eventually, is_gone, numbers_in
+from tests.executors.conftest import eventually, is_gone, numbers_in, own_children
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -111,7 +111,7 @@ def test_a_flow_whose_store_cannot_be_opened_leaves_no_process(tmp_path: Path, m
     with pytest.raises(StoreError):
         main()
 
-    assert psutil.Process().children(recursive=True) == []
+    assert own_children() == []
 
 
 def test_an_executor_that_cannot_start_leaves_no_process() -> None:
@@ -123,7 +123,7 @@ def test_an_executor_that_cannot_start_leaves_no_process() -> None:
     with pytest.raises(UnpicklableError):
         executor.start(lambda outcomes: None)
 
-    assert psutil.Process().children(recursive=True) == []
+    assert own_children() == []
 
 
 def test_a_worker_leads_a_session_of_its_own(runner: CallRunner) -> None:

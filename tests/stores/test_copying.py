@@ -152,9 +152,11 @@ def test_copy_that_fails_leaves_nothing(sqlite: SqliteStateStore, memory: Memory
     class FullStore(FaultyStore):
         """Has room for two appends."""
 
+        appends = 0
+
         def append(self, records: Any) -> None:
-            self.failures += 1
-            if self.failures > 2:
+            self.appends += 1
+            if self.appends > 2:
                 raise StoreError("full")
             memory.append(records)
 
