@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import multiprocessing.resource_tracker
 import os
+import signal
 import threading
 import uuid
 from pathlib import Path
@@ -15,6 +16,10 @@ from waiting_for import eventually
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
+
+# What is ignored here, as in a shell's background, programs that the tests start would ignore as well.
+if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 MARK = "TEST_PROCESS_MARK"
 
