@@ -42,7 +42,7 @@ def test_plugins_lists_every_name_with_its_distribution(cli: Cli, read_json: Any
     lines = [line.split() for line in table.stdout.splitlines()]
     assert lines[0] == ["ROLE", "NAME", "PLUGIN", "DISTRIBUTION", "VERSION", "CAPABILITIES"]
     assert [(each["role"], each["name"]) for each in listing] == [
-        ("executor", "process"), ("executor", "sequential"), ("executor", "thread"),
+        ("executor", "futures"), ("executor", "process"), ("executor", "sequential"), ("executor", "thread"),
         ("state store", "json"), ("state store", "memory"), ("state store", "sqlite"),
         ("notifier", "command"), ("notifier", "log"), ("notifier", "webhook"),
     ]  # fmt: skip

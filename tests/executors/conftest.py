@@ -6,7 +6,6 @@ import contextlib
 import importlib
 import multiprocessing.forkserver
 import multiprocessing.resource_tracker
-import os
 import subprocess
 import sys
 import time

@@ -137,6 +137,7 @@ FORBIDDEN = {
     "yaml.load": (),
     "marshal.loads": (  # it makes plain data only
         "builtin/process/transport.py",  # frames of its own workers
+        "builtin/remote.py",  # what the engine and the pool it runs calls in send each other
         "builtin/storage/spooled.py",  # what an engine of the same user has recorded
         "payloads.py",  # where the buffers of an argument are
     ),
@@ -174,6 +175,7 @@ def test_fault_S13_nothing_listens() -> None:
     found = {
         source.place(node)
         for source in package()
+        if source.name != "testing/checked/mailbox.py"  # takes what a notifier sends, while `plugins check` checks it
         for node in source.nodes
         if (isinstance(node, ast.Call) and dotted(node.func).rpartition(".")[2] in ("listen", "start_server"))
         or (isinstance(node, ast.Import) and servers & {alias.name for alias in node.names})

@@ -41,6 +41,8 @@ if TYPE_CHECKING:
 _Made = TypeVar("_Made")
 
 _TABLES = """
+PRAGMA journal_mode = WAL;
+PRAGMA synchronous = NORMAL;
 CREATE TABLE IF NOT EXISTS flow_runs (place INTEGER PRIMARY KEY, id UNIQUE, root_id, is_final DEFAULT 0, fields BLOB);
 CREATE INDEX IF NOT EXISTS unfinished ON flow_runs (place) WHERE NOT is_final;
 CREATE INDEX IF NOT EXISTS trees ON flow_runs (root_id);
@@ -52,8 +54,26 @@ CREATE TABLE IF NOT EXISTS cached (place INTEGER PRIMARY KEY, flow_run, key BLOB
 CREATE INDEX IF NOT EXISTS cache_keys ON cached (key);
 CREATE INDEX IF NOT EXISTS cached_of ON cached (flow_run);
 """
-_RESULTS = ("results", "cached")
-_ALL = ("task_runs", "changes", "logs", *_RESULTS)
+_REMOVE_RESULTS = (
+    "DELETE FROM results WHERE flow_run IN (SELECT id FROM flow_runs WHERE root_id = ?)",
+    "DELETE FROM cached WHERE flow_run IN (SELECT id FROM flow_runs WHERE root_id = ?)",
+)
+_REMOVE_ALL = (
+    "DELETE FROM task_runs WHERE flow_run IN (SELECT id FROM flow_runs WHERE root_id = ?)",
+    "DELETE FROM changes WHERE flow_run IN (SELECT id FROM flow_runs WHERE root_id = ?)",
+    "DELETE FROM logs WHERE flow_run IN (SELECT id FROM flow_runs WHERE root_id = ?)",
+    *_REMOVE_RESULTS,
+    "DELETE FROM flow_runs WHERE root_id = ?",
+)
+#: By whether a tree is asked for, and whether only unfinished runs are.
+_LIST = {
+    (False, False): "SELECT id, fields FROM flow_runs ORDER BY place DESC LIMIT :limit",
+    (True, False): "SELECT id, fields FROM flow_runs WHERE root_id = :root_id ORDER BY place DESC LIMIT :limit",
+    (False, True): "SELECT id, fields FROM flow_runs WHERE NOT is_final ORDER BY place DESC LIMIT :limit",
+    (True, True): """
+        SELECT id, fields FROM flow_runs WHERE root_id = :root_id AND NOT is_final ORDER BY place DESC LIMIT :limit
+    """,
+}
 
 
 class MynameStateStore(StateStore):
@@ -135,12 +155,8 @@ class MynameStateStore(StateStore):
         """Remove trees of flow runs, or only their results."""
         with self._transaction() as connection:
             for id in root_ids:
-                for table in _RESULTS if results_only else _ALL:
-                    connection.execute(
-                        f"DELETE FROM {table} WHERE flow_run IN (SELECT id FROM flow_runs WHERE root_id = ?)", [id]
-                    )
-                if not results_only:
-                    connection.execute("DELETE FROM flow_runs WHERE root_id = ?", [id])
+                for statement in _REMOVE_RESULTS if results_only else _REMOVE_ALL:
+                    connection.execute(statement, [id])
 
     # -- reading --
 
@@ -148,11 +164,9 @@ class MynameStateStore(StateStore):
         self, limit: int | None = None, *, root_id: str | None = None, unfinished: bool = False
     ) -> list[FlowRunSummary]:
         """Return the flow runs with their newest state, the one recorded last first."""
-        conditions = ["NOT is_final"] * unfinished + ["root_id = ?"] * (root_id is not None)
-        query = f"SELECT id, fields FROM flow_runs {'WHERE' * bool(conditions)} {' AND '.join(conditions)}"
-        values = [*([] if root_id is None else [root_id]), -1 if limit is None else limit]
+        values = {"limit": -1 if limit is None else limit, "root_id": root_id}
         with self._transaction() as connection:
-            found = connection.execute(f"{query} ORDER BY place DESC LIMIT ?", values).fetchall()
+            found = connection.execute(_LIST[root_id is not None, unfinished], values).fetchall()
             return [self._summary(connection, id, _flow_run(fields)) for id, fields in found]
 
     def _summary(self, connection: sqlite3.Connection, id: str, flow_run: FlowRun) -> FlowRunSummary:
@@ -247,7 +261,7 @@ class MynameStateStore(StateStore):
         connection = sqlite3.connect(self._path, timeout=60, isolation_level=None, check_same_thread=False)
         try:
             connection.execute("PRAGMA auto_vacuum = FULL")  # what is removed gives its space back
-            connection.executescript(f"PRAGMA journal_mode = WAL; PRAGMA synchronous = NORMAL; {_TABLES}")
+            connection.executescript(_TABLES)
         except BaseException:
             connection.close()
             raise
