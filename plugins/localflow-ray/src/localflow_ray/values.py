@@ -141,7 +141,7 @@ class Kept(Packed):
         return self._local is not None
 
     @property
-    def payload(self) -> Payload:  # type: ignore[override]  # nobody sets it
+    def payload(self) -> Payload:
         """The value as bytes, fetched from the cluster if it is nowhere else; raises ValueGoneError."""
         if self._local is not None:
             return self._local
