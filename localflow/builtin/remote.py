@@ -23,7 +23,7 @@ from localflow import arguments, logs
 from localflow.builtin.process.outcomes import outcome_frame, read_outcome
 from localflow.builtin.process.packing import CallPacker
 from localflow.builtin.process.transport import FUNCTION, FrameReader
-from localflow.builtin.process.worker import _Function, _Work
+from localflow.builtin.process.worker import Function, Work
 from localflow.large_values import FILE, Folder, Reference, mapped
 from localflow.payloads import CONTENT, Packed, Payload
 from localflow.records import FlowRun, LogLine
@@ -108,7 +108,7 @@ def run_parcel(
     _see_to_path(path)
     function, flow_run = (_definition(definition) for definition in definitions)
     [content] = FrameReader().feed(frame)
-    work = _Work(content, function, flow_run)
+    work = Work(content, function, flow_run)
     folder = _folder(place)
     lines = [] if lines is None else lines
     with logs.recording_elsewhere():
@@ -144,7 +144,7 @@ def _definition(frame: bytes) -> Any:
         if known is None:
             [(_, _, kind, content)] = FrameReader().feed(frame)
             if kind == FUNCTION:
-                known = _Function(content)
+                known = Function(content)
             else:
                 import json
 

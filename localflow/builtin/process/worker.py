@@ -5,7 +5,7 @@ when it has read its token, which the engine may take back until then (the engin
 calls whose token never came are dropped when a later one's has. The token `EXIT` ends the worker, and so does the end
 of the engine, which closes the pipe.
 
-It is forked by the supervisor, which has imported everything needed here. User code runs in `_Work` only.
+It is forked by the supervisor, which has imported everything needed here. User code runs in `Work` only.
 """
 
 from __future__ import annotations
@@ -115,8 +115,8 @@ class _Worker:
         self._meter = ProcessMeter()
         self._reader = FrameReader()
         self._contents: deque[Any] = deque()
-        self._proposed: deque[_Work] = deque()
-        self._functions: dict[int, _Function] = {}
+        self._proposed: deque[Work] = deque()
+        self._functions: dict[int, Function] = {}
         self._flow_runs: dict[int, FlowRun] = {}
 
     def start(self) -> bool:
@@ -169,7 +169,7 @@ class _Worker:
     def _has_token(self) -> bool:
         return bool(self._token_came.poll(0))
 
-    def _find(self, number: int) -> _Work:
+    def _find(self, number: int) -> Work:
         """Return the call of this number; those before it have been taken back."""
         while True:
             while self._proposed:
@@ -191,11 +191,11 @@ class _Worker:
         kind = content[0]
         if kind == CALL:
             function, flow_run = self._functions[content[7]], self._flow_runs[content[8]]
-            self._proposed.append(_Work(content, function, flow_run))
+            self._proposed.append(Work(content, function, flow_run))
         elif kind == DEFINE:
             _, number, what, definition = content
             if what == FUNCTION:
-                self._functions[number] = _Function(definition)
+                self._functions[number] = Function(definition)
             else:
                 fields, parameters = definition
                 self._flow_runs[number] = FlowRun._make(fields)._replace(parameters=json.loads(parameters))
@@ -217,7 +217,7 @@ class _Worker:
             raise _EngineGone from error
 
 
-class _Function:
+class Function:
     """A task's function as bytes, until the first call that needs it."""
 
     def __init__(self, data: bytes) -> None:
@@ -225,15 +225,16 @@ class _Function:
         self._function: Callable[..., Any] | None = None
 
     def get(self) -> Callable[..., Any]:
+        """Return the function; raises UnpicklableError if it cannot be rebuilt here."""
         if self._function is None:
             self._function = _load(Payload("pickle", self._data), "the task's function")
         return self._function
 
 
-class _Work:
+class Work:
     """A call, with its function and arguments still as bytes."""
 
-    def __init__(self, content: Any, function: _Function, flow_run: FlowRun) -> None:
+    def __init__(self, content: Any, function: Function, flow_run: FlowRun) -> None:
         (
             _, self.number, call_id, attempt, attempts, timeout_seconds, log_prints, _, _, *fields, self._args,
             self._kwargs,
