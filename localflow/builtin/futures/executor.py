@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar
 
 from localflow.builtin.futures.dispatch import Dispatch
 from localflow.builtin.futures.pools import (
@@ -32,6 +32,9 @@ class FuturesExecutor(Executor):
     process executor. A pool cannot stop a call that runs. If it breaks, the calls it has in hand are CRASHED, and
     others run in a new one.
     """
+
+    shares_memory: ClassVar[bool] = False
+    """Of a pool of threads it is true, which the executor says itself."""
 
     def __init__(
         self,

@@ -5,7 +5,7 @@ from __future__ import annotations
 import atexit
 import os
 import uuid
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, ClassVar
 
 from localflow.builtin.cores import usable_cores
 from localflow.interfaces import AtLeast, Executor
@@ -30,6 +30,10 @@ class DaskExecutor(Executor):
     timeout, and a call that ends its worker is CRASHED alone. With more threads in a worker, calls cannot be stopped,
     and a crash takes along what runs beside it.
     """
+
+    shares_memory: ClassVar[bool] = False
+    kills_on_timeout: ClassVar[bool] = True
+    isolates_crashes: ClassVar[bool] = True
 
     def __init__(
         self,
@@ -71,7 +75,6 @@ class DaskExecutor(Executor):
         self._crew: Crew | None = None
         self._thread: LoopThread | None = None
         self._pid = 0
-        self._declare(shares_memory=False, kills_on_timeout=True, isolates_crashes=True)
         if address is None and self._settings.threads_per_worker > 1:
             self._declare(kills_on_timeout=False, isolates_crashes=False)
 
