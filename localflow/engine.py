@@ -77,6 +77,7 @@ class Engine:
         make_executor: Callable[[str | Executor], Executor],
         notifications: Notifications | None = None,
         make_limits: Callable[[Callable[[Any, Any], None]], Limits] | None = None,
+        discreet: Callable[[str], str] = str,
     ) -> None:
         self.store = store
         self.lock = threading.Lock()
@@ -90,7 +91,7 @@ class Engine:
         """Why nothing can be started or shown any more."""
         self.folder = Folder()
         """Where large values are written, once it is known where that is."""
-        self.lanes = Lanes(make_executor, self.report, self.folder)
+        self.lanes = Lanes(make_executor, self.report, self.folder, discreet)
         self.renewed: set[str] = set()
         """Ids of runs that have been run in this attempt although there was an earlier one, or that are new in it."""
         self._notifications = notifications
@@ -478,7 +479,7 @@ class Engine:
         except STOPS:
             raise
         except BaseException as error:
-            message = f"executor {lane.described()} failed to take the call: {type_and_text(error)}"
+            message = f"executor {lane.described()} failed to take the call: {lane.worded(error)}"
             self.report([Outcome(call.id, Crashed(message)) for call in calls])
 
     def _take_lines(self, call_id: int, lines: Sequence[LogLine]) -> None:

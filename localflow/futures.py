@@ -158,10 +158,12 @@ class TaskFuture(Handle[R_co]):
         """Call `callback(future)` once the run is done, here and now if it is; its exceptions are logged.
 
         Callbacks that have to wait run in a thread of their own, in the context of this call, so that they may call
-        tasks; the flow waits for them.
+        tasks; the flow waits for them. They are not called if the state store fails: then nobody knows the end.
         """
         with self._engine.lock:
             if not self._done:
+                if self._engine.error is not None:
+                    return
                 if self._callbacks is None:
                     self._callbacks = []
                 self._callbacks.append(Callback(self._described(), copy_context(), callback, (self,)))
@@ -262,7 +264,7 @@ class TaskFuture(Handle[R_co]):
     def _abandon(self) -> None:
         """Give up, unless the end has been shown: whoever waits gets the engine's error."""
         with self._engine.lock:
-            waiters, self._waiters = self._waiters, None
+            waiters, self._waiters, self._callbacks = self._waiters, None, None
         for waiter in waiters or ():
             waiter.set()
 

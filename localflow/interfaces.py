@@ -135,8 +135,8 @@ class Executor(ABC):
     gives_up_late_calls: ClassVar[bool] = False
     #: A task that kills its process harms no other task and not the engine.
     isolates_crashes: ClassVar[bool] = False
-    #: Where calls may write large values, for all to map; set by the engine before `start`, its `place` before the first
-    #: call. None: nowhere.
+    #: Where calls may write large values, for all to map; set by the engine before `start`, its `place` before the
+    #: first call. None: nowhere.
     folder: Folder | None = None
 
     @property

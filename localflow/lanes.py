@@ -35,10 +35,12 @@ class Lane:
     """
 
     __slots__ = (
-        "_plenty", "_takes_async", "async_in_hand", "async_ready", "executor", "in_hand", "limited", "name", "ready"
+        "_discreet", "_plenty", "_takes_async", "async_in_hand", "async_ready", "executor", "in_hand", "limited",
+        "name", "ready",
     )  # fmt: skip
 
-    def __init__(self, name: str, executor: Executor) -> None:
+    def __init__(self, name: str, executor: Executor, discreet: Callable[[str], str] = str) -> None:
+        self._discreet = discreet
         self.name = name
         self.executor = executor
         self.ready = ReadyQueue()
@@ -56,7 +58,13 @@ class Lane:
         except STOPS:
             raise
         except BaseException as error:
-            raise PluginError(f"executor {self.described()} cannot start: {type_and_text(error)}") from error
+            told, text = type_and_text(error), self.worded(error)
+            cause = error if told == text else None  # which would tell after all what is masked
+            raise PluginError(f"executor {self.described()} cannot start: {text}") from cause
+
+    def worded(self, error: BaseException) -> str:
+        """Return what went wrong in the executor, without its secrets."""
+        return self._discreet(type_and_text(error))
 
     @property
     def has_plenty(self) -> bool:
@@ -108,7 +116,7 @@ class Lane:
         except STOPS:
             raise
         except BaseException as error:
-            text = type_and_text(error)
+            text = self.worded(error)
             raise ExecutorError(f"executor {self.described()} does not tell its capacity: {text}") from error
         self._plenty = math.inf if capacity is None else max(capacity if plenty is None else min(plenty, capacity), 1)
         return capacity
@@ -120,7 +128,7 @@ class Lane:
         except STOPS:
             raise
         except BaseException as error:
-            _log.error("executor %s failed to cancel a call: %s", self.described(), type_and_text(error))
+            _log.error("executor %s failed to cancel a call: %s", self.described(), self.worded(error))
 
     def give_back(self, run: LiveRun) -> None:
         """Note that a run is no longer in hand."""
@@ -141,8 +149,15 @@ def _move(ready: ReadyQueue, taken: list[LiveRun], room: int) -> None:
 class Lanes:
     """The lanes of an engine; an executor starts at its first use."""
 
-    def __init__(self, make_executor: Callable[[str | Executor], Executor], report: Report, folder: Folder) -> None:
+    def __init__(
+        self,
+        make_executor: Callable[[str | Executor], Executor],
+        report: Report,
+        folder: Folder,
+        discreet: Callable[[str], str] = str,
+    ) -> None:
         self._folder = folder
+        self._discreet = discreet
         self._make_executor = make_executor
         self._report = report
         self._lanes: dict[object, Lane] = {}
@@ -158,7 +173,7 @@ class Lanes:
         with self._lock:
             lane = self._lanes.get(key)
             if lane is None:
-                lane = Lane(executor_name(executor), claim(self._make_executor(executor)))
+                lane = Lane(executor_name(executor), claim(self._make_executor(executor)), self._discreet)
                 lane.executor.folder = self._folder
                 lane.start(self._report)
                 self._lanes[key] = lane
@@ -168,11 +183,12 @@ class Lanes:
         """Say once that an executor cannot stop the code of a task that is too slow."""
         if (task, lane.name) not in self._warned:
             self._warned.add((task, lane.name))
+            gives_up = lane.executor.gives_up_late_calls
             _log.warning(
-                "task '%s' has a timeout, but executor '%s' cannot stop its code: it is told TimedOut and goes on; "
-                "the process executor stops it",
+                "task '%s' has a timeout, but executor '%s' cannot stop its code: %s; the process executor stops it",
                 task,
                 lane.name,
+                "it is told TimedOut and goes on" if gives_up else "it is TimedOut only when it returns",
             )
 
     def close(self) -> None:
@@ -185,7 +201,7 @@ class Lanes:
             except STOPS:
                 raise
             except BaseException as error:
-                _log.error("executor %s failed to shut down: %s", lane.described(), type_and_text(error))
+                _log.error("executor %s failed to shut down: %s", lane.described(), lane.worded(error))
             release(lane.executor)
 
 

@@ -64,9 +64,21 @@ class Subscription(NamedTuple):
 class Notifications:
     """The notifiers of one run."""
 
-    def __init__(self, subscriptions: Sequence[Subscription], deadline: float = 10.0) -> None:
+    def __init__(
+        self,
+        subscriptions: Sequence[Subscription],
+        deadline: float = 10.0,
+        discreet: Callable[[str], str] = str,
+    ) -> None:
+        """Begin with nothing to tell.
+
+        Args:
+            subscriptions: the notifiers.
+            deadline: how long each may take for a change, and all for what is left at the end, in seconds.
+            discreet: masks what is secret in what a notifier says is wrong.
+        """
         self._deadline = deadline
-        self._channels = [_Channel(subscription, deadline) for subscription in subscriptions]
+        self._channels = [_Channel(subscription, deadline, discreet) for subscription in subscriptions]
         self._wants_all = any(subscription.on is None for subscription in subscriptions)
         self._wanted = frozenset[str]().union(*(subscription.on or () for subscription in subscriptions))
         self._wanted_types = frozenset(type for type in StateType if type.value.capitalize() in self._wanted)
@@ -98,8 +110,9 @@ class Notifications:
 class _Channel:
     """One notifier, its queue and its thread."""
 
-    def __init__(self, subscription: Subscription, deadline: float) -> None:
+    def __init__(self, subscription: Subscription, deadline: float, discreet: Callable[[str], str]) -> None:
         self.subscription = subscription
+        self._discreet = discreet
         self._deadline = deadline
         # Re-entrant, for a signal handler may publish while its thread publishes.
         self._lock = threading.RLock()
@@ -175,7 +188,9 @@ class _Channel:
         except BaseException as error:  # sys.exit() in a notifier is that notifier's failure, nobody else's
             if not self._has_failed:
                 self._has_failed = True
-                _log("error", f"{self._label} failed: {_worded(error)}; further failures are only counted", error)
+                text = self._discreet(_worded(error))
+                cause = error if text == _worded(error) else None  # the traceback would tell it after all
+                _log("error", f"{self._label} failed: {text}; further failures are only counted", cause)
             return False
         return True
 

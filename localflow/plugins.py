@@ -47,6 +47,9 @@ _HOOKS: dict[str, Role] = {
     "localflow_register_state_stores": "state store",
     "localflow_register_notifiers": "notifier",
 }
+BUILTIN = "builtin"
+"""The plugin of what comes with localflow."""
+
 _BUILTIN = "localflow.builtin"
 _redirection = threading.RLock()
 
@@ -103,7 +106,7 @@ class Plugins:
         """Load the built-ins; others follow when they are needed, unless `LOCALFLOW_DISABLE_PLUGINS` names them."""
         names = os.environ.get(DISABLE_VARIABLE, "").split(",")
         plugins = cls(disabled=filter(None, map(str.strip, names)))
-        plugins.add(importlib.import_module(_BUILTIN), Source("builtin", DISTRIBUTION, __version__))
+        plugins.add(importlib.import_module(_BUILTIN), Source(BUILTIN, DISTRIBUTION, __version__))
         plugins._find_others = _entry_points
         return plugins
 

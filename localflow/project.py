@@ -13,7 +13,7 @@ from localflow.interfaces import AtLeast, Executor, Notifier, StateStore
 from localflow.interrupts import STOPS
 from localflow.masking import MASK, dotted, found, masked, without
 from localflow.options import REQUIRED, Bound, Option, Options, bind, read_options
-from localflow.plugins import Plugins, installed_plugins
+from localflow.plugins import BUILTIN, Plugins, installed_plugins
 from localflow.printable import printable
 from localflow.states import STATE_NAMES, exception_text
 
@@ -63,6 +63,8 @@ class Project:
         self.plugins = plugins
         self._ready: dict[str, list[Executor]] = {}
         """Executors that get ready for flows about to run on them, by name."""
+        self._secrets: list[object] = []
+        """What has been given to plugins and is not to be shown."""
 
     @classmethod
     def load(
@@ -175,7 +177,12 @@ class Project:
         made = self._construct(table, self._checked(table))
         if not isinstance(made, StateStore):
             raise _foreign(table, made, "a StateStore")
-        return made
+        source = self._source(table)
+        if source.plugin == BUILTIN:
+            return made
+        from localflow.guarded_store import GuardedStore
+
+        return GuardedStore(made, self._from_plugin(table), self.discreet)
 
     @contextmanager
     def opened_store(self) -> Iterator[StateStore]:
@@ -204,7 +211,12 @@ class Project:
         """Return the notifiers of the settings, each with what it wants to be told of."""
         from localflow.notifications import Notifications
 
-        return Notifications([self._subscription(table) for table in self._tables_in_use("notifiers")])
+        subscriptions = [self._subscription(table) for table in self._tables_in_use("notifiers")]
+        return Notifications(subscriptions, discreet=self.discreet)
+
+    def discreet(self, text: str) -> str:
+        """Return a text with everything masked that has been given to plugins as a secret."""
+        return without(self._secrets, text)
 
     def try_plugins(self) -> None:
         """Make every executor and notifier of the settings once, for only constructors know some mistakes.
@@ -338,6 +350,7 @@ class Project:
     def _checked(self, table: Table) -> Bound:
         bound = self._bind(table)
         self.plugins.check()  # an executor that is named in code alone may have had plugins imported
+        self._secrets.extend(bound.secrets)
         if bound.problems:
             raise config_error(bound.problems)
         return bound
@@ -364,9 +377,11 @@ class Project:
 
     def _from_plugin(self, table: Table) -> str:
         """Return a table's role and name with the plugin and distribution behind it, for messages."""
+        return f"{_named(table)} of {self._source(table)}"
+
+    def _source(self, table: Table) -> Source:
         kind = table.values.get("type")
-        source = self.plugins.get_source(_ROLES[table.section], str(kind.value) if kind else table.name)
-        return f"{_named(table)} of {source}"
+        return self.plugins.get_source(_ROLES[table.section], str(kind.value) if kind else table.name)
 
     def _subscription(self, table: Table) -> Subscription:
         from localflow.notifications import Subscription

@@ -65,7 +65,7 @@ def begun(
         if notifications is None:
             notifications = project.make_notifications()
             exits.callback(notifications.close)
-        engine = Engine(store, project.choose, notifications, project.limits_of())
+        engine = Engine(store, project.choose, notifications, project.limits_of(), project.discreet)
         exits.callback(engine.close)
 
         def started(active: ActiveFlow) -> None:

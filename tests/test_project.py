@@ -14,6 +14,7 @@ import pytest
 import localflow
 from localflow.builtin.memory import MemoryStateStore
 from localflow.errors import ConfigError, CorruptStoreError, LocalflowError, PluginError, StoreError, UnknownPluginError
+from localflow.guarded_store import GuardedStore
 from localflow.hookspecs import hookimpl
 from localflow.interfaces import AtLeast, Executor, Notifier, Secret, StateType
 from localflow.plugins import Plugins, Source
@@ -459,8 +460,9 @@ def test_text_of_a_variable_is_kept_where_text_is_wanted(monkeypatch: pytest.Mon
 
     store = load().open_store()
 
-    assert isinstance(store, FileStore)
-    assert (store.password, store.path) == ("0042", Path.cwd() / "2024")
+    assert isinstance(store, GuardedStore)
+    assert isinstance(store.guarded, FileStore)
+    assert (store.guarded.password, store.guarded.path) == ("0042", Path.cwd() / "2024")
 
 
 # -- what is made --

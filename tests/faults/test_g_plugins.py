@@ -209,6 +209,93 @@ def localflow_register_state_stores(register):
 """
 
 
+SECRETIVE = """
+from typing import Annotated
+from localflow import hookimpl
+from localflow.builtin.memory import MemoryStateStore
+from localflow.builtin.sequential import SequentialExecutor
+from localflow.interfaces import Notifier, Secret
+
+class Runner(SequentialExecutor):
+    def __init__(self, api_token: str):
+        super().__init__()
+        self.token = api_token
+
+    def start(self, report):
+        raise RuntimeError(f"no entry with {self.token}")
+
+class Pigeon(Notifier):
+    def __init__(self, hook: Annotated[str, Secret()]):
+        self.hook = hook
+
+    def notify(self, change):
+        raise RuntimeError(f"cannot reach {self.hook}")
+
+class Shelf(MemoryStateStore):
+    def __init__(self, api_token: str):
+        super().__init__()
+        self.token = api_token
+
+    def list_flow_runs(self, *arguments, **options):
+        raise RuntimeError(f"401 for {self.token}")
+
+    append = check = list_flow_runs
+
+@hookimpl
+def localflow_register_executors(register):
+    register("runner", Runner)
+
+@hookimpl
+def localflow_register_state_stores(register):
+    register("shelf", Shelf)
+
+@hookimpl
+def localflow_register_notifiers(register):
+    register("pigeon", Pigeon)
+"""
+
+
+@pytest.mark.parametrize(
+    ("table", "command", "code", "told"),
+    [
+        ("executor = 'runner'\n[executors.runner]\napi_token = 'env:TOKEN'", "run", 2, "no entry with ***"),
+        (
+            "[notifiers.pigeon]\nhook = 'env:TOKEN'",
+            "run",
+            0,
+            "notifier 'pigeon' failed: RuntimeError: cannot reach ***",
+        ),
+        (
+            "store = 'shelf'\n[stores.shelf]\napi_token = 'env:TOKEN'",
+            "run",
+            3,
+            "failed in append: RuntimeError: 401 for ***",
+        ),
+        (
+            "store = 'shelf'\n[stores.shelf]\napi_token = 'env:TOKEN'",
+            "runs",
+            3,
+            "failed in list_flow_runs: RuntimeError",
+        ),
+        ("store = 'shelf'\n[stores.shelf]\napi_token = 'env:TOKEN'", "doctor", 3, "401 for ***"),
+    ],
+)
+def test_fault_G1_what_a_plugin_says_at_work_tells_no_secret(
+    place: Place, site: Site, table: str, command: str, code: int, told: str
+) -> None:
+    """What it was given as a secret is masked in its errors, wherever they are told, and the plugin is named."""
+    site.install("secretive", SECRETIVE)
+    (place.folder / "localflow.toml").write_text(table)
+    arguments = [place.write(FLOW)] if command == "run" else []
+
+    done = place.localflow(command, *arguments, TOKEN="hunter2")
+
+    assert done.returncode == code, done.stderr
+    assert told in done.stderr + done.stdout
+    assert "hunter2" not in done.stderr + done.stdout
+    assert "Traceback" not in done.stderr
+
+
 @pytest.mark.parametrize("error", ["ValueError", "SystemExit"])
 def test_fault_G1_a_store_that_raises_stops_the_run(place: Place, site: Site, error: str) -> None:
     """Whatever it raises, it has not recorded: nothing more starts, and the exit code says that it was the store."""
@@ -218,7 +305,8 @@ def test_fault_G1_a_store_that_raises_stops_the_run(place: Place, site: Site, er
     done = place.localflow("run", place.write(FLOW))
 
     assert done.returncode == 3, done.stderr
-    assert "state store localflow_odd.Odd failed: " in done.stderr
+    named = "state store 'odd' of plugin 'odd' of distribution 'localflow-odd' 1.2"
+    assert f"error: {named} failed in append: {error}: out of order\n" in done.stderr
     assert "out of order" in done.stderr
     assert "Traceback" not in done.stderr
     assert len(place.notes) < 3
