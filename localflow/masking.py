@@ -81,7 +81,7 @@ def secrets(value: object, key: str = "") -> list[object]:
 
 def without(secrets: Iterable[object], text: str) -> str:
     """Return `text` with every secret in it masked: what a plugin says may repeat what it was given."""
-    found = {item for value in secrets for item in _strings(value) if item}
+    found = {part for value in secrets for item in _strings(value) for part in _telling(item) if part}
     for secret in sorted(found, key=len, reverse=True):
         text = text.replace(secret, MASK)
     return re.sub(_URL, _masked_url, text)
@@ -134,6 +134,13 @@ def _masked_url(match: re.Match[str]) -> str:
     _userinfo, at, address = match["rest"].rpartition("@")
     address, query = re.match(r"([^?#]*)(.*)", address, re.DOTALL).groups()  # type: ignore[union-attr]
     return f"{match['scheme']}{MASK + at if at else ''}{address}{'?' + MASK if query else ''}"
+
+
+def _telling(secret: str) -> list[str]:
+    """Return a secret and, of one that is a URL, what is secret in it: others may tell it without the scheme."""
+    url = re.fullmatch(_URL, secret)
+    userinfo = url["rest"].rpartition("@")[0] if url is not None else ""
+    return [secret, userinfo, userinfo.partition(":")[2]]
 
 
 def _strings(value: object) -> list[str]:

@@ -160,3 +160,9 @@ def test_dotted_keys_are_quoted_where_they_must_be() -> None:
 def test_quoted_text_is_one_printable_line(text: str) -> None:
     """No text breaks the line it is shown on."""
     assert quoted(text).isprintable()
+
+
+@pytest.mark.parametrize("told", ["invalid address 'user:hunter2@host:1'", "no entry for hunter2"])
+def test_what_is_secret_in_a_url_is_masked_without_the_url(told: str) -> None:
+    """A library may tell a part of the address that it was given."""
+    assert "hunter2" not in without(["tls://user:hunter2@host:1"], told)
