@@ -77,7 +77,8 @@ def see_through(
     if finished is None:
         return 0
     flow_run, state, failed_notifications, incomplete = finished
-    took = output.duration(begun_at, time.monotonic())
+    since = max(0.0, time.time() - state.instant)  # the notifiers have been waited for
+    took = output.duration(begun_at, max(begun_at, time.monotonic() - since))
     output.say_line(f"flow run {flow_run.name!r} is {state.name} after {took}")
     if failed_notifications:
         output.say_warning(f"notifications: {failed_notifications} failed")
