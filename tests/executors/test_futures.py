@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import concurrent.futures
+import multiprocessing
 import os
+import queue
 import subprocess
 import sys
 import threading
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import pytest
 
@@ -19,6 +21,9 @@ from localflow.states import WORKER_LOST, StateType
 from localflow.testing import workloads
 from localflow.testing.running import CallRunner
 from tests.executors.conftest import eventually, is_gone, numbers_in
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
 
 LOCALFLOW = str(Path(sys.executable).with_name("localflow"))
 
@@ -44,6 +49,40 @@ class EagerPool(concurrent.futures.Executor):
         future: concurrent.futures.Future[Any] = concurrent.futures.Future()
         future.set_result(fn(*args, **kwargs))
         return future
+
+
+class ScriptedPool(EagerPool):
+    """Answers its first call as it is told to, and all after it as they should be."""
+
+    def __init__(
+        self, answer: Callable[[], object] | None = None, future: concurrent.futures.Future[Any] | None = None
+    ) -> None:
+        self.answer = answer
+        self.future = future
+
+    def submit(self, fn: Any, /, *args: Any, **kwargs: Any) -> concurrent.futures.Future[Any]:
+        """Run it, or not."""
+        answer, self.answer = self.answer, None
+        future, self.future = self.future, None
+        if answer is not None:
+            return super().submit(answer)
+        return future or super().submit(fn, *args, **kwargs)
+
+
+class UnwillingPool(concurrent.futures.ProcessPoolExecutor):
+    """A pool of two processes that refuses as many calls as it is told to."""
+
+    def __init__(self, error: Exception, refusals: int) -> None:
+        super().__init__(2, mp_context=multiprocessing.get_context("spawn"))
+        self.error = error
+        self.refusals = refusals
+
+    def submit(self, *args: Any, **kwargs: Any) -> concurrent.futures.Future[Any]:
+        """Refuse it, or not."""
+        if self.refusals:
+            self.refusals -= 1
+            raise self.error
+        return super().submit(*args, **kwargs)
 
 
 def process_pool(**options: Any) -> FuturesExecutor:
@@ -205,6 +244,145 @@ class TestBrokenPools:
         eventually(lambda: is_gone(numbers_in(tmp_path / "pid")[0]))
 
 
+class TestUnrulyPools:
+    """A pool that errs costs the calls that it errs with, and no others."""
+
+    @pytest.mark.parametrize("answer", [None, [], [b"xx"], [None], 7])
+    def test_what_is_no_answer_crashes_its_call_alone(self, answer: object) -> None:
+        """The message tells what came, and the calls after it are answered."""
+        pool = ScriptedPool(lambda: answer)
+
+        with CallRunner(FuturesExecutor(lambda: pool, workers=1)) as runner:
+            [lost] = runner.run(runner.call(workloads.identity, 1))
+            [well] = runner.run(runner.call(workloads.identity, 2))
+
+        assert (lost.state.type, lost.state.name) == (StateType.CRASHED, WORKER_LOST)
+        assert f"ScriptedPool gave no answer to 'identity-1' (attempt 1/1), but {answer!r}: " in lost.state.message
+        assert well.state.result() == 2
+
+    def test_a_thread_that_gives_no_outcome_is_told(self) -> None:
+        """In a pool that shares memory an answer is what the call returned."""
+        pool = ScriptedPool(lambda: {"not": "it"})
+
+        with CallRunner(FuturesExecutor(lambda: pool, workers=1, shares_memory=True)) as runner:
+            [lost] = runner.run(runner.call(workloads.identity, 1))
+            [well] = runner.run(runner.call(workloads.identity, 2))
+
+        assert "but {'not': 'it'}" in lost.state.message
+        assert well.state.result() == 2
+
+    def test_empty_raised_by_a_future_is_no_empty_inbox(self) -> None:
+        """`queue.Empty` in the middle of an item answers its call like any other exception."""
+
+        def fail() -> object:
+            raise queue.Empty
+
+        class Odd(concurrent.futures.Future[Any]):
+            def cancelled(self) -> bool:
+                return bool(fail())
+
+        future = Odd()
+        future.set_result(None)
+        pool = ScriptedPool(future=future)
+
+        with CallRunner(FuturesExecutor(lambda: pool, workers=1)) as runner:
+            [lost] = runner.run(runner.call(workloads.identity, 1))
+            [well] = runner.run(runner.call(workloads.identity, 2))
+
+        assert "Empty" in lost.state.message
+        assert well.state.result() == 2
+
+    def test_a_future_that_cannot_be_cancelled_is_passed_by(self, caplog: pytest.LogCaptureFixture) -> None:
+        """What `cancel()` raises is logged; the call is answered when its future is done."""
+
+        class Odd(concurrent.futures.Future[Any]):
+            def cancel(self) -> bool:
+                raise OSError("no line")
+
+        future = Odd()
+        pool = ScriptedPool(future=future)
+
+        with CallRunner(FuturesExecutor(lambda: pool, workers=2)) as runner:
+            held = runner.call(workloads.identity, 1)
+            runner.submit(held)
+            eventually(lambda: pool.future is None)  # it has been submitted
+            runner.executor.cancel([held.id])
+            eventually(lambda: "ScriptedPool cannot cancel a call: OSError: no line" in caplog.text)
+            [well] = runner.run(runner.call(workloads.identity, 2))
+            future.set_result(None)
+            [lost] = runner.wait_for([held])
+
+        assert well.state.result() == 2
+        assert lost.state.name == WORKER_LOST
+
+    def test_a_pool_that_refuses_a_call_once_is_asked_again(self) -> None:
+        """A passing error costs nothing, and no new pool is made."""
+        made: list[UnwillingPool] = []
+
+        with CallRunner(FuturesExecutor(lambda: _appended(made, UnwillingPool(OSError("busy"), 1)))) as runner:
+            [outcome] = runner.run(runner.call(workloads.identity, 5))
+
+        assert outcome.state.result() == 5
+        assert len(made) == 1
+
+    @pytest.mark.parametrize("error", [OSError("busy"), NotImplementedError("later")])
+    def test_a_refusal_costs_only_the_calls_refused(self, tmp_path: Path, error: Exception) -> None:
+        """Calls that the pool has in hand go on while others are refused for a reason of their own."""
+        made: list[UnwillingPool] = []
+        begun, release = tmp_path / "begun", tmp_path / "release"
+
+        with CallRunner(FuturesExecutor(lambda: _appended(made, UnwillingPool(error, 0)), workers=2)) as runner:
+            running = runner.call(workloads.begin_and_wait, str(begun), str(release))
+            runner.submit(running)
+            eventually(begun.exists)
+            made[0].refusals = 2
+            [refused] = runner.run(runner.call(workloads.identity, 2))
+            release.touch()
+            [went_on] = runner.wait_for([running])
+
+        assert len(made) == 1
+        assert (refused.state.type, refused.state.name) == (StateType.CRASHED, WORKER_LOST)
+        assert f"did not take 'identity-2' (attempt 1/1): {type(error).__name__}: {error}" in refused.state.message
+        assert went_on.state.type is StateType.COMPLETED
+
+    def test_a_pool_that_was_shut_down_finishes_what_it_is_at(self, tmp_path: Path) -> None:
+        """Only a broken pool's processes are killed when another takes its place."""
+        made: list[UnwillingPool] = []
+        begun, release = tmp_path / "begun", tmp_path / "release"
+
+        def make() -> UnwillingPool:
+            return _appended(made, UnwillingPool(RuntimeError("it was shut down"), 0))
+
+        with CallRunner(FuturesExecutor(make, workers=2)) as runner:
+            running = runner.call(workloads.begin_and_wait, str(begun), str(release))
+            runner.submit(running)
+            eventually(begun.exists)
+            made[0].refusals = 1
+            [other] = runner.run(runner.call(workloads.identity, 2))
+            release.touch()
+            [went_on] = runner.wait_for([running])
+
+        assert len(made) == 2
+        assert other.state.result() == 2
+        assert went_on.state.type is StateType.COMPLETED
+
+    def test_a_replaced_pool_ends_with_the_executor(self, tmp_path: Path) -> None:
+        """A process that went on in a pool of before is killed at the end, if it is still in its call."""
+        made: list[UnwillingPool] = []
+
+        def make() -> UnwillingPool:
+            return _appended(made, UnwillingPool(RuntimeError("it was shut down"), 0))
+
+        with CallRunner(FuturesExecutor(make, workers=2)) as runner:
+            runner.submit(runner.call(_note_pid_and_hang, str(tmp_path / "pid")))
+            eventually(lambda: numbers_in(tmp_path / "pid"))
+            made[0].refusals = 1
+            runner.run(runner.call(workloads.identity, 2))
+
+        assert len(made) == 2
+        eventually(lambda: is_gone(numbers_in(tmp_path / "pid")[0]))
+
+
 class TestFlows:
     """Flows on pools, by name and by object."""
 
@@ -324,6 +502,11 @@ def tell(pair):
 def main():
     print(tell(make(3, 4)).result())
 """
+
+
+def _appended(made: list[UnwillingPool], pool: UnwillingPool) -> UnwillingPool:
+    made.append(pool)
+    return pool
 
 
 def _when_there(path: str) -> None:

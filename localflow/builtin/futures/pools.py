@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any, TypeAlias
 from localflow.payloads import type_name
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping
+    from collections.abc import Callable, Iterable, Mapping
 
 Pool: TypeAlias = concurrent.futures.Executor
 
@@ -86,7 +86,7 @@ def rouse(pool: Pool) -> None:
     `ProcessPoolExecutor` waits for the end of those that it had when it began to wait, and may overlook a worker that
     it has started since, until it has something else to do.
     """
-    processes = [*(getattr(pool, "_processes", None) or {}).values()]
+    processes = processes_of(pool)
     with suppress(Exception):  # it may be broken by now, or its processes none of multiprocessing
         if any(process.exitcode is not None for process in processes):
             pool.submit(int)
@@ -100,7 +100,7 @@ def end_pool(pool: Pool, *, kill: bool) -> None:
         kill: whether to kill its processes, where it has some, for they are in calls that nobody waits for any more.
     """
     parameters = _parameters(pool.shutdown)
-    processes = [*(getattr(pool, "_processes", None) or {}).values()]
+    processes = processes_of(pool)
     arguments: dict[str, Any] = {"wait": False}
     if "cancel_futures" in parameters:
         arguments["cancel_futures"] = True
@@ -108,9 +108,19 @@ def end_pool(pool: Pool, *, kill: bool) -> None:
         arguments["kill_workers"] = True
     pool.shutdown(**arguments)
     if kill:
-        for process in processes:
-            with suppress(Exception):  # not one of multiprocessing, or gone already
-                process.kill()
+        kill_processes(processes)
+
+
+def processes_of(pool: Pool) -> list[Any]:
+    """Return the processes of a pool, as far as it tells of them; once it is shut down it does not."""
+    return [*(getattr(pool, "_processes", None) or {}).values()]
+
+
+def kill_processes(processes: Iterable[Any]) -> None:
+    """Kill processes of a pool, where they have not ended by themselves."""
+    for process in processes:
+        with suppress(Exception):  # not one of multiprocessing, or gone already
+            process.kill()
 
 
 def _parameters(function: Callable[..., Any]) -> Mapping[str, inspect.Parameter]:
