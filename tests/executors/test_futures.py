@@ -155,6 +155,13 @@ class TestPools:
         with pytest.raises(TypeError, match="made dict, which is no concurrent"):
             FuturesExecutor("builtins:dict").start(lambda outcomes: None)
 
+    def test_what_only_a_pool_shows_is_refused_at_the_start(self) -> None:
+        """A function that makes processes cannot be told to share memory, either."""
+        executor = FuturesExecutor(lambda: concurrent.futures.ProcessPoolExecutor(1), shares_memory=True)
+
+        with pytest.raises(ValueError, match=r"shares_memory must be false for .*ProcessPoolExecutor"):
+            executor.start(lambda outcomes: None)
+
     def test_many_short_calls_travel_together(self) -> None:
         """Bundles go to processes when calls are short, each answered by itself."""
         CountingPool.submitted = 0
@@ -421,6 +428,64 @@ class TestFlows:
 
         with pytest.raises(ConfigError, match=r"localflow.toml:1.*factory must be 'module:callable'"):
             Project.load().make_executor("pool")
+
+    @pytest.mark.parametrize(
+        ("options", "told"),
+        [
+            ('workers = "two"', r"toml:4: \[executors.pool\] workers must be an integer >= 1, got \"two\""),
+            ("workers = 0", r"toml:4: \[executors.pool\] workers must be an integer >= 1, got 0"),
+            ('shares_files = "no"', "shares_files must be true or false"),
+            ("max_worker = 2", "unknown option 'max_worker' of ProcessPoolExecutor; did you mean 'max_workers'"),
+            ('max_workers = "two"', 'max_workers must be an integer >= 1, got "two"'),
+            (
+                "workers = 3\nmax_workers = 2",
+                "workers and max_workers say the same, got workers = 3 and max_workers = 2",
+            ),
+            ("shares_memory = true", "shares_memory must be false for ProcessPoolExecutor"),
+        ],
+    )
+    def test_an_option_that_does_not_fit_is_told_before_anything_runs(
+        self, tmp_path: Path, options: str, told: str
+    ) -> None:
+        """`config validate` names the option, what was expected and the next move."""
+        (tmp_path / "localflow.toml").write_text(
+            f'[executors.pool]\ntype = "futures"\nfactory = "concurrent.futures:ProcessPoolExecutor"\n{options}\n'
+        )
+
+        with pytest.raises(ConfigError, match=told):
+            Project.load().try_plugins()
+
+    @pytest.mark.parametrize(
+        ("factory", "told"),
+        [
+            ("concurrent.futures:ThreadPool", "there is no 'ThreadPool' in .*; did you mean 'ThreadPoolExecutor'"),
+            ("concurrent.futures:NoPool", "there is no 'NoPool' in 'concurrent.futures:NoPool'; name what makes"),
+            ("nomod.x:Y", "got 'nomod.x:Y': ModuleNotFoundError: .*; install the module, or put its folder on"),
+            ("os:sep", "but 'os:sep' is str"),
+        ],
+    )
+    def test_a_factory_that_is_not_there_is_told(self, tmp_path: Path, factory: str, told: str) -> None:
+        """The option and what it should name are told before anything runs."""
+        (tmp_path / "localflow.toml").write_text(f'[executors.pool]\ntype = "futures"\nfactory = "{factory}"\n')
+
+        with pytest.raises(ConfigError, match=rf"localflow.toml:1: \[executors.pool\] factory must .*{told}"):
+            Project.load().try_plugins()
+
+    def test_a_factory_beside_the_script_need_not_be_on_the_path_yet(self, tmp_path: Path) -> None:
+        """A module in the working directory is left for the script, whose folder comes on the path."""
+        (tmp_path / "localflow.toml").write_text('[executors.pool]\ntype = "futures"\nfactory = "ownpools:make"\n')
+        (tmp_path / "ownpools.py").write_text(
+            "import concurrent.futures\ndef make(): return concurrent.futures.ThreadPoolExecutor(2)\n"
+        )
+        (tmp_path / "script.py").write_text(SCRIPT)
+
+        valid = subprocess.run([LOCALFLOW, "config", "validate"], capture_output=True, text=True, timeout=50)
+        ended = subprocess.run(
+            [LOCALFLOW, "run", "script.py", "--executor", "pool"], capture_output=True, text=True, timeout=50
+        )
+
+        assert valid.returncode == 0, valid.stderr
+        assert "Pair(3, 4) says 12" in ended.stdout, ended.stderr
 
     def test_a_missing_factory_is_told(self, tmp_path: Path) -> None:
         """A table of this type needs a factory."""
