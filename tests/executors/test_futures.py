@@ -422,6 +422,26 @@ class TestFlows:
         assert "Completed" in ended.stdout, ended.stderr
         assert "Pair(3, 4) says 12" in ended.stdout
 
+    @pytest.mark.parametrize("method", ["spawn", "forkserver"])
+    def test_a_script_without_a_guard_is_told_of_it(self, tmp_path: Path, method: str) -> None:
+        """Both the worker, which may not run the flow again, and the engine name the guard, in one sentence each."""
+        if method not in multiprocessing.get_all_start_methods():
+            pytest.skip("this system has no such start method")
+        script = tmp_path / "script.py"
+        script.write_text(
+            "from localflow import FuturesExecutor\n"
+            "from concurrent.futures import ProcessPoolExecutor\n" + SCRIPT + "\n"
+            f"pool = FuturesExecutor(ProcessPoolExecutor, max_workers=1, mp_context={method!r})\n"
+            "print(main.with_options(executor=pool)().result())\n"
+        )
+
+        ended = subprocess.run([sys.executable, str(script)], capture_output=True, text=True, timeout=50)
+
+        guard = "call the flow under `if __name__ == '__main__':`"
+        assert f"'make-0' (attempt 1/1) cannot run while a worker process imports the script: {guard}" in ended.stderr
+        assert f"Its workers import the script: {guard}" in ended.stderr
+        assert "bootstrapping phase" not in ended.stderr
+
     def test_a_factory_that_is_no_name_is_told_with_its_line(self, tmp_path: Path) -> None:
         """The mistake is found before anything runs."""
         (tmp_path / "localflow.toml").write_text('[executors.pool]\ntype = "futures"\nfactory = "ThreadPoolExecutor"\n')

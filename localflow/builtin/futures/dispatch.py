@@ -24,7 +24,14 @@ from contextvars import Context
 from queue import Empty, SimpleQueue
 from typing import TYPE_CHECKING, Any
 
-from localflow.builtin.futures.pools import end_pool, kill_processes, processes_of, rouse
+from localflow.builtin.futures.pools import (
+    end_pool,
+    is_imported_by_worker,
+    kill_processes,
+    lacks_guard,
+    processes_of,
+    rouse,
+)
 from localflow.calls import failed_state
 from localflow.interfaces import Cause, Outcome, State, StateType
 from localflow.payloads import type_name
@@ -46,6 +53,14 @@ _BUNDLE_CALLS = 64
 _JOIN_DEADLINE = 1.0
 #: How long nothing may come from the pool, in seconds, before it is looked at.
 _LOOK_SECONDS = 0.5
+
+
+#: What to do about a script that its own workers run.
+_GUARD = "call the flow under `if __name__ == '__main__':`"
+
+
+class _UnguardedError(Exception):
+    """A script runs its flow while a worker imports it."""
 
 
 class Bundle:
@@ -184,6 +199,8 @@ class Dispatch:
         try:
             return _submitted(bundle)
         except Exception as error:
+            if isinstance(error, RuntimeError) and is_imported_by_worker():  # no pool can start a process here
+                raise _UnguardedError from None
             if isinstance(error, RuntimeError) and not isinstance(error, (NotImplementedError, RecursionError)):
                 self._replace(bundle.pool, error)  # it is broken, or was shut down
             else:  # which says nothing of the calls that the pool has
@@ -301,10 +318,15 @@ def _lost(call: Call, reason: str) -> Outcome:
 
 
 def _broken(pool: Pool, error: BaseException) -> str:
-    return f"{type_name(pool)} broke while it had {{}} in hand: {type_and_text(error)}"
+    reason = f"{type_name(pool)} broke while it had {{}} in hand: {type_and_text(error)}"
+    if isinstance(error, concurrent.futures.BrokenExecutor) and lacks_guard(pool):
+        return f"{reason} Its workers import the script: {_GUARD}"
+    return reason
 
 
 def _refusal(pool: Pool, error: BaseException) -> str:
+    if isinstance(error, _UnguardedError):
+        return f"{{}} cannot run while a worker process imports the script: {_GUARD}"
     return f"{type_name(pool)} did not take {{}}: {type_and_text(error)}"
 
 

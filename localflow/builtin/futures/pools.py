@@ -7,6 +7,8 @@ import importlib
 import inspect
 import multiprocessing
 import re
+import sys
+import tokenize
 from contextlib import suppress
 from importlib.machinery import PathFinder
 from typing import TYPE_CHECKING, Any, TypeAlias
@@ -150,6 +152,26 @@ def size_of(pool: Pool, options: Mapping[str, Any], workers: int | None) -> int 
         if isinstance(size, int) and size >= 1:
             return size
     return None
+
+
+def is_imported_by_worker() -> bool:
+    """Return whether this process is a worker that is importing the script, and may start no others meanwhile."""
+    return bool(getattr(multiprocessing.current_process(), "_inheriting", False))
+
+
+def lacks_guard(pool: Pool) -> bool:
+    """Return whether workers of a pool run the flow of the script once more when they import it, by its looks."""
+    context = getattr(pool, "_mp_context", None)
+    if context is None or context.get_start_method() == "fork":
+        return False
+    script = getattr(sys.modules.get("__main__"), "__file__", None)
+    if script is None:
+        return False
+    try:
+        with tokenize.open(script) as file:
+            return "__name__" not in file.read()
+    except (OSError, SyntaxError, UnicodeDecodeError):
+        return False
 
 
 def rouse(pool: Pool) -> None:
