@@ -11,7 +11,7 @@ import sys
 import tokenize
 from contextlib import suppress
 from importlib.machinery import PathFinder
-from typing import TYPE_CHECKING, Any, TypeAlias
+from typing import TYPE_CHECKING, Any, TypeAlias, cast
 
 from localflow.errors import suggestion
 from localflow.masking import found as shown
@@ -42,10 +42,10 @@ def find_factory(factory: str | Callable[..., Pool]) -> Callable[..., Pool] | No
     Raises:
         ValueError: there is none.
     """
-    if callable(factory):
-        return factory
     if not isinstance(factory, str):
-        raise ValueError(f"factory must be a callable, or 'module:callable', got {type_name(factory)}")
+        if not callable(factory):
+            raise ValueError(f"factory must be a callable, or 'module:callable', got {type_name(factory)}")
+        return factory
     if not re.fullmatch(r"[\w.]+:[\w.]+", factory):
         example = "such as 'concurrent.futures:ThreadPoolExecutor'"
         raise ValueError(f"factory must be 'module:callable', {example}, got {factory!r}")
@@ -68,8 +68,7 @@ def find_factory(factory: str | Callable[..., Pool]) -> Callable[..., Pool] | No
     if not callable(found):
         wanted = "a class or function that returns a concurrent.futures.Executor"
         raise ValueError(f"factory must name {wanted}, but {factory!r} is {type_name(found)}; name one that is there")
-    made: Callable[..., Pool] = found
-    return made
+    return cast("Callable[..., Pool]", found)
 
 
 def check_options(factory: Callable[..., Pool], options: Mapping[str, Any], workers: int | None) -> None:
