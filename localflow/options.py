@@ -45,6 +45,22 @@ _VOCABULARY: Mapping[str, object] = {
 }
 
 
+class _Elsewhere(type):
+    """Has whatever attribute an annotation names, and any type arguments: `a.module.Type[int]` under one name."""
+
+    def __getattr__(cls, name: str) -> _Elsewhere:
+        if name.startswith("__"):
+            raise AttributeError(name)
+        return cls
+
+    def __getitem__(cls, arguments: object) -> _Elsewhere:
+        return cls
+
+
+class _Unknown(metaclass=_Elsewhere):
+    """Stands for a type, or its module, that was imported for type checkers only and is no TOML value."""
+
+
 class MisfitError(Exception):
     """A value that an annotation does not allow."""
 
@@ -326,7 +342,7 @@ def _signature(factory: Callable[..., object]) -> inspect.Signature | None:
         except NameError as error:  # imported for type checkers only
             if error.name is None or error.name in names:
                 break
-            names[error.name] = _VOCABULARY.get(error.name, object)
+            names[error.name] = _VOCABULARY.get(error.name, _Unknown)
         except Exception:
             break
     try:

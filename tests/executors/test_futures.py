@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import concurrent.futures
+import multiprocessing
 import os
+import queue
 import subprocess
 import sys
 import threading
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import pytest
 
@@ -19,6 +21,9 @@ from localflow.states import WORKER_LOST, StateType
 from localflow.testing import workloads
 from localflow.testing.running import CallRunner
 from tests.executors.conftest import eventually, is_gone, numbers_in
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
 
 LOCALFLOW = str(Path(sys.executable).with_name("localflow"))
 
@@ -44,6 +49,40 @@ class EagerPool(concurrent.futures.Executor):
         future: concurrent.futures.Future[Any] = concurrent.futures.Future()
         future.set_result(fn(*args, **kwargs))
         return future
+
+
+class ScriptedPool(EagerPool):
+    """Answers its first call as it is told to, and all after it as they should be."""
+
+    def __init__(
+        self, answer: Callable[[], object] | None = None, future: concurrent.futures.Future[Any] | None = None
+    ) -> None:
+        self.answer = answer
+        self.future = future
+
+    def submit(self, fn: Any, /, *args: Any, **kwargs: Any) -> concurrent.futures.Future[Any]:
+        """Run it, or not."""
+        answer, self.answer = self.answer, None
+        future, self.future = self.future, None
+        if answer is not None:
+            return super().submit(answer)
+        return future or super().submit(fn, *args, **kwargs)
+
+
+class UnwillingPool(concurrent.futures.ProcessPoolExecutor):
+    """A pool of two processes that refuses as many calls as it is told to."""
+
+    def __init__(self, error: Exception, refusals: int) -> None:
+        super().__init__(2, mp_context=multiprocessing.get_context("spawn"))
+        self.error = error
+        self.refusals = refusals
+
+    def submit(self, *args: Any, **kwargs: Any) -> concurrent.futures.Future[Any]:
+        """Refuse it, or not."""
+        if self.refusals:
+            self.refusals -= 1
+            raise self.error
+        return super().submit(*args, **kwargs)
 
 
 def process_pool(**options: Any) -> FuturesExecutor:
@@ -115,6 +154,13 @@ class TestPools:
         """A factory that makes something else is told so at the start."""
         with pytest.raises(TypeError, match="made dict, which is no concurrent"):
             FuturesExecutor("builtins:dict").start(lambda outcomes: None)
+
+    def test_what_only_a_pool_shows_is_refused_at_the_start(self) -> None:
+        """A function that makes processes cannot be told to share memory, either."""
+        executor = FuturesExecutor(lambda: concurrent.futures.ProcessPoolExecutor(1), shares_memory=True)
+
+        with pytest.raises(ValueError, match=r"shares_memory must be false for .*ProcessPoolExecutor"):
+            executor.start(lambda outcomes: None)
 
     def test_many_short_calls_travel_together(self) -> None:
         """Bundles go to processes when calls are short, each answered by itself."""
@@ -205,6 +251,145 @@ class TestBrokenPools:
         eventually(lambda: is_gone(numbers_in(tmp_path / "pid")[0]))
 
 
+class TestUnrulyPools:
+    """A pool that errs costs the calls that it errs with, and no others."""
+
+    @pytest.mark.parametrize("answer", [None, [], [b"xx"], [None], 7])
+    def test_what_is_no_answer_crashes_its_call_alone(self, answer: object) -> None:
+        """The message tells what came, and the calls after it are answered."""
+        pool = ScriptedPool(lambda: answer)
+
+        with CallRunner(FuturesExecutor(lambda: pool, workers=1)) as runner:
+            [lost] = runner.run(runner.call(workloads.identity, 1))
+            [well] = runner.run(runner.call(workloads.identity, 2))
+
+        assert (lost.state.type, lost.state.name) == (StateType.CRASHED, WORKER_LOST)
+        assert f"ScriptedPool gave no answer to 'identity-1' (attempt 1/1), but {answer!r}: " in lost.state.message
+        assert well.state.result() == 2
+
+    def test_a_thread_that_gives_no_outcome_is_told(self) -> None:
+        """In a pool that shares memory an answer is what the call returned."""
+        pool = ScriptedPool(lambda: {"not": "it"})
+
+        with CallRunner(FuturesExecutor(lambda: pool, workers=1, shares_memory=True)) as runner:
+            [lost] = runner.run(runner.call(workloads.identity, 1))
+            [well] = runner.run(runner.call(workloads.identity, 2))
+
+        assert "but {'not': 'it'}" in lost.state.message
+        assert well.state.result() == 2
+
+    def test_empty_raised_by_a_future_is_no_empty_inbox(self) -> None:
+        """`queue.Empty` in the middle of an item answers its call like any other exception."""
+
+        def fail() -> object:
+            raise queue.Empty
+
+        class Odd(concurrent.futures.Future[Any]):
+            def cancelled(self) -> bool:
+                return bool(fail())
+
+        future = Odd()
+        future.set_result(None)
+        pool = ScriptedPool(future=future)
+
+        with CallRunner(FuturesExecutor(lambda: pool, workers=1)) as runner:
+            [lost] = runner.run(runner.call(workloads.identity, 1))
+            [well] = runner.run(runner.call(workloads.identity, 2))
+
+        assert "Empty" in lost.state.message
+        assert well.state.result() == 2
+
+    def test_a_future_that_cannot_be_cancelled_is_passed_by(self, caplog: pytest.LogCaptureFixture) -> None:
+        """What `cancel()` raises is logged; the call is answered when its future is done."""
+
+        class Odd(concurrent.futures.Future[Any]):
+            def cancel(self) -> bool:
+                raise OSError("no line")
+
+        future = Odd()
+        pool = ScriptedPool(future=future)
+
+        with CallRunner(FuturesExecutor(lambda: pool, workers=2)) as runner:
+            held = runner.call(workloads.identity, 1)
+            runner.submit(held)
+            eventually(lambda: pool.future is None)  # it has been submitted
+            runner.executor.cancel([held.id])
+            eventually(lambda: "ScriptedPool cannot cancel a call: OSError: no line" in caplog.text)
+            [well] = runner.run(runner.call(workloads.identity, 2))
+            future.set_result(None)
+            [lost] = runner.wait_for([held])
+
+        assert well.state.result() == 2
+        assert lost.state.name == WORKER_LOST
+
+    def test_a_pool_that_refuses_a_call_once_is_asked_again(self) -> None:
+        """A passing error costs nothing, and no new pool is made."""
+        made: list[UnwillingPool] = []
+
+        with CallRunner(FuturesExecutor(lambda: _appended(made, UnwillingPool(OSError("busy"), 1)))) as runner:
+            [outcome] = runner.run(runner.call(workloads.identity, 5))
+
+        assert outcome.state.result() == 5
+        assert len(made) == 1
+
+    @pytest.mark.parametrize("error", [OSError("busy"), NotImplementedError("later")])
+    def test_a_refusal_costs_only_the_calls_refused(self, tmp_path: Path, error: Exception) -> None:
+        """Calls that the pool has in hand go on while others are refused for a reason of their own."""
+        made: list[UnwillingPool] = []
+        begun, release = tmp_path / "begun", tmp_path / "release"
+
+        with CallRunner(FuturesExecutor(lambda: _appended(made, UnwillingPool(error, 0)), workers=2)) as runner:
+            running = runner.call(workloads.begin_and_wait, str(begun), str(release))
+            runner.submit(running)
+            eventually(begun.exists)
+            made[0].refusals = 2
+            [refused] = runner.run(runner.call(workloads.identity, 2))
+            release.touch()
+            [went_on] = runner.wait_for([running])
+
+        assert len(made) == 1
+        assert (refused.state.type, refused.state.name) == (StateType.CRASHED, WORKER_LOST)
+        assert f"did not take 'identity-2' (attempt 1/1): {type(error).__name__}: {error}" in refused.state.message
+        assert went_on.state.type is StateType.COMPLETED
+
+    def test_a_pool_that_was_shut_down_finishes_what_it_is_at(self, tmp_path: Path) -> None:
+        """Only a broken pool's processes are killed when another takes its place."""
+        made: list[UnwillingPool] = []
+        begun, release = tmp_path / "begun", tmp_path / "release"
+
+        def make() -> UnwillingPool:
+            return _appended(made, UnwillingPool(RuntimeError("it was shut down"), 0))
+
+        with CallRunner(FuturesExecutor(make, workers=2)) as runner:
+            running = runner.call(workloads.begin_and_wait, str(begun), str(release))
+            runner.submit(running)
+            eventually(begun.exists)
+            made[0].refusals = 1
+            [other] = runner.run(runner.call(workloads.identity, 2))
+            release.touch()
+            [went_on] = runner.wait_for([running])
+
+        assert len(made) == 2
+        assert other.state.result() == 2
+        assert went_on.state.type is StateType.COMPLETED
+
+    def test_a_replaced_pool_ends_with_the_executor(self, tmp_path: Path) -> None:
+        """A process that went on in a pool of before is killed at the end, if it is still in its call."""
+        made: list[UnwillingPool] = []
+
+        def make() -> UnwillingPool:
+            return _appended(made, UnwillingPool(RuntimeError("it was shut down"), 0))
+
+        with CallRunner(FuturesExecutor(make, workers=2)) as runner:
+            runner.submit(runner.call(_note_pid_and_hang, str(tmp_path / "pid")))
+            eventually(lambda: numbers_in(tmp_path / "pid"))
+            made[0].refusals = 1
+            runner.run(runner.call(workloads.identity, 2))
+
+        assert len(made) == 2
+        eventually(lambda: is_gone(numbers_in(tmp_path / "pid")[0]))
+
+
 class TestFlows:
     """Flows on pools, by name and by object."""
 
@@ -237,12 +422,90 @@ class TestFlows:
         assert "Completed" in ended.stdout, ended.stderr
         assert "Pair(3, 4) says 12" in ended.stdout
 
+    @pytest.mark.parametrize("method", ["spawn", "forkserver"])
+    def test_a_script_without_a_guard_is_told_of_it(self, tmp_path: Path, method: str) -> None:
+        """Both the worker, which may not run the flow again, and the engine name the guard, in one sentence each."""
+        if method not in multiprocessing.get_all_start_methods():
+            pytest.skip("this system has no such start method")
+        script = tmp_path / "script.py"
+        script.write_text(
+            "from localflow import FuturesExecutor\n"
+            "from concurrent.futures import ProcessPoolExecutor\n" + SCRIPT + "\n"
+            f"pool = FuturesExecutor(ProcessPoolExecutor, max_workers=1, mp_context={method!r})\n"
+            "print(main.with_options(executor=pool)().result())\n"
+        )
+
+        ended = subprocess.run([sys.executable, str(script)], capture_output=True, text=True, timeout=50)
+
+        guard = "call the flow under `if __name__ == '__main__':`"
+        assert f"'make-0' (attempt 1/1) cannot run while a worker process imports the script: {guard}" in ended.stderr
+        assert f"Its workers import the script: {guard}" in ended.stderr
+        assert "bootstrapping phase" not in ended.stderr
+
     def test_a_factory_that_is_no_name_is_told_with_its_line(self, tmp_path: Path) -> None:
         """The mistake is found before anything runs."""
         (tmp_path / "localflow.toml").write_text('[executors.pool]\ntype = "futures"\nfactory = "ThreadPoolExecutor"\n')
 
         with pytest.raises(ConfigError, match=r"localflow.toml:1.*factory must be 'module:callable'"):
             Project.load().make_executor("pool")
+
+    @pytest.mark.parametrize(
+        ("options", "told"),
+        [
+            ('workers = "two"', r"toml:4: \[executors.pool\] workers must be an integer >= 1, got \"two\""),
+            ("workers = 0", r"toml:4: \[executors.pool\] workers must be an integer >= 1, got 0"),
+            ('shares_files = "no"', "shares_files must be true or false"),
+            ("max_worker = 2", "unknown option 'max_worker' of ProcessPoolExecutor; did you mean 'max_workers'"),
+            ('max_workers = "two"', 'max_workers must be an integer >= 1, got "two"'),
+            (
+                "workers = 3\nmax_workers = 2",
+                "workers and max_workers say the same, got workers = 3 and max_workers = 2",
+            ),
+            ("shares_memory = true", "shares_memory must be false for ProcessPoolExecutor"),
+        ],
+    )
+    def test_an_option_that_does_not_fit_is_told_before_anything_runs(
+        self, tmp_path: Path, options: str, told: str
+    ) -> None:
+        """`config validate` names the option, what was expected and the next move."""
+        (tmp_path / "localflow.toml").write_text(
+            f'[executors.pool]\ntype = "futures"\nfactory = "concurrent.futures:ProcessPoolExecutor"\n{options}\n'
+        )
+
+        with pytest.raises(ConfigError, match=told):
+            Project.load().try_plugins()
+
+    @pytest.mark.parametrize(
+        ("factory", "told"),
+        [
+            ("concurrent.futures:ThreadPool", "there is no 'ThreadPool' in .*; did you mean 'ThreadPoolExecutor'"),
+            ("concurrent.futures:NoPool", "there is no 'NoPool' in 'concurrent.futures:NoPool'; name what makes"),
+            ("nomod.x:Y", "got 'nomod.x:Y': ModuleNotFoundError: .*; install the module, or put its folder on"),
+            ("os:sep", "but 'os:sep' is str"),
+        ],
+    )
+    def test_a_factory_that_is_not_there_is_told(self, tmp_path: Path, factory: str, told: str) -> None:
+        """The option and what it should name are told before anything runs."""
+        (tmp_path / "localflow.toml").write_text(f'[executors.pool]\ntype = "futures"\nfactory = "{factory}"\n')
+
+        with pytest.raises(ConfigError, match=rf"localflow.toml:1: \[executors.pool\] factory must .*{told}"):
+            Project.load().try_plugins()
+
+    def test_a_factory_beside_the_script_need_not_be_on_the_path_yet(self, tmp_path: Path) -> None:
+        """A module in the working directory is left for the script, whose folder comes on the path."""
+        (tmp_path / "localflow.toml").write_text('[executors.pool]\ntype = "futures"\nfactory = "ownpools:make"\n')
+        (tmp_path / "ownpools.py").write_text(
+            "import concurrent.futures\ndef make(): return concurrent.futures.ThreadPoolExecutor(2)\n"
+        )
+        (tmp_path / "script.py").write_text(SCRIPT)
+
+        valid = subprocess.run([LOCALFLOW, "config", "validate"], capture_output=True, text=True, timeout=50)
+        ended = subprocess.run(
+            [LOCALFLOW, "run", "script.py", "--executor", "pool"], capture_output=True, text=True, timeout=50
+        )
+
+        assert valid.returncode == 0, valid.stderr
+        assert "Pair(3, 4) says 12" in ended.stdout, ended.stderr
 
     def test_a_missing_factory_is_told(self, tmp_path: Path) -> None:
         """A table of this type needs a factory."""
@@ -324,6 +587,11 @@ def tell(pair):
 def main():
     print(tell(make(3, 4)).result())
 """
+
+
+def _appended(made: list[UnwillingPool], pool: UnwillingPool) -> UnwillingPool:
+    made.append(pool)
+    return pool
 
 
 def _when_there(path: str) -> None:

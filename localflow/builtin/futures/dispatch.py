@@ -7,6 +7,7 @@ are short and there are more of them than workers, several. A bundle comes back 
     cancelled    calls that were to be cancelled are CANCELLED; others of the bundle go back to the backlog
     broken       a worker has died, and the pool with it: calls at the pool are CRASHED, those in the backlog go to a
                  new pool
+    unreadable   what came is no answer: its calls are CRASHED, and the pool goes on
 
 One thread does all of this, told by an inbox what has come: calls, ids to cancel, futures. The callback of a future
 does nothing but put it there, for a pool may call it in the middle of its own affairs, with its locks held.
@@ -16,16 +17,25 @@ from __future__ import annotations
 
 import concurrent.futures
 import logging
+import reprlib
 import threading
 from collections import deque
 from contextvars import Context
 from queue import Empty, SimpleQueue
 from typing import TYPE_CHECKING, Any
 
-from localflow.builtin.futures.pools import end_pool, rouse
+from localflow.builtin.futures.pools import (
+    end_pool,
+    is_imported_by_worker,
+    kill_processes,
+    lacks_guard,
+    processes_of,
+    rouse,
+)
 from localflow.calls import failed_state
 from localflow.interfaces import Cause, Outcome, State, StateType
 from localflow.payloads import type_name
+from localflow.printable import printable
 from localflow.states import WORKER_LOST, Cancelled, type_and_text
 
 if TYPE_CHECKING:
@@ -43,6 +53,14 @@ _BUNDLE_CALLS = 64
 _JOIN_DEADLINE = 1.0
 #: How long nothing may come from the pool, in seconds, before it is looked at.
 _LOOK_SECONDS = 0.5
+
+
+#: What to do about a script that its own workers run.
+_GUARD = "call the flow under `if __name__ == '__main__':`"
+
+
+class _UnguardedError(Exception):
+    """A script runs its flow while a worker imports it."""
 
 
 class Bundle:
@@ -83,6 +101,8 @@ class Dispatch:
         self._backlog: deque[Call] = deque()
         self._at_pool: dict[concurrent.futures.Future[Any], Bundle] = {}
         self._finished: list[Outcome] = []
+        self._left: list[Any] = []
+        """Processes of pools that were replaced, and had them finish what they were at."""
         self._mean_seconds = _BUNDLE_SECONDS
         self._closed = False
         self._thread = threading.Thread(target=self._work, name="localflow-futures", daemon=True)
@@ -111,29 +131,41 @@ class Dispatch:
         if threading.current_thread() is not self._thread:  # as it is when `report` leads to this
             self._thread.join(_JOIN_DEADLINE)
         end_pool(self._pool, kill=any(not future.done() for future in [*self._at_pool]))
+        kill_processes(self._left)
 
     # -- in the thread -----------------------------------------------------------------------------------------------
 
     def _work(self) -> None:
         while not self._closed:
-            try:
-                self._inbox.get(timeout=_LOOK_SECONDS if self._at_pool else None)()
-            except Empty:
+            item = self._next_item(_LOOK_SECONDS if self._at_pool else None)
+            if item is None:
                 rouse(self._pool)
                 continue
-            try:
-                while not self._closed:
-                    self._inbox.get_nowait()()
-            except Empty:
-                pass
-            try:
-                while not self._closed and (bundle := self._next_bundle()):
-                    self._submit(bundle)
-                outcomes, self._finished = self._finished, []
-                if outcomes and not self._closed:
-                    self._report(outcomes)
-            except Exception:  # a thread that dies here would be missed by every call
-                _log.exception("calls could not be sent, or outcomes not be reported")
+            while item is not None and not self._closed:
+                self._guarded(item)
+                item = self._next_item(0)
+            self._guarded(self._send_and_report)
+
+    def _next_item(self, timeout: float | None) -> Callable[[], None] | None:
+        """Return what has come next; None if nothing has."""
+        try:
+            return self._inbox.get(block=timeout != 0, timeout=timeout)
+        except Empty:
+            return None
+
+    def _guarded(self, step: Callable[[], None]) -> None:
+        """Take a step, whatever it raises: a thread that dies here would be missed by every call."""
+        try:
+            step()
+        except Exception:
+            _log.exception("calls could not be sent, or outcomes not be reported")
+
+    def _send_and_report(self) -> None:
+        while not self._closed and (bundle := self._next_bundle()):
+            self._submit(bundle)
+        outcomes, self._finished = self._finished, []
+        if outcomes and not self._closed:
+            self._report(outcomes)
 
     def _next_bundle(self) -> Bundle | None:
         """Take calls out of the backlog: an equal share for each worker that is free, at most."""
@@ -156,32 +188,43 @@ class Dispatch:
         if not bundle.calls:
             return
         try:
-            future = _submitted(bundle)
+            future = self._accepted(bundle)
+            future.add_done_callback(lambda future: self._inbox.put(lambda: self._take_in(future)))
+            self._at_pool[future] = bundle  # before this thread comes to look at the inbox
         except Exception as error:
-            self._replace(bundle.pool, error)
-            bundle.pool = self._pool
-            try:
-                future = _submitted(bundle)
-            except Exception as again:
-                self._finished.extend(_lost(call, bundle.pool, again) for call in bundle.calls)
-                return
-        self._at_pool[future] = bundle
-        future.add_done_callback(lambda future: self._inbox.put(lambda: self._take_in(future)))
+            self._finished.extend(_lost(call, _refusal(bundle.pool, error)) for call in bundle.calls)
 
-    def _replace(self, broken: Pool, error: BaseException) -> None:
+    def _accepted(self, bundle: Bundle) -> concurrent.futures.Future[Any]:
+        """Return the future of a bundle that the pool, or a new one in its place, takes at the second try at most."""
+        try:
+            return _submitted(bundle)
+        except Exception as error:
+            if isinstance(error, RuntimeError) and is_imported_by_worker():  # no pool can start a process here
+                raise _UnguardedError from None
+            if isinstance(error, RuntimeError) and not isinstance(error, (NotImplementedError, RecursionError)):
+                self._replace(bundle.pool, error)  # it is broken, or was shut down
+            else:  # which says nothing of the calls that the pool has
+                _log.warning("%s is asked again: %s", type_name(bundle.pool), type_and_text(error))
+        bundle.pool = self._pool
+        return _submitted(bundle)
+
+    def _replace(self, former: Pool, error: BaseException) -> None:
         """Put a new pool in the place of one that takes no more calls, unless that is done."""
-        if self._pool is not broken:
+        if self._pool is not former:
             return
         try:
             self._pool = self._make_pool()
         except Exception as failure:
-            _log.error("no new %s can be made for one that is broken: %s", type_name(broken), type_and_text(failure))
+            _log.error("no new %s can be made for one that is broken: %s", type_name(former), type_and_text(failure))
             return
-        _log.warning("%s takes no more calls and is replaced: %s", type_name(broken), type_and_text(error))
+        _log.warning("%s takes no more calls and is replaced: %s", type_name(former), type_and_text(error))
+        is_broken = isinstance(error, concurrent.futures.BrokenExecutor)
+        if not is_broken:  # its calls may still end well
+            self._left.extend(processes_of(former))
         try:
-            end_pool(broken, kill=True)
+            end_pool(former, kill=is_broken)
         except Exception as failure:
-            _log.warning("a broken %s does not end: %s", type_name(broken), type_and_text(failure))
+            _log.warning("a %s that was replaced does not end: %s", type_name(former), type_and_text(failure))
 
     def _drop(self, unwanted: frozenset[int]) -> None:
         """Answer calls of the backlog, and take bundles back that have not begun."""
@@ -190,18 +233,26 @@ class Dispatch:
         for future, bundle in [*self._at_pool.items()]:
             if not unwanted.isdisjoint(call.id for call in bundle.calls):
                 bundle.unwanted |= unwanted
-                future.cancel()
+                try:
+                    future.cancel()
+                except Exception as error:  # then these calls are not stopped, as those that run
+                    _log.warning("%s cannot cancel a call: %s", type_name(bundle.pool), type_and_text(error))
 
     def _take_in(self, future: concurrent.futures.Future[Any]) -> None:
-        bundle = self._at_pool.pop(future)
-        if future.cancelled():
-            self._take_back(bundle)
-        elif (error := future.exception()) is not None:
-            if isinstance(error, concurrent.futures.BrokenExecutor):
-                self._replace(bundle.pool, error)
-            self._finished.extend(_lost(call, bundle.pool, error) for call in bundle.calls)
-        else:
-            self._finished.extend(self._outcomes(bundle, future.result()))
+        bundle = self._at_pool.pop(future, None)
+        if bundle is None:  # it has been answered
+            return
+        try:
+            if future.cancelled():
+                self._take_back(bundle)
+            elif (error := future.exception()) is not None:
+                if isinstance(error, concurrent.futures.BrokenExecutor):
+                    self._replace(bundle.pool, error)
+                self._finished.extend(_lost(call, _broken(bundle.pool, error)) for call in bundle.calls)
+            else:
+                self._finished.extend(self._outcomes(bundle, future.result()))
+        except Exception as error:
+            self._finished.extend(_lost(call, _unreadable(bundle.pool, future, error)) for call in bundle.calls)
 
     def _take_back(self, bundle: Bundle) -> None:
         """Answer the calls of a bundle that was cancelled, or let them wait again."""
@@ -211,10 +262,12 @@ class Dispatch:
             self._backlog.extendleft(reversed(kept))
         else:  # by somebody else who has the pool
             error = concurrent.futures.CancelledError("its future was cancelled")
-            self._finished.extend(_lost(call, bundle.pool, error) for call in kept)
+            self._finished.extend(_lost(call, _broken(bundle.pool, error)) for call in kept)
 
     def _outcomes(self, bundle: Bundle, result: Any) -> Iterable[Outcome]:
         if self._sender is None:
+            if not isinstance(result, Outcome):
+                raise TypeError("the answer to a call is the Outcome that it returns")
             outcomes = [result]
         else:
             answers = zip(bundle.parcels, result, strict=True)
@@ -257,10 +310,30 @@ def _cancelled(call: Call) -> Outcome:
     return Outcome(call.id, Cancelled("the task was cancelled before it began"))
 
 
-def _lost(call: Call, pool: Pool, error: BaseException) -> Outcome:
-    """Return the outcome of a call that its pool does not answer."""
-    message = (
-        f"{type_name(pool)} broke while it had '{call.task_run.name}' (attempt {call.attempt}/{call.attempts}) "
-        f"in hand: {type_and_text(error)}"
-    )
+def _lost(call: Call, reason: str) -> Outcome:
+    """Return the outcome of a call that its pool does not answer; `{}` in the reason stands for the call."""
+    name = f"'{call.task_run.name}' (attempt {call.attempt}/{call.attempts})"
+    message = reason.replace("{}", name, 1)
     return Outcome(call.id, State(StateType.CRASHED, WORKER_LOST, message, cause=Cause("worker", message=message)))
+
+
+def _broken(pool: Pool, error: BaseException) -> str:
+    reason = f"{type_name(pool)} broke while it had {{}} in hand: {type_and_text(error)}"
+    if isinstance(error, concurrent.futures.BrokenExecutor) and lacks_guard(pool):
+        return f"{reason} Its workers import the script: {_GUARD}"
+    return reason
+
+
+def _refusal(pool: Pool, error: BaseException) -> str:
+    if isinstance(error, _UnguardedError):
+        return f"{{}} cannot run while a worker process imports the script: {_GUARD}"
+    return f"{type_name(pool)} did not take {{}}: {type_and_text(error)}"
+
+
+def _unreadable(pool: Pool, future: concurrent.futures.Future[Any], error: BaseException) -> str:
+    """Word what came of a call where its answer should have been."""
+    try:
+        came = reprlib.repr(future.result(timeout=0))
+    except Exception:  # a future, or a repr, of somebody else
+        came = "a future that cannot be read"
+    return f"{type_name(pool)} gave no answer to {{}}, but {printable(came)}: {type_and_text(error)}"

@@ -6,7 +6,11 @@ from typing import TYPE_CHECKING, Annotated, Any, ClassVar
 
 from localflow.builtin.futures.dispatch import Dispatch
 from localflow.builtin.futures.pools import (
-    check_factory,
+    SIZE_OPTION,
+    check_memory,
+    check_options,
+    check_size,
+    end_pool,
     find_factory,
     fitted_options,
     make_pool,
@@ -55,9 +59,21 @@ class FuturesExecutor(Executor):
             options: what else the factory is given.
 
         Raises:
-            ValueError: the factory is neither a callable nor such a name.
+            ValueError: there is no such factory, whose module is imported to see that; or it does not take such
+                options.
         """
-        check_factory(factory)
+        if workers is not None:
+            check_size("workers", workers)
+            if options.get(SIZE_OPTION) is not None:
+                raise ValueError(
+                    f"workers and {SIZE_OPTION} say the same, got workers = {workers} and "
+                    f"{SIZE_OPTION} = {options[SIZE_OPTION]!r}; keep workers, which is also what -j sets"
+                )
+        found = find_factory(factory)
+        if found is not None:
+            check_options(found, options, workers)
+            if shares_memory:
+                check_memory(found)
         self.factory = factory
         self.workers = workers
         self.options = options
@@ -93,13 +109,22 @@ class FuturesExecutor(Executor):
         Raises:
             RuntimeError: this executor is at work for another flow run.
             TypeError: what the factory makes is no pool.
+            ValueError: there is no such factory, or what it makes does not share memory as an option says.
             Exception: whatever importing or calling the factory raises.
         """
         if self._dispatch is not None:
             raise RuntimeError("this futures executor is already at work for a flow run; give each flow run its own")
         factory = find_factory(self.factory)
+        if factory is None:
+            raise ValueError(f"factory {self.factory!r} is in a module that is not on the path; set PYTHONPATH to it")
         options = fitted_options(factory, self.options, self.workers)
         pool = make_pool(factory, options)
+        if self._shares_memory:
+            try:
+                check_memory(pool)
+            except ValueError:
+                end_pool(pool, kill=True)
+                raise
         shares_memory = runs_in_threads(pool) if self._shares_memory is None else self._shares_memory
         self._declare(shares_memory)
         self._size = size_of(pool, options, self.workers)
