@@ -25,11 +25,16 @@ if TYPE_CHECKING:
     from localflow.interfaces import Executor, StateStore
     from localflow.testing.flow_tests import FlowRunner
 
+_KEPT = "LOCALFLOW_DISABLE_PLUGINS"
+
 
 @pytest.fixture
 def localflow_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """An empty folder that the test works in, without settings: neither a localflow.toml nor variables."""
-    for name in [name for name in os.environ if name.startswith("LOCALFLOW_")]:
+    """An empty folder that the test works in, without settings: neither a localflow.toml nor variables.
+
+    `LOCALFLOW_DISABLE_PLUGINS` alone stays: it says what is wrong with what is installed, not how flows are to run.
+    """
+    for name in [name for name in os.environ if name.startswith("LOCALFLOW_") and name != _KEPT]:
         monkeypatch.delenv(name)
     monkeypatch.chdir(tmp_path)
     return tmp_path
@@ -38,9 +43,9 @@ def localflow_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 @pytest.fixture
 def localflow_store(localflow_folder: Path) -> Iterator[StateStore]:
     """The state store of the test's flows, in memory; override it to have them use another one."""
-    from localflow.plugins import installed_plugins
+    from localflow.builtin.memory import MemoryStateStore
 
-    store: StateStore = installed_plugins().get_factory("state store", "memory")()
+    store = MemoryStateStore()
     yield store
     store.close()
 

@@ -24,7 +24,7 @@ from localflow.errors import StoreError
 from localflow.failpoints import reach
 from localflow.large_values import FILE, Reference, mapped
 from localflow.payloads import CONTENT, Payload
-from localflow.records import FlowRun, StateChange, TaskRun
+from localflow.records import INCOMPLETE, FlowRun, StateChange, TaskRun
 from localflow.states import StateType
 
 if TYPE_CHECKING:
@@ -32,9 +32,6 @@ if TYPE_CHECKING:
 
     from localflow.interfaces import StateStore
     from localflow.records import FlowRunSummary, LogEntry, Record
-
-#: The tag of a flow run of which only a part has been copied.
-INCOMPLETE = "localflow:incomplete-copy"
 
 _MAX_RECORDS = 4_000  # of an append
 _MAX_BYTES = 8 << 20  # of results and texts in an append, unless one alone has more
@@ -72,7 +69,7 @@ def copy_trees(source: StateStore, target: StateStore, chosen: Iterable[FlowRunS
 
 def _copy_tree(source: StateStore, target: StateStore, summary: FlowRunSummary) -> CopiedTree:
     root = summary.flow_run
-    if INCOMPLETE in root.tags:
+    if root.is_incomplete_copy:
         return CopiedTree(
             summary, "refused", reason=f"it is an incomplete copy itself; copy it to {source.location} anew"
         )
@@ -90,7 +87,7 @@ def _copy_tree(source: StateStore, target: StateStore, summary: FlowRunSummary) 
             return CopiedTree(summary, "refused", reason=f"it was removed from {source.location}")
         there = _tree(target, root.id)
         if there:
-            if INCOMPLETE in there.get(root.id, root).tags:
+            if there.get(root.id, root).is_incomplete_copy:
                 target.remove([root.id])
             elif _is_whole(source, target, runs, there):
                 return CopiedTree(summary, "present")

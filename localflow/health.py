@@ -217,7 +217,8 @@ def _settled_strays() -> list[Stray]:
 def _dead_runs(lost: list[StateChange], unfinished: list[FlowRunSummary]) -> Section:
     """Return the section about runs whose engine is gone, which have just been marked."""
     names = [change.run.name for change in lost if change.run.flow_run is change.run and _is_top(change)]
-    at_work = sum(summary.flow_run.parent_id is None for summary in unfinished)
+    tops = [summary.flow_run for summary in unfinished if summary.flow_run.parent_id is None]
+    at_work = sum(not flow_run.is_incomplete_copy for flow_run in tops)
     return Section(
         "dead runs",
         {"at work": at_work, "whose engine is gone": len(names)},

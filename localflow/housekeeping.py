@@ -86,8 +86,10 @@ def due_runs(options: Mapping[str, object], summaries: Sequence[FlowRunSummary],
 
 
 def has_ended(summary: FlowRunSummary) -> bool:
-    """Return whether a flow run is in a final state."""
+    """Return whether a flow run is in a final state, or one that no engine goes on with: an incomplete copy."""
     change = summary.change
+    if summary.flow_run.is_incomplete_copy:
+        return True
     return change is not None and (change.type in FINAL_TYPES or change.name == NOT_READY)
 
 

@@ -35,7 +35,11 @@ def mark_lost(store: StateStore) -> list[StateChange]:
     if not store.survives:
         return []
     changes: list[StateChange] = []
-    for root_id in dict.fromkeys(summary.flow_run.root_id for summary in store.list_flow_runs(unfinished=True)):
+    unfinished = [summary.flow_run for summary in store.list_flow_runs(unfinished=True)]
+    incomplete = {flow_run.id for flow_run in unfinished if flow_run.is_incomplete_copy}  # it never had an engine here
+    for root_id in dict.fromkeys(flow_run.root_id for flow_run in unfinished):
+        if root_id in incomplete:
+            continue
         claim = store.claim(root_id)
         if claim is not None:
             try:

@@ -17,6 +17,10 @@ if TYPE_CHECKING:
     from localflow.states import Cause, StateType
 
 
+#: The tag of a flow run of which only a part has been copied to where it is read.
+INCOMPLETE = "localflow:incomplete-copy"
+
+
 class FlowRun(NamedTuple):
     """One execution of a flow. Its record implies the first state, PENDING at `created_at`."""
 
@@ -49,6 +53,11 @@ class FlowRun(NamedTuple):
     def flow_run(self) -> FlowRun:
         """The flow run itself: task runs answer to the same name."""
         return self
+
+    @property
+    def is_incomplete_copy(self) -> bool:
+        """Whether only a part of it is there, for it is being copied or that was broken off; it has no engine here."""
+        return INCOMPLETE in self.tags
 
     @property
     def number(self) -> int:

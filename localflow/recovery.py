@@ -207,6 +207,7 @@ def claimed_run(
         RunClaimedError: another process is running it.
         NotResumableError: there is nothing to resume.
     """
+    refuse_incomplete(run)
     if run.parent_id is not None:
         raise NotResumableError(f"flow run '{run.name}' is part of another one; resume that: its id is {run.root_id}")
     claim = _claim(store, run)
@@ -227,6 +228,12 @@ def claimed_run(
         yield summary.flow_run, Resumption(store, summary.flow_run, again)
     finally:
         claim.release()
+
+
+def refuse_incomplete(run: FlowRun) -> None:
+    """Raise NotResumableError for a flow run of which only a part has been copied to this store."""
+    if run.is_incomplete_copy:
+        raise NotResumableError(f"flow run '{run.name}' is an incomplete copy; repeat: localflow store copy FROM TO")
 
 
 def _claim(store: StateStore, run: FlowRun) -> Claim:

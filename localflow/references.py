@@ -158,12 +158,15 @@ def _last(runs: Sequence[FlowRunSummary], reference: str) -> FlowRunSummary:
     if reference not in (LAST, LAST_FAILED):
         raise RunNotFoundError(f"{reference!r} means no run{suggestion(reference, (LAST, LAST_FAILED))}")
     for run in runs:
-        if run.flow_run.parent_id is None and (reference == LAST or (run.change and _is_failure(run.change))):
+        if run.flow_run.parent_id is None and (reference == LAST or _is_failed(run)):
             return run
     raise RunNotFoundError("no flow run that failed, crashed or was interrupted is recorded")
 
 
-def _is_failure(change: StateChange) -> bool:
+def _is_failed(run: FlowRunSummary) -> bool:
+    change = run.change
+    if change is None or run.flow_run.is_incomplete_copy:
+        return False
     return change.type in _FAILURES or (change.type is StateType.CANCELLED and change.name == INTERRUPTED)
 
 

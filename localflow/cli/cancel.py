@@ -62,6 +62,8 @@ def _running(store: StateStore, reference: str) -> FlowRun:
         root = next((each.flow_run for each in store.list_flow_runs() if each.flow_run.id == run.root_id), None)
         advice = f"; cancel all of it: localflow cancel {root.name}" if root is not None else ""
         raise UsageError(f"flow run {run.name!r} is part of another one{advice}")
+    if run.is_incomplete_copy:
+        raise UsageError(f"flow run {run.name!r} is an incomplete copy, there is nothing to cancel")
     if _is_over(summary):
         raise UsageError(f"flow run {run.name!r} is {_state_name(summary)} already, there is nothing to cancel")
     return run

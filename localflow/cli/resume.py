@@ -54,7 +54,7 @@ def resume(
     from localflow.cli.reading import recorded
     from localflow.errors import ChangedSinceError, UsageError
     from localflow.loading import load_entry_point, load_flow
-    from localflow.recovery import Again
+    from localflow.recovery import Again, refuse_incomplete
     from localflow.references import find_flow_run
     from localflow.resuming import execute_again
 
@@ -81,6 +81,7 @@ def resume(
 
     with recorded(project) as store:
         run = find_flow_run(store, reference).flow_run
+        refuse_incomplete(run)
         flow = load_flow(place) if place is not None else load_entry_point(run.entry_point, run.flow)
         if workers is not None:
             project = with_workers(

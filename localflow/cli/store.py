@@ -39,6 +39,7 @@ def copy(source: str, target: str, references: Sequence[str], as_json: bool) -> 
     """
     from localflow.cli.reading import recorded
     from localflow.copying import copy_trees
+    from localflow.interrupts import SHIELD
     from localflow.project import Project
 
     project = Project.load()
@@ -47,16 +48,18 @@ def copy(source: str, target: str, references: Sequence[str], as_json: bool) -> 
     copies: list[CopiedTree] = []
     with recorded(project, source) as from_store:
         chosen = _chosen(from_store, references)
-        with closing(_opened(project, target)) as to_store:
+        with closing(_opened(project, target)) as to_store, SHIELD.listening():
             if to_store.location == from_store.location:
                 raise UsageError(f"'{source}' and '{target}' are both {to_store.location}; name two state stores")
-            for each in copy_trees(from_store, to_store, chosen):
-                copies.append(each)
-                _say(each)
+            try:
+                for each in copy_trees(from_store, to_store, chosen):
+                    copies.append(each)
+                    _say(each)
+            finally:  # what was copied is there, whatever came after it
+                if as_json:
+                    _print_json(from_store, to_store, copies)
     if not chosen:
         output.say_line(f"no flow run is recorded in {from_store.location}")
-    if as_json:
-        _print_json(from_store, to_store, copies)
     refused = sum(each.outcome == "refused" for each in copies)
     if refused:
         raise StoreError(f"{refused:,} of {len(copies):,} flow runs were not copied")

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 
 from localflow.history import FlowRunHistory
 from localflow.notifications import Notifications
+from localflow.plugins import Plugins
 from localflow.project import Project
 from localflow.references import find_flow_run, find_task_run
 
@@ -70,7 +71,8 @@ def harness(executor: str | Executor | None = "sequential", store: StateStore | 
     Raises:
         ConfigError, PluginError: the settings or a plugin they name are wrong.
     """
-    loaded = Project.load(overrides={"store": "memory"})
+    # With plugins of its own: what a test has had imported, broken ones among it, is not the next one's trouble.
+    loaded = Project.load(overrides={"store": "memory"}, plugins=Plugins.load())
     project = _Stage(loaded.root, loaded.settings, loaded.plugins)
     project.wanted = executor
     if store is not None:

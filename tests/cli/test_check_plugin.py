@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import socket
 import subprocess
 import sys
 import textwrap
@@ -114,6 +115,20 @@ class Silent(Notifier):
         pass
 
 
+class Refusing(Notifier):
+    """Does not tell, in the way that it was told to."""
+
+    def __init__(self, how: str = "raise") -> None:
+        self.how = how
+
+    def notify(self, change):
+        if self.how == "raise":
+            raise ConnectionError("nobody there")
+        if self.how == "exit":
+            raise SystemExit(5)
+        os._exit(7)
+
+
 def broken() -> Executor:
     raise RuntimeError("no such device")
 
@@ -144,6 +159,7 @@ def localflow_register_state_stores(register):
 def localflow_register_notifiers(register):
     register("talkative", Talkative)
     register("silent", Silent)
+    register("refusing", Refusing)
 '''
 
 
@@ -351,6 +367,35 @@ def test_a_notifier_that_nobody_hears_is_not_called_good(verdicts: Any) -> None:
     code, found, _ = verdicts("silent")
 
     assert (code, found["delivery"], found["lifecycle"]) == (0, "not checked", "held")
+
+
+@pytest.mark.parametrize(
+    ("how", "reason"),
+    [
+        ("raise", "notify raised ConnectionError: nobody there; have it deliver to the check by {http}, {file} or"),
+        ("exit", "notify raised SystemExit: 5; have it deliver to the check by {http}, {file} or {command}"),
+        ("die", "it ended the process of the tests, by exit code 7"),
+    ],
+)
+@pytest.mark.usefixtures("dubious")
+def test_a_notifier_that_does_not_tell_at_all(verdicts: Any, how: str, reason: str) -> None:
+    """It is broken, each capability by itself, and why is told."""
+    code, found, failures = verdicts("refusing", "-o", f"how={how}")
+
+    assert (code, set(found.values())) == (1, {"broken"})
+    assert reason in failures["delivery"][0]["reason"]
+
+
+def test_a_notifier_that_reaches_nobody(cli: Cli) -> None:
+    """There is a table as ever, and the next move beside it."""
+    with closing(socket.socket()) as taken:  # bound, so nobody else answers there, but not listening
+        taken.bind(("127.0.0.1", 0))
+
+        done = cli("plugins", "check", "webhook", "-o", f"url=http://127.0.0.1:{taken.getsockname()[1]}/")
+
+    assert done.returncode == 1, done.stderr
+    assert "delivery    promised & broken" in done.stdout
+    assert "Connection refused; have it deliver to the check by {http}" in done.stdout
 
 
 @pytest.mark.usefixtures("dubious")

@@ -3,13 +3,19 @@
 from __future__ import annotations
 
 import json
+import os
+import signal
 import subprocess
 import sys
 import time
+from contextlib import closing
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pytest
+
+from localflow.builtin.sqlite import SqliteStateStore
+from localflow.testing.store_records import make_completed, make_flow_run, make_running, make_task_run
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -172,6 +178,64 @@ def test_mistakes_are_told(cli: Cli, project: Path, read_json: Any, arguments: l
     assert done.returncode == 2, done.stderr
     assert message in done.stderr
     assert not (project / "archive").exists() or cli("runs", LOCALFLOW_STORE="archive").stdout == ""
+
+
+@pytest.fixture
+def large(project: Path) -> str:
+    """Record a run whose copy takes several appends, and return its name."""
+    run = make_flow_run(id="large", entry_point="flows.py:main")
+    tasks = [make_task_run(run, number) for number in range(1, 4_101)]
+    with closing(SqliteStateStore(project / ".localflow" / "localflow.db")) as store:
+        store.append([run, make_running(run), *tasks, make_completed(run)])
+    return run.name
+
+
+def test_half_a_copy_is_nothing_to_resume(cli: Cli, large: str, read_json: Any) -> None:
+    """After kill -9 it is not taken for a run that failed or has lost its engine, and the next move is told."""
+    killed = cli("store", "copy", "sqlite", "archive", LOCALFLOW_FAILPOINT="copied-a-part:1")
+
+    told = {verb: cli(verb, "large", LOCALFLOW_STORE="archive") for verb in ("resume", "cancel")}
+    last = cli("resume", "@last-failed", LOCALFLOW_STORE="archive")
+    listed = json.loads(cli("runs", "--json", LOCALFLOW_STORE="archive").stdout)
+
+    assert killed.returncode == -signal.SIGKILL
+    name = f"'incomplete copy of {large}' is an incomplete copy"
+    assert (told["resume"].returncode, told["cancel"].returncode) == (2, 2)
+    assert told["resume"].stderr == f"error: flow run {name}; repeat: localflow store copy FROM TO\n"
+    assert f"{name}, there is nothing to cancel" in told["cancel"].stderr
+    assert "no flow run that failed, crashed or was interrupted is recorded" in last.stderr
+    assert [run["state"]["name"] for run in listed] == ["Pending"]
+    assert cli("clean", "large", LOCALFLOW_STORE="archive").returncode == 0
+    assert cli("runs", LOCALFLOW_STORE="archive").stdout == ""
+
+
+@pytest.mark.parametrize(("signum", "code"), [(signal.SIGTERM, 143), (signal.SIGINT, 130)])
+def test_copy_that_is_stopped_leaves_nothing(cli: Cli, large: str, signum: signal.Signals, code: int) -> None:
+    """A signal ends it in good order: what is there by half is removed."""
+    command = [sys.executable, "-m", "localflow", "store", "copy", "sqlite", "archive", "--json"]
+    environment = {**os.environ, "LOCALFLOW_FAILPOINT": "copied-a-part:1:stop"}
+    with subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE) as copying:
+        os.waitid(os.P_PID, copying.pid, os.WSTOPPED | os.WNOWAIT)
+        copying.send_signal(signum)
+        copying.send_signal(signal.SIGCONT)
+        stdout, stderr = copying.communicate(timeout=50)
+
+    assert copying.returncode == code, stderr
+    assert json.loads(stdout)["copied"] == []
+    assert cli("runs", LOCALFLOW_STORE="archive").stdout == ""
+
+
+def test_what_was_copied_before_an_error_is_told(cli: Cli, project: Path) -> None:
+    """The JSON has the runs that are there, although the copy of a later one has failed."""
+    (project / "ready").touch()
+    for name in ("x", "x" * 20):
+        cli("run", "flows.py:main", "-p", f"name={name}")
+    limited = f"ulimit -f 1000; exec '{sys.executable}' -m localflow store copy sqlite archive --json"
+
+    done = subprocess.run(["bash", "-c", limited], capture_output=True, text=True, timeout=50, check=False)
+
+    assert done.returncode == 3, done.stderr
+    assert [each["parameters"]["name"] for each in json.loads(done.stdout)["copied"]] == ["x"]
 
 
 def test_nothing_is_made_of_a_store_that_is_not_there(cli: Cli, project: Path) -> None:

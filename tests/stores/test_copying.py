@@ -15,10 +15,11 @@ from hypothesis import HealthCheck, given, settings
 from localflow.builtin.json_files import JsonStateStore
 from localflow.builtin.memory import MemoryStateStore
 from localflow.builtin.sqlite import SqliteStateStore
-from localflow.copying import INCOMPLETE, copy_trees
+from localflow.copying import copy_trees
 from localflow.errors import StoreError
 from localflow.interfaces import CacheEntry, FlowRun, Payload, StateChange, StateType
 from localflow.payloads import pack, unpack
+from localflow.records import INCOMPLETE
 from localflow.testing.faulty_store import FaultyStore
 from localflow.testing.store_records import (
     make_completed,

@@ -75,6 +75,55 @@ def test_settings_of_the_place_do_not_matter() -> None:
     assert done.returncode == 0, done.stdout
 
 
+def install_broken_plugin(site: Path) -> None:
+    """Install a distribution whose plugin breaks the rules."""
+    metadata = site / "bad-0.1.dist-info"
+    metadata.mkdir(parents=True)
+    (metadata / "METADATA").write_text("Metadata-Version: 2.1\nName: bad\nVersion: 0.1\n")
+    (metadata / "entry_points.txt").write_text("[localflow]\nbad = bad_plugin\n")
+    (site / "bad_plugin.py").write_text("def localflow_register_executor(register): pass\n")
+
+
+UNKNOWN_EXECUTOR = """
+    from localflow.errors import PluginError
+
+    class TestUnknown:
+        @pytest.fixture
+        def localflow_executor(self):
+            return "no-such"
+
+        def test_it(self, localflow_run):
+            with pytest.raises(PluginError) as raised:
+                localflow_run(totals, [1])
+            assert ("'bad'" in str(raised.value)) is BAD
+
+    def test_later(localflow_run):
+        assert localflow_run(totals, [1]).state.is_completed()
+"""
+
+
+@pytest.mark.timeout(60)
+def test_an_unknown_executor_is_the_trouble_of_its_test_alone(tmp_path: Path) -> None:
+    """It has broken plugins imported, which the next test does not get to see."""
+    install_broken_plugin(tmp_path / "site")
+
+    done = run_tests(UNKNOWN_EXECUTOR.replace("BAD", "True"), PYTHONPATH=str(tmp_path / "site"))
+
+    assert done.returncode == 0, done.stdout
+
+
+@pytest.mark.timeout(60)
+def test_a_plugin_that_is_disabled_stays_disabled(tmp_path: Path) -> None:
+    """`LOCALFLOW_DISABLE_PLUGINS`, which messages advise to set, is no setting that tests are kept from."""
+    install_broken_plugin(tmp_path / "site")
+
+    done = run_tests(
+        UNKNOWN_EXECUTOR.replace("BAD", "False"), PYTHONPATH=str(tmp_path / "site"), LOCALFLOW_DISABLE_PLUGINS="bad"
+    )
+
+    assert done.returncode == 0, done.stdout
+
+
 @pytest.mark.timeout(60)
 def test_an_executor_and_a_store_of_the_tests_own_are_used() -> None:
     """A fixture of the same name takes the place: flows run there, and their states go there."""

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
+from localflow.states import type_and_text
 from localflow.testing.checked.mailbox import Mailbox
 from localflow.testing.checked.subject import Order, Subject, error_of
 from localflow.testing.promises import capability_of
@@ -38,6 +39,7 @@ class _Check:
         self.folder = tempfile.TemporaryDirectory(prefix="localflow-check-")
         self.mailbox = Mailbox(Path(self.folder.name))
         self.subject: Subject | None = None
+        self._has_listened = False
         self._report = os.open(order.report, os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC, 0o600)
 
     def tell(self, **fields: object) -> None:
@@ -45,23 +47,35 @@ class _Check:
         os.write(self._report, json.dumps(fields).encode() + b"\n")
 
     def begin(self) -> None:
-        """Make the subject once, tell what it promises, and find out how it delivers."""
+        """Make the subject once, and tell what it promises."""
         place = Path(self.folder.name) / "first"
         place.mkdir()
         self.subject = Subject(self.order, self.mailbox)
         self.tell(promises=self.subject.promises(place))
-        if self.order.role == "notifier" and not self.mailbox.is_addressed:
-            self._listen()
 
-    def _listen(self) -> None:
-        """Take the log for what the notifier delivers to, if one notification arrives there."""
+    def listen(self) -> None:
+        """Take the log for what the notifier delivers to, if one notification arrives there.
+
+        To be called from within a test, once it has begun: whatever the notifier does then is told of that test.
+        """
+        if self._has_listened or self.mailbox.is_addressed:
+            return
         assert self.subject is not None
         self.mailbox.listen_to_log()
         notifier = self.subject.notifier()
         try:
-            notifier.notify(make_change())
-        finally:
-            notifier.close()
+            try:
+                notifier.notify(make_change())
+            finally:
+                notifier.close()
+        except (Exception, SystemExit) as error:
+            self.mailbox.forget_log()
+            pytest.fail(
+                f"notify raised {type_and_text(error)}; have it deliver to the check by {{http}}, {{file}} or "
+                "{command} in an option, in the place of where it delivers to now",
+                pytrace=False,
+            )
+        self._has_listened = True
         deadline = time.monotonic() + _LOG_DEADLINE
         while not self.mailbox.delivered() and time.monotonic() < deadline:
             time.sleep(0.01)
@@ -135,7 +149,9 @@ def localflow_subject(request: pytest.FixtureRequest, tmp_path: Path, monkeypatc
 @pytest.fixture
 def localflow_mailbox(request: pytest.FixtureRequest) -> Iterator[Mailbox]:
     """Return the place where notifications arrive, empty."""
-    mailbox = request.config.stash[_key].mailbox
+    check = request.config.stash[_key]
+    check.listen()
+    mailbox = check.mailbox
     mailbox.clear()
     yield mailbox
     mailbox.clear()
