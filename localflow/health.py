@@ -10,7 +10,7 @@ import sys
 import time
 from typing import TYPE_CHECKING, Literal, NamedTuple, TypeAlias
 
-from localflow.errors import ConfigError, LocalflowError, StoreError
+from localflow.errors import ConfigError, CorruptStoreError, LocalflowError, StoreError
 from localflow.housekeeping import disk_usage, find_leftovers, remove_leftovers, store_path
 from localflow.limits import slots_held
 from localflow.liveness import mark_lost
@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     from localflow.records import FlowRunSummary, StateChange
     from localflow.strays import Stray
 
-Verdict: TypeAlias = Literal["ok", "attention", "damaged"]
+Verdict: TypeAlias = Literal["ok", "attention", "cannot be used", "damaged"]
 
 _SHOWN = 20  # things of a kind that are named
 _SETTLING_SECONDS = 2.0
@@ -42,12 +42,16 @@ class Section(NamedTuple):
     problems: list[str]
     """What needs attention, each with the next move."""
     is_damaged: bool = False
+    is_unusable: bool = False
+    """Whether it cannot be looked at: nobody knows what is wrong in it."""
 
     @property
     def verdict(self) -> Verdict:
         """Whether all is well."""
         if self.is_damaged:
             return "damaged"
+        if self.is_unusable:
+            return "cannot be used"
         return "attention" if self.problems else "ok"
 
 
@@ -110,15 +114,17 @@ class Checkup:
         try:
             store = project.open_store()
         except StoreError as error:
-            return Section("state store", facts, [*problems, str(error)], is_damaged=True), _UNSEEN
+            return _refused(facts, problems, error), _UNSEEN
         try:
             facts["format"] = getattr(store, "format_version", None)
             wrong = store.check()
             if not wrong:
                 self.lost = mark_lost(store)
                 runs = _dead_runs(self.lost, store.list_flow_runs(unfinished=True))
-        except StoreError as error:
+        except CorruptStoreError as error:
             wrong = [str(error)]
+        except StoreError as error:
+            return _refused(facts, problems, error), _UNSEEN
         finally:
             store.close()
         if wrong:
@@ -157,6 +163,12 @@ class Checkup:
         if left:
             problems.append("remove them: localflow doctor --repair")
         return Section("leftovers", {"files": len(left)}, problems)
+
+
+def _refused(facts: dict[str, object], problems: list[str], error: StoreError) -> Section:
+    """Return the section about a state store that cannot be read: it is damaged, or it cannot be reached."""
+    is_damaged = isinstance(error, CorruptStoreError)
+    return Section("state store", facts, [*problems, str(error)], is_damaged, is_unusable=not is_damaged)
 
 
 def _versions() -> Section:

@@ -185,7 +185,9 @@ def test_names_that_fit_nowhere_are_refused(tmp_path: Path, name: str, hint: str
         (("executor", "Crew"), "'Crew' is no name for a plugin"),
         (("store", "sqlite"), "there is a state store 'sqlite' already, of plugin 'builtin'"),
         (("pigeon", "crew"), "'pigeon' is not one of 'executor', 'store', 'notifier'"),
+        (("executor", "thread"), "there is an executor 'thread' already, of plugin 'builtin'"),
         (("executor",), "NAME"),
+        ((), "Missing argument '{executor|store|notifier}'. Choose from: executor, store, notifier\n"),
     ],
 )
 def test_mistakes_end_with_exit_code_2(tmp_path: Path, arguments: Sequence[str], told: str) -> None:

@@ -98,7 +98,7 @@ def _tell(error: Exception) -> int:
         output.say_error(str(error))
         return error.exit_code
     if isinstance(error, click.ClickException):
-        output.say_error(error.format_message())
+        output.say_error(error.format_message().replace("\n\t", " "))  # as click lists what there is to choose from
         context = getattr(error, "ctx", None)
         if context is not None:
             output.say(f"try: {context.command_path} --help")

@@ -12,9 +12,9 @@ if TYPE_CHECKING:
     from localflow.health import Section
 
 ATTENTION = 1
-DAMAGED = 3
+STORE = 3
 
-_COLOURS = {"ok": "green", "attention": "yellow", "damaged": "red"}
+_COLOURS = {"ok": "green", "attention": "yellow", "cannot be used": "red", "damaged": "red"}
 
 
 @click.command()
@@ -23,7 +23,7 @@ _COLOURS = {"ok": "green", "attention": "yellow", "damaged": "red"}
 def doctor(repair: bool, as_json: bool) -> int:
     """Look at versions, settings, the state store, runs, workers and limits.
 
-    Exit codes: 0 if all is well, 3 if the state store is damaged, 1 if anything else needs attention.
+    Exit codes: 0 if all is well, 3 if the state store is damaged or cannot be used, 1 if anything else needs attention.
     """
     from localflow.health import Checkup
 
@@ -43,7 +43,7 @@ def doctor(repair: bool, as_json: bool) -> int:
         for done in checkup.done:
             output.print_lines(f"repaired: {done}")
     verdicts = {section.verdict for section in sections}
-    return DAMAGED if "damaged" in verdicts else ATTENTION if "attention" in verdicts else 0
+    return STORE if verdicts & {"damaged", "cannot be used"} else ATTENTION if "attention" in verdicts else 0
 
 
 def _print(section: Section) -> None:

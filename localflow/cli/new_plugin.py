@@ -35,7 +35,8 @@ def new(role: str, name: str, directory: Path, as_json: bool) -> None:
     plugins, registered_as = installed_plugins(), cast("Role", ROLES[role])
     if name in plugins.names(registered_as):
         source = plugins.get_source(registered_as, name)
-        raise UsageError(f"there is a {registered_as} '{name}' already, of {source}; give yours another name")
+        article = "an" if registered_as.startswith("e") else "a"
+        raise UsageError(f"there is {article} {registered_as} '{name}' already, of {source}; give yours another name")
     package = package_of(name)
     if find_spec(package):  # of a plugin that has another role, or of somebody else
         raise UsageError(

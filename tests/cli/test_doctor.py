@@ -299,6 +299,49 @@ def test_store_of_a_plugin_that_knows_no_repair(cli: Cli, look: Any) -> None:
     assert "path" not in found["state store"]["facts"]
 
 
+UNREACHABLE = """
+from localflow import hookimpl
+from localflow.builtin.memory import MemoryStateStore
+from localflow.errors import StoreError
+
+
+class Remote(MemoryStateStore):
+    def __init__(self, at: str = "open") -> None:
+        super().__init__()
+        self.at = at
+        if at == "open":
+            raise StoreError("the server does not answer; start it")
+
+    def check(self):
+        raise StoreError("the server does not answer any more; start it")
+
+
+@hookimpl
+def localflow_register_state_stores(register):
+    register("remote", Remote)
+"""
+
+
+@pytest.mark.parametrize("at", ["open", "check"])
+def test_store_that_cannot_be_reached_is_not_called_damaged(
+    look: Any, own_folder: Path, monkeypatch: pytest.MonkeyPatch, at: str
+) -> None:
+    """Nobody knows whether it is damaged; there is nothing to repair, and the exit code is that of store trouble."""
+    metadata = own_folder / "site" / "remote-0.1.dist-info"
+    metadata.mkdir(parents=True)
+    (metadata / "METADATA").write_text("Metadata-Version: 2.1\nName: remote\nVersion: 0.1\n")
+    (metadata / "entry_points.txt").write_text("[localflow]\nremote = remote_plugin\n")
+    (own_folder / "site" / "remote_plugin.py").write_text(UNREACHABLE)
+    (own_folder / "localflow.toml").write_text(f'store = "remote"\n[stores.remote]\nat = "{at}"\n')
+    monkeypatch.setenv("PYTHONPATH", os.pathsep.join([str(own_folder / "site"), os.environ.get("PYTHONPATH", "")]))
+
+    code, found = look("--repair")
+
+    assert (code, found["state store"]["verdict"], found["repairs"]) == (3, "cannot be used", [])
+    (problem,) = found["state store"]["problems"]
+    assert problem.startswith("the server does not answer")
+
+
 def test_lock_is_free_again_after_looking() -> None:
     """Counting what is held takes free slots for an instant only."""
     from localflow.limits import slots_held
