@@ -5,6 +5,7 @@ from __future__ import annotations
 from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
+from localflow.capabilities import find_capability
 from localflow.errors import StoreError
 from localflow.interfaces import StateStore
 from localflow.printable import printable
@@ -41,6 +42,11 @@ class GuardedStore(StateStore):
         self._described = described
         self._discreet = discreet
         vars(self)["survives"] = store.survives
+
+    @property
+    def removes(self) -> bool:
+        """Whether the store itself knows how to remove runs, for who asks what it promises."""
+        return bool(find_capability("state store", "remove").is_promised(self.guarded))
 
     @property
     def location(self) -> str:
