@@ -19,7 +19,7 @@ from localflow.locks import make_private_directory, take_lock
 from localflow.project import Project
 from localflow.records import FlowRun, StateChange
 from localflow.states import StateType
-from localflow.strays import VARIABLE
+from localflow.strays import VARIABLE, find_strays
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -30,6 +30,14 @@ SECTIONS = [
     *("versions", "configuration", "state store", "dead runs", "stray processes", "limits", "leftovers"),
 ]
 DATABASE = Path(".localflow/localflow.db")
+
+
+@pytest.fixture(autouse=True)
+def _no_strays_of_others() -> None:
+    """Wait for the workers that other tests leave for a moment: strays are looked for on the whole machine."""
+    deadline = time.monotonic() + 10.0
+    while find_strays() and time.monotonic() < deadline:
+        time.sleep(0.05)
 
 
 @pytest.fixture(params=["sqlite", "json"])
