@@ -102,6 +102,10 @@ class FaultyExecutor(Executor):
         """How many async calls the wrapped executor wants."""
         return self._executor.async_capacity
 
+    def prepare(self) -> None:
+        """Let the wrapped executor begin what takes long."""
+        self._executor.prepare()
+
     def start(self, report: Report) -> None:
         """Start the wrapped executor, with faults between its reports and who gets them."""
 
