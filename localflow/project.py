@@ -140,8 +140,9 @@ class Project:
                 made.prepare()
             yield
         finally:
-            if made in ready:  # it was never started
-                ready.remove(made)
+            places = [place for place, each in enumerate(ready) if each is made]
+            for place in places:  # it was never started
+                del ready[place]
                 with suppress(Exception):
                     made.shutdown()
 
