@@ -973,6 +973,7 @@ def test_notifiers_are_told_after_the_store() -> None:
         choose = staticmethod(Project.load().choose)
         make_notifications = staticmethod(Watching)
         limits_of = staticmethod(lambda: None)
+        discreet = staticmethod(str)
         state_directory = None
 
     flow(name="body")(lambda: give(give(1))).execute(Stub(), store, {})  # type: ignore[arg-type]

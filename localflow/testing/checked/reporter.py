@@ -53,7 +53,7 @@ class _Check:
         self.subject = Subject(self.order, self.mailbox)
         self.tell(promises=self.subject.promises(place))
 
-    def listen(self) -> None:
+    def find_delivery(self) -> None:
         """Take the log for what the notifier delivers to, if one notification arrives there.
 
         To be called from within a test, once it has begun: whatever the notifier does then is told of that test.
@@ -150,7 +150,7 @@ def localflow_subject(request: pytest.FixtureRequest, tmp_path: Path, monkeypatc
 def localflow_mailbox(request: pytest.FixtureRequest) -> Iterator[Mailbox]:
     """Return the place where notifications arrive, empty."""
     check = request.config.stash[_key]
-    check.listen()
+    check.find_delivery()
     mailbox = check.mailbox
     mailbox.clear()
     yield mailbox
