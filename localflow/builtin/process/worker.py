@@ -54,9 +54,17 @@ from localflow.usage import ProcessMeter
 
 if TYPE_CHECKING:
     from collections.abc import Callable
+    from typing import Protocol
 
     from localflow.records import LogLine
     from localflow.usage import Meter
+
+    class Loadable(Protocol):
+        """A function that is loaded when it is first asked for."""
+
+        def get(self) -> Callable[..., Any]:
+            """Return it."""
+
 
 _PIECE = 1 << 16
 _REASON_LIMIT = 10_000
@@ -239,7 +247,7 @@ class Work:
             _, self.number, call_id, attempt, attempts, timeout_seconds, log_prints, _, _, *fields, self._args,
             self._kwargs,
         ) = content  # fmt: skip
-        self._function = function
+        self._function: Loadable = function
         self._called_with: tuple[Any, ...] | None = None
         self._value: object = None
         # Here `tuple.__new__` makes the named tuples, at half the cost: this is done for every call.
@@ -268,6 +276,14 @@ class Work:
     def __call__(self) -> object:
         """Load the function and what it is called with, and call it."""
         function = self._function.get()
+        args, kwargs = self._loaded_arguments()
+        self._called_with = function, args, kwargs
+        value = self._value = function(*args, **kwargs)
+        if not isinstance(value, _UNFINISHED):
+            self._called_with = None  # it has returned, and what it was called with may be large
+        return value
+
+    def _loaded_arguments(self) -> tuple[Any, dict[str, Any]]:
         if self._kwargs is None:
             args, kwargs = _load(Payload._make(self._args), "its arguments")
         else:
@@ -277,11 +293,7 @@ class Work:
             if kwargs:
                 kwargs = {name: _unpacked(value) for name, value in kwargs.items()}
         self._args = self._kwargs = None
-        self._called_with = function, args, kwargs
-        value = self._value = function(*args, **kwargs)
-        if not isinstance(value, _UNFINISHED):
-            self._called_with = None  # it has returned, and what it was called with may be large
-        return value
+        return args, kwargs
 
     @property
     def is_generator(self) -> bool:

@@ -7,7 +7,6 @@ functions and flow runs that it has seen, for the next call.
 from __future__ import annotations
 
 import contextlib
-import inspect
 import os
 import pickle
 import signal
@@ -15,17 +14,15 @@ import socket
 import sys
 import threading
 from collections import OrderedDict
-from contextvars import Context
 from functools import cache
-from types import AsyncGeneratorType, CoroutineType, GeneratorType
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from localflow import logs
-from localflow.builtin.process.outcomes import outcome_frame, reason, result_message, unsendable
-from localflow.calls import Call, Outcome
+from localflow.builtin.process.outcomes import outcome_frame, reason
+from localflow.builtin.process.worker import Work
+from localflow.calls import Call
 from localflow.errors import UnpicklableError
 from localflow.records import FlowRun, TaskRun
-from localflow.tracebacks import described_arguments
 from localflow.usage import ProcessMeter
 from localflow_ray.post import Post
 from localflow_ray.values import NodeFolder, Parts
@@ -37,7 +34,6 @@ if TYPE_CHECKING:
     from localflow.records import LogLine
 
 _KEPT_DEFINITIONS = 200
-_UNFINISHED = (GeneratorType, CoroutineType, AsyncGeneratorType)
 
 
 class Definition(NamedTuple):
@@ -101,7 +97,9 @@ def run_request(data: bytes, *beside: Any) -> tuple[Answer, Parts | None]:
     post = Post(request.mailbox, request.number)
     work = _Work(request, function, flow_run, rest)
     with post.at_work(at_once=request.call[3] is not None):
-        outcome = work.do(post.begun.worker, post.say, folder)
+        _meter.go_on()
+        with logs.recording_elsewhere(), _captured(post.say), _plain_signals():
+            outcome = work.do(post.begun.worker, _meter, post.say, folder)
         parts = folder.parts if outcome.result is not None and folder.parts is not None else None
         frame = outcome_frame(request.number, work.call.task_run.task, outcome)
     letters, lines = post.close()
@@ -118,8 +116,8 @@ def _size(parts: Parts) -> int:
 _meter = ProcessMeter()
 
 
-class _Work:
-    """A call, with its function and arguments still as bytes."""
+class _Work(Work):
+    """A call, with its function and arguments still as bytes, parts of these in the object store."""
 
     def __init__(self, request: Request, function: _Definition, flow_run: _Definition, rest: list[Any]) -> None:
         self._function = function
@@ -131,38 +129,6 @@ class _Work:
         call_id, attempt, attempts, timeout_seconds, log_prints = request.call
         run = TaskRun(flow_run.flow_run(), *request.run)
         self.call = Call(call_id, run, attempt, self, (), {}, False, attempts, timeout_seconds, log_prints)
-
-    def do(self, worker: str, log: Callable[[LogLine], None], folder: NodeFolder) -> Outcome:
-        """Run the call and return its outcome, whatever happens."""
-        call = self.call
-        _meter.go_on()
-        try:
-            with logs.recording_elsewhere(), _captured(log), _plain_signals():
-                # In an empty context: nothing that a task sets is seen by the next one.
-                outcome = Context().run(call.run, worker, _meter, log, folder)
-        except BaseException as error:  # such as sys.exit() in the __reduce__ of the result
-            outcome = Outcome(call.id, unsendable(result_message(call.task_run.task, self._value, error)))
-        cause = outcome.state.cause
-        if cause is not None and self._called_with is not None:
-            outcome.state.cause = cause._replace(arguments=described_arguments(*self._called_with))
-        self._called_with = self._value = None
-        return outcome
-
-    def __call__(self) -> object:
-        """Load the function and what it is called with, and call it."""
-        function = self._function.function()
-        args, kwargs = self._loaded_arguments()
-        self._called_with = function, args, kwargs
-        value = self._value = function(*args, **kwargs)
-        if not isinstance(value, _UNFINISHED):
-            self._called_with = None  # it has returned, and what it was called with may be large
-        return value
-
-    @property
-    def is_generator(self) -> bool:
-        """Whether what the function returns is to be drained."""
-        function = self._function.function()
-        return bool(getattr(function, "is_generator", False)) or inspect.isgeneratorfunction(function)
 
     def _loaded_arguments(self) -> tuple[Any, dict[str, Any]]:
         assert self._arguments is not None
@@ -241,7 +207,7 @@ class _Definition:
         self._data: bytes | None = data
         self._loaded: Any = None
 
-    def function(self) -> Callable[..., Any]:
+    def get(self) -> Callable[..., Any]:
         if self._data is not None:
             self._loaded = _loaded(self._data, "the task's function")
             self._data = None
