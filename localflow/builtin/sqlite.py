@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, ClassVar, Literal
 
 from localflow.builtin.storage import reading, rows
+from localflow.builtin.storage.blocks import BlockReader
 from localflow.builtin.storage.checksums import DamagedRowError
 from localflow.builtin.storage.claims import Claims
 from localflow.builtin.storage.database import connect, open_database, sqlite_failure
@@ -57,6 +58,7 @@ class SqliteStateStore(StateStore):
             self._reader.close()
             raise
         self._read_lock = threading.Lock()
+        self._blocks = BlockReader()
         self._claims = Claims(self._path.parent / "engines")
         self._values = _values_of(self._path, power_safe=durability == "full")
 
@@ -107,14 +109,14 @@ class SqliteStateStore(StateStore):
     def load_result(self, flow_run_id: str, number: int) -> Payload | None:
         """Return the result that a run has last completed with, if it was recorded."""
         with self._reading() as reader:
-            result = reading.result(reader, flow_run_id, number)
+            result = reading.result(reader, flow_run_id, number, self._blocks)
             return None if result is None else self._values.found(result)
 
     def find_cached(self, key: str, now: float) -> CachedResult | None:
         """Return the newest result recorded with this cache key that has not expired at `now`."""
         with self._reading() as reader:
             (key_in_row,) = rows.boxed((key,))
-            found = reading.cached_result(reader, key_in_row, now)
+            found = reading.cached_result(reader, key_in_row, now, self._blocks)
             return None if found is None else found._replace(result=self._values.found(found.result))
 
     def read_logs(self, flow_run_id: str, after: int = 0) -> Iterator[tuple[int, LogEntry]]:
@@ -206,11 +208,10 @@ class SqliteStateStore(StateStore):
                 yield from reading.records(connection, run)
 
     def _read_chosen(self, flow_run_id: str, numbers: Collection[int], called: str | None) -> Iterator[Record]:
-        (called_in_row,) = rows.boxed((called,))
         with self._snapshot() as connection:
             run = reading.find_run(connection, flow_run_id)
             if run is not None:
-                yield from reading.chosen_records(connection, run, numbers, called_in_row)
+                yield from reading.chosen_records(connection, run, numbers, called)
 
     def _read_logs(self, flow_run_id: str, after: int) -> Iterator[tuple[int, LogEntry]]:
         with self._snapshot() as connection:

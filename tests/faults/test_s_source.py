@@ -138,7 +138,8 @@ FORBIDDEN = {
     "marshal.loads": (  # it makes plain data only
         "builtin/process/transport.py",  # frames of its own workers
         "builtin/remote.py",  # what the engine and the pool it runs calls in send each other
-        "builtin/storage/spooled.py",  # what an engine of the same user has recorded
+        "builtin/storage/blocks.py",  # what an engine of the same user has recorded
+        "builtin/storage/spooled.py",  # likewise
         "payloads.py",  # where the buffers of an argument are
     ),
     "shelve.open": (),

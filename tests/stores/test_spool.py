@@ -98,8 +98,9 @@ def spools(path: Path) -> list[Path]:
 def rows(path: Path) -> int:
     """Return how many state changes are in the database itself."""
     with closing(sqlite3.connect(path)) as connection:
-        count: int = connection.execute("SELECT count(*) FROM state_changes").fetchone()[0]
-        return count
+        (in_rows,) = connection.execute("SELECT count(*) FROM state_changes").fetchone()
+        (in_blocks,) = connection.execute("SELECT coalesce(sum(changes), 0) FROM blocks").fetchone()
+        return int(in_rows + in_blocks)
 
 
 def kill(process: subprocess.Popen[str]) -> None:
@@ -329,7 +330,7 @@ def test_a_store_that_is_full_for_a_while_loses_no_line_of_a_killed_engine(
     assert process.stdout.readline() == "ready\n"
     kill(process)
 
-    def full(*_: object) -> None:
+    def full(*_: object, **__: object) -> None:
         raise StoreError("the disk is full")
 
     with monkeypatch.context() as patched:

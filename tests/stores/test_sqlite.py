@@ -65,7 +65,7 @@ def test_newer_format_is_refused(path: Path) -> None:
     with closing(sqlite3.connect(path)) as connection:
         connection.execute("PRAGMA user_version = 7")
 
-    assert_refused(path, StoreVersionError, "format version 7, this localflow reads version 2")
+    assert_refused(path, StoreVersionError, "format version 7, this localflow reads version 3")
 
 
 def test_file_that_is_no_database_is_refused(path: Path) -> None:

@@ -99,7 +99,7 @@ def test_copy_of_what_was_is_kept(path: Path, caplog: pytest.LogCaptureFixture) 
     assert rows_of(copy) == before
     assert oct(stat.S_IMODE(copy.stat().st_mode)) == "0o600"
     assert caplog.messages == [
-        f"state store {path} was brought from format version 1 to 2; as it was before it is in {copy}"
+        f"state store {path} was brought from format version 1 to 3; as it was before it is in {copy}"
     ]
     assert sorted(each.name for each in path.parent.iterdir()) == ["localflow.db", "localflow.db.version-1"]
 

@@ -7,7 +7,7 @@ from collections import deque
 from itertools import islice
 from typing import TYPE_CHECKING
 
-from localflow.builtin.storage import reading, rows, statements
+from localflow.builtin.storage import blocks, reading, rows, statements
 from localflow.builtin.storage.checksums import DamagedRowError, odd_checksum
 from localflow.builtin.storage.standing_rows import count_standings, kept_standings
 from localflow.interfaces import StateChange
@@ -24,6 +24,7 @@ _ENOUGH = 100  # lines; whoever reads them has understood
 _STRAYS = {
     "task runs": "SELECT DISTINCT flow_run FROM task_runs",
     "state changes": "SELECT DISTINCT flow_run FROM state_changes",
+    "blocks": "SELECT DISTINCT flow_run FROM blocks",
     "results": "SELECT DISTINCT flow_run FROM large_results",
     "cache entries": "SELECT DISTINCT flow_run FROM cache_entries",
     "log entries": "SELECT DISTINCT flow_run FROM log_entries",
@@ -80,11 +81,26 @@ def _all_wrongs(connection: sqlite3.Connection) -> Iterator[str]:
 
 
 def _wrongs_of(connection: sqlite3.Connection, run: RecordedRun) -> Iterator[str]:
-    for look in _look_at_records, _look_at_standings, _look_at_log, _look_at_results, _look_at_cache_entries:
+    for look in (
+        _look_at_blocks,
+        _look_at_records,
+        _look_at_standings,
+        _look_at_log,
+        _look_at_results,
+        _look_at_cache_entries,
+    ):
         try:
             yield from look(connection, run)
         except _DAMAGE as error:
             yield _worded(error)
+
+
+def _look_at_blocks(connection: sqlite3.Connection, run: RecordedRun) -> Iterator[str]:
+    for row in connection.execute(statements.READ_BLOCKS, (run.key, 1, blocks.LAST)):
+        found = blocks.unpacked(row)
+        numbers = [each[0] for rows_of_kind in found for each in rows_of_kind]
+        if row[2:6] != (min(numbers), max(numbers), len(found.task_rows), len(found.change_rows)):
+            yield f"block {row[0]} of flow run {run.flow_run.id} does not have what it says"
 
 
 def _look_at_records(connection: sqlite3.Connection, run: RecordedRun) -> Iterator[str]:
@@ -125,6 +141,16 @@ def _look_at_cache_entries(connection: sqlite3.Connection, run: RecordedRun) -> 
     for row in connection.execute(_READ_CACHE_ENTRIES, (run.key,)):
         if odd_checksum(row[:-1]) != row[-1]:
             yield f"the cache entry of run {run.flow_run.id}-{row[3]} is not as it was written"
+
+
+_LOOKS = (
+    _look_at_blocks,
+    _look_at_records,
+    _look_at_standings,
+    _look_at_log,
+    _look_at_results,
+    _look_at_cache_entries,
+)
 
 
 def _worded(error: Exception) -> str:

@@ -26,6 +26,7 @@ _pack_plain = struct.Struct("<qqqdq").pack
 _pack_full = struct.Struct("<qqqdqddddd").pack
 _pack_task = struct.Struct("<qqqdqq").pack
 _pack_log = struct.Struct("<qqqqdq").pack
+_pack_block = struct.Struct("<qqqqq").pack
 
 
 def plain_change_checksum(row: Row) -> int:
@@ -72,6 +73,12 @@ def log_checksum(row: Row) -> int:
     except (TypeError, struct.error):
         return odd_checksum(row)
     return crc32(packed + f"{source}\0{message}".encode())
+
+
+def block_checksum(row: Row) -> int:
+    """Return the checksum of a block, of its other columns but its own number."""
+    *numbers, content = row
+    return crc32(content, crc32(_pack_block(*numbers)))
 
 
 def odd_checksum(row: Iterable[Any]) -> int:

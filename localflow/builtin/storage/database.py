@@ -18,7 +18,7 @@ from localflow.builtin.storage.directory import (
     sole_maker,
     sync_directory,
 )
-from localflow.builtin.storage.failures import MisfitError, failed_disk, no_permission, no_space, os_failure
+from localflow.builtin.storage.failures import already_recorded, failed_disk, no_permission, no_space, os_failure
 from localflow.builtin.storage.schema import (
     APPLICATION_ID,
     FILE_PRAGMAS,
@@ -142,7 +142,7 @@ def sqlite_failure(path: Path, error: sqlite3.Error) -> StoreError:
     if code == sqlite3.SQLITE_CANTOPEN:
         return StoreError(f"state store {path} cannot be opened: {error}; see that it is there and yours to write")
     if code == sqlite3.SQLITE_CONSTRAINT:
-        return MisfitError(f"a record is in state store {path} already ({error}); nothing of its batch was added")
+        return already_recorded(path, str(error))
     if code in (sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED):
         return StoreError(
             f"state store {path} has been locked by another process for {PATIENCE_SECONDS:.0f} seconds; "

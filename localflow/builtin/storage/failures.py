@@ -19,6 +19,11 @@ _NO_SPACE = frozenset({errno.ENOSPC, errno.EDQUOT})
 _NO_PERMISSION = frozenset({errno.EROFS, errno.EACCES, errno.EPERM})
 
 
+def already_recorded(path: Path, what: str) -> MisfitError:
+    """Return the StoreError for a record of which there can be only one, and which is there."""
+    return MisfitError(f"a record is in state store {path} already ({what}); nothing of its batch was added")
+
+
 def os_failure(path: Path, error: OSError) -> StoreError:
     """Return the StoreError for what the operating system said about `path`."""
     if error.errno in _NO_SPACE:

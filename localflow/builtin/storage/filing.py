@@ -1,10 +1,10 @@
 """Filing: records go through a spool where that is safe, and by and by from all spools into the database.
 
 What an engine records of the flow runs that it has claimed goes into the spool of its process, and is committed by
-that; a thread files it a moment later, many commits in one transaction. Everything else (flow runs themselves, large
-results, many records at once, what is recorded without a claim) goes straight into the database, after all that is in
-the spool. Readers
-file first, so they see all that was ever committed, in whatever process.
+that; a thread files it a moment later, many commits in one transaction, what is packed as blocks and the rest as rows.
+Everything else (flow runs themselves, what is too large for the spool, what is recorded without a claim) goes straight
+into the database, after all that is in the spool. Readers file first, so they see all that was ever committed, in
+whatever process.
 """
 
 from __future__ import annotations
@@ -18,9 +18,10 @@ from typing import TYPE_CHECKING
 
 from localflow.builtin.storage.directory import make_private_directory
 from localflow.builtin.storage.failures import MisfitError, os_failure
+from localflow.builtin.storage.ledgers import Ledgers
 from localflow.builtin.storage.repair import beside, stamp
 from localflow.builtin.storage.spool import LARGEST_ENTRY, FoundSpool, Mark, Spool, TornEntryError
-from localflow.builtin.storage.spooled import spooled, unspooled
+from localflow.builtin.storage.spooled import entry_of, records_of, spooled, unspooled
 from localflow.errors import CorruptStoreError, StoreError
 from localflow.interfaces import LogEntry
 
@@ -28,6 +29,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
     from pathlib import Path
 
+    from localflow.builtin.storage.spooled import Entry
     from localflow.builtin.storage.writing import Writer
     from localflow.interfaces import Claim, Record
 
@@ -35,8 +37,6 @@ _log = logging.getLogger("localflow.stores")
 
 #: How long the records of a commit lie in the spool, at least; then they are filed with all that have come since.
 DELAY_SECONDS = 0.05
-#: From so many records on a transaction of their own is the cheaper way, and no thread competes with the engine.
-_MANY = 64
 #: How long nobody looks whether the database has been removed: a look is a system call, at which others take over.
 _LOOK_SECONDS = 0.001
 
@@ -55,9 +55,9 @@ class Filing:
         self._directory = spool_directory(path)
         self._uses_spool = uses_spool
         self._spool: Spool | None = None
-        self._roots: set[str] = set()
-        """Flow runs at the top of a tree on which this process has a claim: nobody else records anything of them."""
-        self._backlog: list[tuple[Mark, Sequence[Record]]] = []
+        self._ledgers = Ledgers(self._ends)
+        """Of the trees on which this process has a claim: nobody else records anything of them."""
+        self._backlog: list[tuple[Mark, Entry]] = []
         """What lies in the spool and is not filed, with where it ends there."""
         self._failure: StoreError | None = None
         """Why the thread could not file."""
@@ -84,11 +84,13 @@ class Filing:
             if now > self._look_at:
                 self._writer.refuse_removed()
                 self._look_at = now + _LOOK_SECONDS
-            content = spooled(records, self._roots) if self._roots and len(records) < _MANY else None
+            entry = entry_of(records, self._ledgers) if self._ledgers else None
+            content = spooled(entry) if entry is not None else None
             spool = self._spool_for(content) if content is not None else None
-            if content is None or spool is None:
+            if entry is None or content is None or spool is None:
                 self.file()
                 self.write(records)
+                self._ledgers.learn(records)
                 return
             with self._adding:
                 before = spool.mark
@@ -96,7 +98,7 @@ class Filing:
                     spool.add(content)
                 finally:  # also if it was stopped just after that
                     if spool.mark != before:
-                        self._backlog.append((spool.mark, records))
+                        self._backlog.append((spool.mark, entry))
             if not self._wanted.is_set():
                 self._wanted.set()
 
@@ -104,6 +106,10 @@ class Filing:
         """Insert records into the database at once. Raises StoreError."""
         with self._writing:
             self._writer.transact(lambda box: self._writer.insert(records, box))
+
+    def _ends(self, flow_run_id: str) -> tuple[int, int] | None:
+        with self._writing:
+            return self._writer.ends(flow_run_id)
 
     def take_claim(self, flow_run_id: str, claim: Claim) -> Claim:
         """Let records of a flow run, on which there is this claim, go through the spool until it is released."""
@@ -114,13 +120,13 @@ class Filing:
             if self._spool is None:  # now, before there are so many threads and files that it cannot be made
                 self._make_spool()
             if self._spool is not None:
-                self._roots.add(flow_run_id)
+                self._ledgers.add_tree(flow_run_id)
         return _FilingClaim(self, flow_run_id, claim)
 
     def end_claim(self, flow_run_id: str) -> None:
         """File what was recorded under a claim; a failure is told with the next append, or at the end."""
         with self._appending:
-            self._roots.discard(flow_run_id)
+            self._ledgers.discard_tree(flow_run_id)
         self._file_or_fail()
 
     def _spool_for(self, content: bytes) -> Spool | None:
@@ -146,7 +152,7 @@ class Filing:
         except (OSError, RuntimeError) as error:
             # Then everything goes straight into the database, which tells whether the disk is full.
             self._uses_spool = False
-            self._roots.clear()
+            self._ledgers.clear()
             _log.debug("no spool in %s: %s", self._directory, error)
             return
         self._spool, self._thread = spool, thread
@@ -171,8 +177,7 @@ class Filing:
 
             def work(box: bool) -> None:
                 filed = self._writer.filed(spool.name) or Mark()  # others file, too
-                left = [record for mark, records in batches if mark > filed for record in records]
-                self._writer.insert(left, box)
+                self._insert([entry for mark, entry in batches if mark > filed], box)
                 self._writer.set_filed(spool.name, max(end, filed))
 
             try:
@@ -186,6 +191,10 @@ class Filing:
                     self._backlog.clear()  # stopped after the commit: what is added from now on must count
                     spool.begin_anew()
                 raise
+
+    def _insert(self, entries: Sequence[Entry], box: bool) -> None:
+        self._writer.insert_packs([pack for entry in entries for pack in entry.packs])
+        self._writer.insert([record for entry in entries for record in entry.others], box, are_known_to_fit=True)
 
     def file_all(self) -> None:
         """File what is in all spools, so that readers see it. Raises StoreError."""
@@ -237,8 +246,7 @@ class Filing:
             return
         if mark.generation != filed.generation:
             raise MisfitError(f"state store {self._path} is older than what is in {found.path}")
-        for content in found.contents(filed.end, mark.end):
-            self._writer.insert(unspooled(content), box)
+        self._insert([unspooled(content) for content in found.contents(filed.end, mark.end)], box)
         self._writer.set_filed(found.name, mark)
 
     def _file_what_fits(self, found: FoundSpool) -> None:
@@ -249,7 +257,7 @@ class Filing:
             nonlocal lost
             lost = 0
             for content in found.sound_contents():
-                for record in unspooled(content):
+                for record in records_of(unspooled(content)):
                     if not isinstance(record, LogEntry) and self._writer.continues(record):
                         self._writer.insert([record], box)
                     else:
@@ -270,8 +278,9 @@ class Filing:
 
     def forget_keys(self) -> None:
         """Look up flow runs anew: some may have been removed."""
-        with self._writing:
+        with self._appending, self._writing:
             self._writer.forget()
+            self._ledgers.forget()
 
     # -- the thread --------------------------------------------------------------------------------------------------
 

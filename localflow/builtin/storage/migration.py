@@ -1,6 +1,6 @@
 """A SQLite store of an earlier format becomes one of this format: in one transaction, after a copy was put beside it.
 
-Version 1 had no checksums, no fingerprints, and did not note which runs have ended.
+Version 1 had no checksums, no fingerprints, and did not note which runs have ended; version 2 had no blocks.
 """
 
 from __future__ import annotations
@@ -81,11 +81,17 @@ def migrate(path: Path, version: int) -> None:
             if found != version:
                 return
             copy = _copy_aside(path, version)
-            for statement in (*_SET_ASIDE, *TABLES):
-                cursor.execute(statement)
-            _fill(cursor)
-            for statement in (*_DROP, SET_VERSION):
-                cursor.execute(statement)
+            if version == 1:
+                for statement in (*_SET_ASIDE, *TABLES):
+                    cursor.execute(statement)
+                _fill(cursor)
+                for statement in _DROP:
+                    cursor.execute(statement)
+            else:
+                for statement in TABLES:
+                    if " blocks" in statement:
+                        cursor.execute(statement)
+            cursor.execute(SET_VERSION)
             reach("in-migration")
             cursor.execute("COMMIT")
         finally:

@@ -6,18 +6,20 @@ cannot be: a state change of a task run that is not there, say.
 
 from __future__ import annotations
 
+from heapq import merge
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from localflow.builtin.storage import rows, statements
+from localflow.builtin.storage import blocks, rows, statements
 from localflow.builtin.storage.checksums import DamagedRowError, Row, change_checksum, odd_checksum
+from localflow.builtin.storage.spooled import packed_change, packed_result, packed_task_run
 from localflow.builtin.storage.standing_rows import count_standings, kept_standings
 from localflow.builtin.storage.summary import summarise
 from localflow.standings import ranges_of
-from localflow.states import FINAL_TYPES
+from localflow.states import FINAL_TYPES, StateType
 
 if TYPE_CHECKING:
     import sqlite3
-    from collections.abc import Collection, Iterator
+    from collections.abc import Collection, Iterator, Mapping
 
     from localflow.interfaces import (
         CachedResult,
@@ -107,43 +109,71 @@ def records(connection: sqlite3.Connection, run: RecordedRun) -> Iterator[Record
     """Yield a flow run, its task runs by number, then all state changes."""
     yield run.flow_run
     runs: dict[int, FlowRun | TaskRun] = {0: run.flow_run}
-    last = 0
-    for row in connection.execute(statements.READ_TASK_RUNS, (run.key,)):
-        if row[1] <= last:
-            raise DamagedRowError(f"task run {row[1]} of flow run {run.flow_run.id} is there twice")
-        last = row[1]
-        runs[last] = task_run = rows.task_run_of(run.flow_run, row)
+    for task_run in _task_runs(connection, run):
+        runs[task_run.number] = task_run
         yield task_run
     count = 0
-    last_place = (0, 0)
-    for row in connection.execute(statements.READ_CHANGES, (run.key,)):
-        place = row[1:3]
-        if place <= last_place:
-            raise DamagedRowError(f"a state change of flow run {run.flow_run.id} is there twice")
-        last_place = place
+    for change in _changes(connection, run, runs):
         count += 1
-        yield _change_of(runs[place[0]], row)
+        yield change
     run.refuse_missing_changes(count)
 
 
 def chosen_records(
     connection: sqlite3.Connection, run: RecordedRun, numbers: Collection[int], called: Any | None
 ) -> Iterator[Record]:
-    """Yield the records of the runs with these numbers, and of the task runs with a name or task as it is in a row."""
+    """Yield the records of the runs with these numbers, and of the task runs with this name or of this task."""
     found = {number for number in numbers if -(2**63) <= number < 2**63}
     if called is not None:
-        found.update(number for (number,) in connection.execute(statements.FIND_CALLED, (run.key, called)))
+        (called_in_row,) = rows.boxed((called,))
+        found.update(number for (number,) in connection.execute(statements.FIND_CALLED, (run.key, called_in_row)))
+        found.update(row[0] for row in blocks.task_rows(connection, run.key) if called in (row[1], row[2]))
     runs: dict[int, FlowRun | TaskRun] = {0: run.flow_run}
     if 0 in found:
         yield run.flow_run
     ranges = [(each.start, each.stop - 1) for each in ranges_of(found)]
     for ends in ranges:
-        for row in connection.execute(statements.READ_TASK_RUNS_OF, (run.key, *ends)):
-            runs[row[1]] = task_run = rows.task_run_of(run.flow_run, row)
+        for task_run in _task_runs(connection, run, *ends):
+            runs[task_run.number] = task_run
             yield task_run
     for ends in ranges:
-        for row in connection.execute(statements.READ_CHANGES_OF, (run.key, *ends)):
-            yield _change_of(runs[row[1]], row)
+        yield from _changes(connection, run, runs, *ends)
+
+
+def _task_runs(
+    connection: sqlite3.Connection, run: RecordedRun, first: int = 1, last: int = blocks.LAST
+) -> Iterator[TaskRun]:
+    """Yield the task runs from one number to another, in the order of their numbers."""
+    in_rows = ((row[1], 0, row) for row in connection.execute(statements.READ_TASK_RUNS_OF, (run.key, first, last)))
+    packed = ((row[0], 1, row) for row in blocks.task_rows(connection, run.key, first, last))
+    before = (0, 0)
+    for number, is_packed, row in merge(in_rows, packed):
+        if number == before[0]:
+            if is_packed > before[1]:  # it was recorded again, which made it a row
+                continue
+            raise DamagedRowError(f"task run {number} of flow run {run.flow_run.id} is there twice")
+        before = (number, is_packed)
+        yield packed_task_run(run.flow_run, row) if is_packed else rows.task_run_of(run.flow_run, row)
+
+
+def _changes(
+    connection: sqlite3.Connection,
+    run: RecordedRun,
+    runs: Mapping[int, FlowRun | TaskRun],
+    first: int = 0,
+    last: int = blocks.LAST,
+) -> Iterator[StateChange]:
+    """Yield the state changes of runs from one number to another, by number and sequence."""
+    in_rows = (
+        (row[1], row[2], 0, row) for row in connection.execute(statements.READ_CHANGES_OF, (run.key, first, last))
+    )
+    packed = ((row[0], row[1], 1, row) for row in blocks.change_rows(connection, run.key, first, last))
+    before = (0, 0)
+    for number, sequence, is_packed, row in merge(in_rows, packed):
+        if (number, sequence) <= before:
+            raise DamagedRowError(f"a state change of flow run {run.flow_run.id} is there twice")
+        before = (number, sequence)
+        yield packed_change(runs[number], row) if is_packed else _change_of(runs[number], row)
 
 
 def standings(connection: sqlite3.Connection, run: RecordedRun) -> list[Standing]:
@@ -155,11 +185,12 @@ def standings(connection: sqlite3.Connection, run: RecordedRun) -> list[Standing
 def log_entries(connection: sqlite3.Connection, run: RecordedRun, after: int) -> Iterator[tuple[int, LogEntry]]:
     """Yield a flow run's log entries after a position, with theirs."""
     runs: dict[int, FlowRun | TaskRun] = {0: run.flow_run}
+    reader = blocks.BlockReader()
     expected = after + 1
     for row in connection.execute(statements.READ_LOG_ENTRIES, (run.key, after)):
         _, position, number, *_ = row
         if number not in runs:
-            runs[number] = _task_run(connection, run, number)
+            runs[number] = _task_run(connection, run, number, reader)
         entry = rows.log_entry_of(runs[number], row)
         if position != expected:
             raise DamagedRowError(f"log entry {expected} of flow run {run.flow_run.id} is not there")
@@ -168,30 +199,40 @@ def log_entries(connection: sqlite3.Connection, run: RecordedRun, after: int) ->
     run.refuse_missing_entries(expected - 1)
 
 
-def result(connection: sqlite3.Connection, flow_run_id: str, number: int) -> Payload | None:
+def result(connection: sqlite3.Connection, flow_run_id: str, number: int, reader: blocks.BlockReader) -> Payload | None:
     """Return the newest recorded result of a run."""
     row = connection.execute(statements.READ_RESULT, (flow_run_id, number)).fetchone()
+    found = connection.execute(statements.FIND_KEY, (flow_run_id,)).fetchone()
+    if found is not None:
+        for change in reversed(reader.change_rows(connection, found[0], number)):
+            if change[2] == StateType.COMPLETED.value and (row is None or change[1] > row[2]):
+                return packed_result(change)
     return _result_of(row) if row and row[-1] is not None else None
 
 
-def cached_result(connection: sqlite3.Connection, key: Any, now: float) -> CachedResult | None:
+def cached_result(
+    connection: sqlite3.Connection, key: Any, now: float, reader: blocks.BlockReader
+) -> CachedResult | None:
     """Return the newest result recorded with a cache key, as it is in a row, that has not expired at `now`."""
     entry = connection.execute(statements.FIND_CACHED, (key, now)).fetchone()
     if entry is None:
         return None
     place = flow_run, number, _ = entry[2:5]
     run = recorded_run_of(connection.execute(statements.READ_FLOW_RUN_BY_KEY, (flow_run,)).fetchone())
-    task_run = _task_run(connection, run, number)
+    task_run = _task_run(connection, run, number, reader)
     change = _change_of(task_run, connection.execute(statements.READ_CHANGE, place).fetchone())
     result = _result_of(connection.execute(statements.READ_RESULT_OF_CHANGE, place).fetchone())
     return rows.cached_result_of(task_run, change.timestamp, entry, result)
 
 
-def _task_run(connection: sqlite3.Connection, run: RecordedRun, number: int) -> TaskRun:
+def _task_run(connection: sqlite3.Connection, run: RecordedRun, number: int, reader: blocks.BlockReader) -> TaskRun:
     row = connection.execute(statements.READ_TASK_RUN, (run.key, number)).fetchone()
-    if row is None:
+    if row is not None:
+        return rows.task_run_of(run.flow_run, row)
+    packed = reader.task_row(connection, run.key, number)
+    if packed is None:
         raise DamagedRowError(f"task run {number} of flow run {run.flow_run.id} is not there")
-    return rows.task_run_of(run.flow_run, row)
+    return packed_task_run(run.flow_run, packed)
 
 
 def _change_of(run: FlowRun | TaskRun, row: Row) -> StateChange:

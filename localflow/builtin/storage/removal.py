@@ -10,6 +10,8 @@ import sqlite3
 from contextlib import closing, suppress
 from typing import TYPE_CHECKING
 
+from localflow.builtin.storage import statements
+from localflow.builtin.storage.blocks import without_results
 from localflow.builtin.storage.database import begin, connect
 from localflow.failpoints import reach
 
@@ -44,6 +46,10 @@ _PIECES = (
         "SELECT number FROM large_results WHERE flow_run = ? ORDER BY number LIMIT 1 OFFSET ?",
         "DELETE FROM large_results WHERE flow_run = ? AND number <= ?",
     ),
+    (  # a block has a thousand records
+        "SELECT block FROM blocks WHERE flow_run = ? ORDER BY block LIMIT 1 OFFSET ? / 100",
+        "DELETE FROM blocks WHERE flow_run = ? AND block <= ?",
+    ),
     (
         "SELECT position FROM log_entries WHERE flow_run = ? ORDER BY position LIMIT 1 OFFSET ?",
         "DELETE FROM log_entries WHERE flow_run = ? AND position <= ?",
@@ -76,7 +82,9 @@ def remove_runs(path: Path, root_ids: Sequence[str], *, results_only: bool) -> N
         cursor = connection.cursor()
         try:
             if results_only:
-                _remove_rows(path, cursor, [*_keys_below(cursor, root_ids)], _RESULT_PIECES)
+                keys = [*_keys_below(cursor, root_ids)]
+                _remove_rows(path, cursor, keys, _RESULT_PIECES)
+                _remove_packed_results(path, cursor, keys)
             else:
                 _hide(path, cursor, root_ids)
             removed = [key for (key,) in cursor.execute("SELECT flow_run FROM removed_runs").fetchall()]
@@ -127,6 +135,19 @@ def _remove_rows(path: Path, cursor: sqlite3.Cursor, keys: Sequence[int], pieces
                     room = _PIECE
     reach("in-remove")
     cursor.execute("COMMIT")
+
+
+def _remove_packed_results(path: Path, cursor: sqlite3.Cursor, keys: Sequence[int]) -> None:
+    for key in keys:
+        for (block,) in cursor.execute(statements.LIST_BLOCKS, (key,)).fetchall():
+            begin(path, cursor)
+            row = cursor.execute(statements.READ_BLOCK, (block,)).fetchone()  # another process may have removed it
+            rest = without_results(row) if row is not None else None
+            if rest is not None:
+                cursor.execute(statements.REMOVE_BLOCK, (block,))
+                cursor.execute(statements.ADD_BLOCK, rest)
+            reach("in-remove")
+            cursor.execute("COMMIT")
 
 
 def _keys_below(cursor: sqlite3.Cursor, root_ids: Sequence[str]) -> Iterator[int]:

@@ -13,8 +13,10 @@ from operator import itemgetter
 from typing import TYPE_CHECKING, Any
 
 from localflow.builtin.storage import rows
+from localflow.builtin.storage.blocks import Unpacked, unpacked
 from localflow.builtin.storage.checksums import Row, odd_checksum
 from localflow.builtin.storage.schema import TABLES
+from localflow.builtin.storage.spooled import packed_change, packed_result, packed_task_run
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator
@@ -48,6 +50,7 @@ class Salvage:
         self._flow_runs: dict[int, Row] = {}
         self._progress: dict[int, Row] = {}
         self._removed: set[int] = set()
+        self._blocks: defaultdict[int, list[Cell]] = defaultdict(list)  # by flow run
         self._cached: dict[Row, Row] = {}  # key and end of cache entries, by the places of their state changes
         self._sort(
             keyed={len(columns[table]): table for table in _OF_RUNS},
@@ -89,12 +92,18 @@ class Salvage:
                 self._progress[row[0]] = row
             elif table == "removed_runs":
                 self._removed.add(row[0])
+            elif table == "blocks" and type(row[1]) is int:
+                self._blocks[row[1]].append(cell)
             elif table == "cache_entries" and _made(odd_checksum, row[1:-1]) == row[-1]:
                 self._cached[row[3:6]] = row[1:3]
 
     def _records(self, key: int, flow_run: FlowRun) -> list[Record]:
         runs: dict[int, FlowRun | TaskRun] = {0: flow_run}
         numbers = [0]
+        packed = self._packed(key)
+        for row in packed.task_rows:
+            numbers.append(row[0])
+            runs[row[0]] = packed_task_run(flow_run, row)
         for row in self._rows("task_runs", key):
             numbers.append(row[1])
             task_run = _made(rows.task_run_of, flow_run, row)
@@ -102,9 +111,21 @@ class Salvage:
                 runs[task_run.number] = task_run
         self._lose("task run", max(numbers) + 1 - len(runs))
         changes = self._changes(key, runs)
+        for row in packed.change_rows:
+            if row[0] in runs:
+                changes.append(packed_change(runs[row[0]], row)._replace(result=packed_result(row)))
         recorded = self._progress[key][self._count] if key in self._progress else None  # once it has ended
         self._lose("state change", max(_gaps(changes), recorded - len(changes) if isinstance(recorded, int) else 0))
         return [*runs.values(), *changes, *self._log(key, runs)]
+
+    def _packed(self, key: int) -> Unpacked:
+        """Return what is in the blocks of a flow run."""
+        found = Unpacked([], [])
+        for cell in self._blocks.get(key, ()):
+            rowid, _, *values = self._row(cell)
+            for all_rows, more in zip(found, _made(unpacked, (rowid, *values)) or ((), ()), strict=True):
+                all_rows.extend(more)
+        return found
 
     def _changes(self, key: int, runs: dict[int, FlowRun | TaskRun]) -> list[StateChange]:
         large = {row[:3]: row[3] for row in self._rows("large_results", key)}

@@ -1,7 +1,9 @@
 """The tables of the SQLite store.
 
 A flow run's id is stored once, in `flow_runs`; all other rows have its small integer key instead, so that they are
-short and the rows of one run are neighbours. A result of more than a few bytes lies apart for the same reason, and a
+short and the rows of one run are neighbours. What an engine records of task runs comes in `blocks`, many records in
+one value; the same kind of record may as well be a row of `task_runs` or `state_changes`, where a task run that is in
+both counts as it is in its row. A result of more than a few bytes lies apart for the same reason, and a
 cache entry, which few state changes have, does so too.
 
 Every row has a checksum of its own. `progress` says which flow runs have ended, and how many state changes and
@@ -13,7 +15,7 @@ their way out. `spools` says how far each spool beside the database has been fil
 from __future__ import annotations
 
 APPLICATION_ID = 0x6C666C77  # "lflw", in the file's header: SQLite's way to say whose database a file is
-FORMAT_VERSION = 2
+FORMAT_VERSION = 3
 
 #: What has to be said before the first table is made.
 FILE_PRAGMAS = (
@@ -21,7 +23,7 @@ FILE_PRAGMAS = (
     "PRAGMA auto_vacuum = INCREMENTAL",
     "PRAGMA application_id = 1818651767",
 )
-SET_VERSION = "PRAGMA user_version = 2"
+SET_VERSION = "PRAGMA user_version = 3"
 
 #: What TABLES has made, as it is noted in the file.
 SELECT_TABLES = "SELECT sql FROM sqlite_master WHERE sql IS NOT NULL AND name NOT LIKE 'sqlite%'"
@@ -119,6 +121,17 @@ TABLES = (
     UNIQUE (flow_run, number, sequence)
 )""",
     "CREATE INDEX cache_entries_by_key ON cache_entries (key)",
+    """CREATE TABLE blocks (
+    block INTEGER PRIMARY KEY AUTOINCREMENT,
+    flow_run INTEGER NOT NULL,
+    first INTEGER NOT NULL,
+    last INTEGER NOT NULL,
+    task_runs INTEGER NOT NULL,
+    changes INTEGER NOT NULL,
+    content BLOB NOT NULL,
+    checksum INTEGER NOT NULL
+)""",
+    "CREATE INDEX blocks_by_run ON blocks (flow_run, first, last)",
     """CREATE TABLE log_entries (
     flow_run INTEGER NOT NULL,
     position INTEGER NOT NULL,

@@ -87,12 +87,10 @@ class Spool:
     def add(self, content: bytes) -> Mark:
         """Commit an entry for which there is room; return the mark behind it."""
         generation, end = self.mark
-        begin = end + _ENTRY.size
-        after = begin + len(content)
-        self._map[end:begin] = _ENTRY.pack(len(content), crc32(content))
-        self._map[begin:after] = content
+        after = end + _ENTRY.size + len(content)
+        self._map[end:after] = _ENTRY.pack(len(content), crc32(content)) + content
         reach("spooling")
-        mark = Mark(generation, after)
+        mark = tuple.__new__(Mark, (generation, after))  # in a third of the time: this is done at every commit
         self._set(mark)
         reach("spooled")
         return mark

@@ -1,9 +1,13 @@
-"""Records as the content of a spool's entry, and back: marshalled plain data, so that reading it runs no code."""
+"""Records as the content of a spool's entry, and back: marshalled plain data, so that reading it runs no code.
+
+Nearly all that an engine records is about task runs and short. That is *packed*, the records of each flow run into one
+value, which later goes into the database as it is (see `blocks`); what is left over becomes rows there.
+"""
 
 from __future__ import annotations
 
 import marshal
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from localflow.interfaces import (
     CacheEntry,
@@ -16,66 +20,137 @@ from localflow.interfaces import (
     StateType,
     TaskRun,
 )
+from localflow.large_values import FILE
 
 if TYPE_CHECKING:
-    from collections.abc import Collection, Sequence
+    from collections.abc import Sequence
 
+    from localflow.builtin.storage.checksums import Row
+    from localflow.builtin.storage.ledgers import Ledger, Ledgers
     from localflow.interfaces import Record
 
-_VERSION = 2  # the newest that tells no more than plain data need, and all versions of Python read
+FORMAT = 2  # the newest that tells no more than plain data need, and all versions of Python read
+#: A longer result is not packed: whoever reads anything of a pack reads all of it.
+LONGEST_RESULT = 1_000
 _TASK_RUN, _CHANGE, _LOG_ENTRY = range(3)
 _TYPES = {type.value: type for type in StateType}
 
 
-def spooled(records: Sequence[Record], roots: Collection[str]) -> bytes | None:
-    """Return the content of an entry; None for what does not go through a spool.
+class Pack(NamedTuple):
+    """Records of the task runs of one flow run."""
 
-    That is: flow runs themselves, what belongs to none of the trees of `roots`, and values that cannot be marshalled.
+    flow_run_id: str
+    first: int
+    """The lowest number of a task run in it."""
+    last: int
+    """The highest."""
+    task_runs: int
+    """How many records of task runs themselves there are."""
+    changes: int
+    """How many state changes."""
+    content: bytes
+    """Marshalled: a list of rows of task runs, and one of state changes."""
+
+
+class Entry(NamedTuple):
+    """The records of one commit."""
+
+    packs: Sequence[Pack]
+    others: Sequence[Record]
+
+
+class _Packing:
+    """The rows of a flow run's pack that is being made."""
+
+    __slots__ = ("change_rows", "ledger", "numbers", "task_rows")
+
+    def __init__(self, ledger: Ledger) -> None:
+        self.ledger = ledger
+        self.numbers: list[int] = []
+        self.task_rows: list[Row] = []
+        self.change_rows: list[Row] = []
+
+    def pack(self, flow_run_id: str) -> Pack:
+        numbers, task_rows, change_rows = self.numbers, self.task_rows, self.change_rows
+        content = marshal.dumps((task_rows, change_rows), FORMAT)
+        return Pack(flow_run_id, min(numbers), max(numbers), len(task_rows), len(change_rows), content)
+
+
+def entry_of(records: Sequence[Record], ledgers: Ledgers) -> Entry | None:
+    """Return records as an entry, and note them in the ledgers.
+
+    None for what does not go through a spool: flow runs themselves, what belongs to no ledger, changes that do not
+    follow the one before as far as the ledgers know, and values that cannot be marshalled.
     """
-    flow_runs: dict[str, int] = {}
-    last_id, known = "", 0
-    rows: list[tuple[Any, ...]] = []
+    packings: dict[str, _Packing] = {}
+    others: list[Record] = []
+    packing: _Packing | None = None
+    known_id = ""
     for record in records:
-        if isinstance(record, TaskRun):
-            flow_run = record.flow_run
-        elif isinstance(record, (StateChange, LogEntry)):
+        if isinstance(record, (StateChange, LogEntry)):
             flow_run = record.run.flow_run
+        elif isinstance(record, TaskRun):
+            flow_run = record.flow_run
         else:
             return None
-        if flow_run.id is not last_id:
-            if flow_run.root_id not in roots:
-                return None
-            last_id = flow_run.id
-            known = flow_runs.setdefault(last_id, len(flow_runs))
+        if packing is None or flow_run.id is not known_id:
+            known_id = flow_run.id
+            packing = packings.get(known_id)
+            if packing is None:
+                ledger = ledgers.of(flow_run)
+                if ledger is None:
+                    return None
+                packing = packings[known_id] = _Packing(ledger)
         if isinstance(record, StateChange):
             run, sequence, type, name, message, timestamp, previous, attempt, execution, cause, result, cache = record
-            row: tuple[Any, ...] = (
-                _CHANGE,
-                known,
-                run.number,
-                sequence,
-                type._value_,
-                name,
-                message,
-                timestamp,
-                previous,
-                attempt,
-            )
+            number = run.number
+            if not packing.ledger.add_change(number, sequence):
+                return None
+            if not number or cache is not None or (result is not None and not _is_short(result)):
+                others.append(record)
+                continue
+            row: Row = (number, sequence, type._value_, name, message, timestamp, previous, attempt)
             if execution is not None or cause is not None or result is not None:
                 row += (
                     None if execution is None else tuple(execution),
                     None if cause is None else tuple(cause),
                     None if result is None else tuple(result),
-                    None if cache is None else tuple(cache),
                 )
-            rows.append(row)
+            packing.change_rows.append(row)
+            packing.numbers.append(number)
+        elif isinstance(record, TaskRun) and packing.ledger.add_task_run(record.number):
+            packing.task_rows.append(record[1:])
+            packing.numbers.append(record.number)
+        else:  # a task run may take the place of one that is in a pack: a row does that
+            others.append(record)
+    try:
+        packs = [each.pack(id) for id, each in packings.items() if each.numbers]
+    except ValueError:  # an instance of a subclass of str, say
+        return None
+    return Entry(packs, others)
+
+
+def _is_short(result: Payload) -> bool:
+    return len(result.data) <= LONGEST_RESULT and result.format != FILE
+
+
+def spooled(entry: Entry) -> bytes | None:
+    """Return the content for an entry; None if there are values in it that cannot be marshalled."""
+    flow_runs: dict[str, int] = {}
+    rows: list[Row] = []
+    for record in entry.others:
+        run = record.run if isinstance(record, (StateChange, LogEntry)) else record
+        known = flow_runs.setdefault(run.flow_run.id, len(flow_runs))
+        if isinstance(record, StateChange):
+            plain = (record.sequence, record.type._value_, *record[3:8])
+            rows.append((_CHANGE, known, run.number, *plain, *[each and tuple(each) for each in record[8:]]))
         elif isinstance(record, TaskRun):
             rows.append((_TASK_RUN, known, *record[1:]))
-        else:
-            rows.append((_LOG_ENTRY, known, record.run.number, *record[1:]))
+        elif isinstance(record, LogEntry):
+            rows.append((_LOG_ENTRY, known, run.number, *record[1:]))
     try:
-        return marshal.dumps((tuple(flow_runs), rows), _VERSION)
-    except ValueError:  # an instance of a subclass of str, say
+        return marshal.dumps(([tuple(pack) for pack in entry.packs], tuple(flow_runs), rows), FORMAT)
+    except ValueError:
         return None
 
 
@@ -94,27 +169,63 @@ class _Numbered:
         return f"{self.flow_run.id}-{self.number}" if self.number else self.flow_run.id
 
 
-def unspooled(content: bytes) -> list[Record]:
-    """Return the records of an entry; of the flow runs in them only the ids are known."""
-    ids, rows = marshal.loads(content)
-    flow_runs = [FlowRun(id, "", "", 0.0, id) for id in ids]
-    records: list[Record] = []
+def unspooled(content: bytes) -> Entry:
+    """Return the entry again; of the flow runs in it only the ids are known."""
+    packs, ids, rows = marshal.loads(content)
+    flow_runs = [_known_by(id) for id in ids]
+    others: list[Record] = []
     for kind, known, number, *fields in rows:
         run: Any = _Numbered(flow_runs[known], number)
         if kind == _CHANGE:
-            sequence, type, *plain = fields[:7]
-            change = StateChange(run, sequence, _TYPES[type], *plain)
-            if len(fields) > len(plain) + 2:
-                execution, cause, result, cache = fields[7:]
-                change = change._replace(
-                    execution=None if execution is None else Execution._make(execution),
-                    cause=None if cause is None else Cause._make(cause),
-                    result=None if result is None else Payload._make(result),
-                    cache=None if cache is None else CacheEntry._make(cache),
-                )
-            records.append(change)
+            others.append(_change(run, fields, fields[7:]))
         elif kind == _TASK_RUN:
-            records.append(TaskRun(flow_runs[known], number, *fields))
+            others.append(TaskRun(flow_runs[known], number, *fields))
         else:
-            records.append(LogEntry(run, *fields))
-    return records
+            others.append(LogEntry(run, *fields))
+    return Entry([Pack._make(pack) for pack in packs], others)
+
+
+def records_of(entry: Entry) -> list[Record]:
+    """Return the records of an entry that was read, those that are packed first."""
+    records: list[Record] = []
+    for pack in entry.packs:
+        flow_run = _known_by(pack.flow_run_id)
+        task_rows, change_rows = marshal.loads(pack.content)
+        records += [packed_task_run(flow_run, row) for row in task_rows]
+        for row in change_rows:
+            run: Any = _Numbered(flow_run, row[0])
+            records.append(packed_change(run, row)._replace(result=packed_result(row)))
+    return [*records, *entry.others]
+
+
+def packed_task_run(flow_run: FlowRun, row: Row) -> TaskRun:
+    """Return the task run of a row in a pack."""
+    return TaskRun(flow_run, *row)
+
+
+def packed_change(run: FlowRun | TaskRun, row: Row) -> StateChange:
+    """Return the state change of a row in a pack, without its result."""
+    return _change(run, row[1:], (*row[8:10], None))
+
+
+def packed_result(row: Row) -> Payload | None:
+    """Return the result in the row of a state change in a pack."""
+    return None if len(row) == 8 or row[10] is None else Payload._make(row[10])
+
+
+def _change(run: Any, fields: Sequence[Any], more: Sequence[Any]) -> StateChange:
+    sequence, type, *plain = fields[:7]
+    change = StateChange(run, sequence, _TYPES[type], *plain)
+    if not any(more):
+        return change
+    execution, cause, result, cache = (*more, None, None, None, None)[:4]
+    return change._replace(
+        execution=None if execution is None else Execution._make(execution),
+        cause=None if cause is None else Cause._make(cause),
+        result=None if result is None else Payload._make(result),
+        cache=None if cache is None else CacheEntry._make(cache),
+    )
+
+
+def _known_by(id: str) -> FlowRun:
+    return FlowRun(id, "", "", 0.0, id)

@@ -6,10 +6,12 @@ done once when a large flow run ends. What was counted is forgotten with the nex
 
 from __future__ import annotations
 
+from heapq import merge
+from operator import itemgetter
 from typing import TYPE_CHECKING, Any
 
-from localflow.builtin.storage import rows, statements
-from localflow.builtin.storage.checksums import DamagedRowError, odd_checksum
+from localflow.builtin.storage import blocks, rows, statements
+from localflow.builtin.storage.checksums import DamagedRowError, Row, odd_checksum
 from localflow.builtin.storage.encoding import from_json, to_json
 from localflow.interfaces import Standing, StateType
 from localflow.standings import Standings
@@ -17,6 +19,10 @@ from localflow.states import FINAL_TYPES
 
 if TYPE_CHECKING:
     import sqlite3
+    from collections.abc import Iterator
+
+_NO_MOMENTS = (None, None)
+_number, _place = itemgetter(0), itemgetter(0, 1)
 
 #: Up to so many state changes are counted whenever somebody asks: that takes as long as to start Python.
 FEW_CHANGES = 100_000
@@ -47,18 +53,18 @@ def count_standings(connection: sqlite3.Connection, key: int) -> list[Standing]:
     """Return how the task runs of a flow run stand, from all their rows. Raises DamagedRowError."""
     standings = Standings()
     types = {type.value: type for type in StateType}
-    changes = connection.execute(statements.READ_MOMENTS, (key,))
-    change = changes.fetchone()
-    for number, map_number in connection.execute(statements.READ_MAP_NUMBERS, (key,)):
+    changes = _moments(connection, key)
+    change = next(changes, None)
+    for number, map_number in _map_numbers(connection, key):
         type, name, start, running_at, end = "PENDING", "Pending", None, None, None
         while change is not None and change[0] == number:
-            _, type, name, timestamp, started_at, ended_at = change
+            _, _, type, name, timestamp, started_at, ended_at = change
             if start is None:
                 start = started_at
             if running_at is None and type == "RUNNING":
                 running_at = timestamp
             end = timestamp if ended_at is None else ended_at
-            change = changes.fetchone()
+            change = next(changes, None)
         if bytes in (name.__class__, start.__class__, running_at.__class__, end.__class__):
             name, start, running_at, end = map(rows.unboxed, (name, start, running_at, end))
         newest = types[type]
@@ -68,6 +74,26 @@ def count_standings(connection: sqlite3.Connection, key: int) -> list[Standing]:
     if change is not None:
         raise DamagedRowError(f"task run {change[0]} of flow run {key} is not there")
     return standings.as_list()
+
+
+def _map_numbers(connection: sqlite3.Connection, key: int) -> Iterator[Row]:
+    """Yield the number and map number of each task run."""
+    last = 0
+    in_rows = connection.execute(statements.READ_MAP_NUMBERS, (key,))
+    packed = ((row[0], row[8]) for row in blocks.task_rows(connection, key))
+    for number, map_number in merge(in_rows, packed, key=_number):
+        if number != last:  # else it was recorded again, which made it a row
+            last = number
+            yield number, map_number
+
+
+def _moments(connection: sqlite3.Connection, key: int) -> Iterator[Row]:
+    """Yield what counts of each state change, by number and sequence."""
+    packed = (
+        (*row[:4], row[5], *(row[8][2:4] if len(row) > 8 and row[8] is not None else _NO_MOMENTS))
+        for row in blocks.change_rows(connection, key)
+    )
+    return merge(connection.execute(statements.READ_MOMENTS, (key,)), packed, key=_place)
 
 
 def _content(standings: list[Standing]) -> str:

@@ -27,6 +27,9 @@ ADD_LARGE_RESULT = "INSERT INTO large_results VALUES (?, ?, ?, ?)"
 ADD_CACHE_ENTRY = """
     INSERT INTO cache_entries (key, expires_at, flow_run, number, sequence, checksum) VALUES (?, ?, ?, ?, ?, ?)
 """
+ADD_BLOCK = """
+    INSERT INTO blocks (flow_run, first, last, task_runs, changes, content, checksum) VALUES (?, ?, ?, ?, ?, ?, ?)
+"""
 ADD_LOG_ENTRY = "INSERT INTO log_entries VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?)"
 
 #: Note whether a flow run has ended; then, if it has, what it consists of.
@@ -38,7 +41,8 @@ SET_FINAL = """
 """
 COUNT_ALL = """
     UPDATE progress SET
-        changes = (SELECT count(*) FROM state_changes WHERE flow_run = ?1),
+        changes = (SELECT count(*) FROM state_changes WHERE flow_run = ?1)
+                  + (SELECT coalesce(sum(changes), 0) FROM blocks WHERE flow_run = ?1),
         log_entries = (SELECT count(*) FROM log_entries WHERE flow_run = ?1)
     WHERE flow_run = ?1 AND is_final
 """
@@ -49,7 +53,7 @@ FORGET_STANDINGS = "DELETE FROM standings WHERE flow_run = ?"
 READ_STANDINGS = "SELECT flow_run, content, checksum FROM standings WHERE flow_run = ?"
 READ_MAP_NUMBERS = "SELECT number, map_number FROM task_runs WHERE flow_run = ? ORDER BY number"
 READ_MOMENTS = """
-    SELECT number, type, name, timestamp, started_at, ended_at FROM state_changes
+    SELECT number, sequence, type, name, timestamp, started_at, ended_at FROM state_changes
     WHERE flow_run = ? AND number > 0 ORDER BY number, sequence
 """
 
@@ -64,6 +68,13 @@ def repeated(statement: str, times: int) -> str:
 FIND_KEY = "SELECT key FROM flow_runs WHERE id = ?"
 FIND_LOG_END = "SELECT coalesce(max(position), 0) FROM log_entries WHERE flow_run = ?"
 
+#: The highest number of a task run, and the newest sequence of the flow run itself.
+FIND_ENDS = """
+    SELECT max((SELECT coalesce(max(number), 0) FROM task_runs WHERE flow_run = key),
+               (SELECT coalesce(max(last), 0) FROM blocks WHERE flow_run = key)),
+           (SELECT coalesce(max(sequence), 0) FROM state_changes WHERE flow_run = key AND number = 0)
+    FROM flow_runs WHERE id = ?
+"""
 FIND_LAST_CHANGE = "SELECT coalesce(max(sequence), 0) FROM state_changes WHERE flow_run = ? AND number = ?"
 FIND_MARK = "SELECT generation, end FROM spools WHERE name = ?"
 SET_MARK = "INSERT OR REPLACE INTO spools VALUES (?, ?, ?)"
@@ -98,7 +109,6 @@ _SELECT_TASK_RUNS = """
            inputs, checksum
     FROM task_runs
 """
-READ_TASK_RUNS = _SELECT_TASK_RUNS + "WHERE flow_run = ? ORDER BY number"
 READ_TASK_RUNS_OF = _SELECT_TASK_RUNS + "WHERE flow_run = ? AND number BETWEEN ? AND ? ORDER BY number"
 FIND_CALLED = "SELECT number FROM task_runs WHERE flow_run = ?1 AND (name = ?2 OR task = ?2)"
 READ_TASK_RUN = _SELECT_TASK_RUNS + "WHERE flow_run = ? AND number = ?"
@@ -109,7 +119,6 @@ _SELECT_CHANGES = """
            state_changes.checksum, key, expires_at, cache_entries.checksum
     FROM state_changes LEFT JOIN cache_entries USING (flow_run, number, sequence)
 """
-READ_CHANGES = _SELECT_CHANGES + "WHERE flow_run = ? ORDER BY number, sequence"
 READ_CHANGES_OF = _SELECT_CHANGES + "WHERE flow_run = ? AND number BETWEEN ? AND ? ORDER BY number, sequence"
 READ_FLOW_CHANGES = _SELECT_CHANGES + "WHERE flow_run = ? AND number = 0 ORDER BY sequence"
 READ_CHANGE = _SELECT_CHANGES + "WHERE flow_run = ? AND number = ? AND sequence = ?"
@@ -133,7 +142,6 @@ FIND_CACHED = """
     SELECT cache_entries.key, expires_at, flow_run, number, sequence, cache_entries.checksum
     FROM cache_entries
     JOIN state_changes USING (flow_run, number, sequence)
-    JOIN task_runs USING (flow_run, number)
     JOIN flow_runs ON flow_runs.key = flow_run
     WHERE cache_entries.key = ? AND (expires_at IS NULL OR typeof(expires_at) <> 'blob' AND expires_at > ?)
           AND type = 'COMPLETED' AND result_checksum IS NOT NULL
@@ -143,3 +151,12 @@ READ_LOG_ENTRIES = """
     SELECT flow_run, position, number, attempt, timestamp, level, source, message, checksum
     FROM log_entries WHERE flow_run = ? AND position > ? ORDER BY position
 """
+
+_SELECT_BLOCKS = "SELECT block, flow_run, first, last, task_runs, changes, content, checksum FROM blocks "
+HAS_BLOCKS = "SELECT 1 FROM blocks WHERE flow_run = ? LIMIT 1"
+#: Blocks with anything of the task runs from one number to another.
+READ_BLOCKS = _SELECT_BLOCKS + "WHERE flow_run = ? AND last >= ? AND first <= ? ORDER BY first, block"
+FIND_BLOCKS = "SELECT block FROM blocks WHERE flow_run = ? AND last >= ? AND first <= ? ORDER BY block"
+READ_BLOCK = _SELECT_BLOCKS + "WHERE block = ?"
+REMOVE_BLOCK = "DELETE FROM blocks WHERE block = ?"
+LIST_BLOCKS = "SELECT block FROM blocks WHERE flow_run = ? ORDER BY block"

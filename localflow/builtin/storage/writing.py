@@ -7,9 +7,9 @@ from contextlib import suppress
 from itertools import chain
 from typing import TYPE_CHECKING
 
-from localflow.builtin.storage import rows, statements
+from localflow.builtin.storage import blocks, rows, statements
 from localflow.builtin.storage.database import begin, open_writer, sqlite_failure
-from localflow.builtin.storage.failures import not_a_record, not_recorded, was_removed
+from localflow.builtin.storage.failures import already_recorded, not_a_record, not_recorded, was_removed
 from localflow.builtin.storage.spool import Mark
 from localflow.builtin.storage.standing_rows import keep_standings
 from localflow.failpoints import reach
@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from localflow.builtin.storage.checksums import Row
+    from localflow.builtin.storage.spooled import Pack
     from localflow.interfaces import Record
 
 _AT_ONCE = 64  # rows that one statement inserts
@@ -37,6 +38,7 @@ class Writer:
         self._cursor = self._connection.cursor()
         self._inode = path.stat().st_ino
         self._keys: dict[str, int] = {}  # of flow runs, by id
+        self._blocks = blocks.BlockReader()
 
     def transact(self, work: Callable[[bool], None]) -> None:
         """Do work in a transaction; it is done anew, told to box rows, if something in it is nothing for SQLite.
@@ -78,13 +80,17 @@ class Writer:
     def forget(self) -> None:
         """Look up the keys of flow runs anew: they may have been removed."""
         self._keys.clear()
+        self._blocks = blocks.BlockReader()
 
     def close(self) -> None:
         """Close the connection."""
         self._connection.close()
 
-    def insert(self, records: Iterable[Record], box: bool) -> None:
-        """Insert records within a transaction, their rows as they are or boxed."""
+    def insert(self, records: Iterable[Record], box: bool, *, are_known_to_fit: bool = False) -> None:
+        """Insert records within a transaction, their rows as they are or boxed.
+
+        Of rows SQLite itself refuses what is there already, but not what is there in a block.
+        """
         key_of = self._keys.get
         task_runs: list[Row] = []
         plain_changes: list[Row] = []
@@ -98,7 +104,7 @@ class Writer:
             if isinstance(record, StateChange):
                 run = record.run
                 flow_run = run.flow_run
-                key = key_of(flow_run.id) or self._find_key(flow_run)
+                key = key_of(flow_run.id) or self._find_key(flow_run.id)
                 if run.number == 0:
                     moved.add(key)
                 if record[8:] == _NOTHING_MORE:
@@ -111,19 +117,21 @@ class Writer:
                 if record.cache is not None:
                     cache_entries.append(rows.cache_row(key, record, record.cache, box))
             elif isinstance(record, TaskRun):
-                key = key_of(record.flow_run.id) or self._find_key(record.flow_run)
+                key = key_of(record.flow_run.id) or self._find_key(record.flow_run.id)
                 task_runs.append(rows.task_run_row(key, record, box))
             elif isinstance(record, LogEntry):
                 flow_run = record.run.flow_run
-                key = key_of(flow_run.id) or self._find_key(flow_run)
+                key = key_of(flow_run.id) or self._find_key(flow_run.id)
                 position = log_ends.get(key) or self._find_log_end(key)
                 log_ends[key] = position + 1
                 log_entries.append(rows.log_row(key, position, record, box))
             elif isinstance(record, FlowRun):
                 self._cursor.execute(statements.ADD_FLOW_RUN, rows.flow_run_row(record))
-                self._cursor.execute(statements.ADD_PROGRESS, (self._find_key(record),))
+                self._cursor.execute(statements.ADD_PROGRESS, (self._find_key(record.id),))
             else:
                 raise not_a_record(record)
+        if not are_known_to_fit:
+            self._refuse_packed([*plain_changes, *full_changes])
         self._add(statements.ADD_TASK_RUN, task_runs)
         self._add(statements.ADD_PLAIN_CHANGE, plain_changes)
         self._add(statements.ADD_FULL_CHANGE, full_changes)
@@ -138,6 +146,32 @@ class Writer:
             self._cursor.execute(statements.COUNT_ALL, (key,))
             keep_standings(self._connection, key)
 
+    def insert_packs(self, packs: Iterable[Pack]) -> None:
+        """Insert what is packed, which is known to fit, within a transaction."""
+        by_flow_run: dict[str, list[Pack]] = {}
+        for pack in packs:
+            by_flow_run.setdefault(pack.flow_run_id, []).append(pack)
+        for id, group in by_flow_run.items():
+            key = self._keys.get(id) or self._find_key(id)
+            self._cursor.executemany(statements.ADD_BLOCK, blocks.block_rows(key, group))
+            self._cursor.execute(statements.FORGET_STANDINGS, (key,))
+
+    def _refuse_packed(self, changes: Sequence[Row]) -> None:
+        """Raise StoreError if one of these state changes is in a block."""
+        for key in {row[0] for row in changes}:
+            if blocks.are_there(self._cursor, key):
+                for _, number, sequence in [row[:3] for row in changes if row[0] == key and row[1]]:
+                    if any(row[1] == sequence for row in self._blocks.change_rows(self._connection, key, number)):
+                        raise already_recorded(self._path, f"state change {sequence} of task run {number}")
+
+    def ends(self, flow_run_id: str) -> tuple[int, int] | None:
+        """Return the highest number of a task run of a flow run, and the newest sequence of its own changes.
+
+        None if the flow run is not recorded.
+        """
+        found = self._query(statements.FIND_ENDS, (flow_run_id,))
+        return found[0] if found else None
+
     def _add(self, statement: str, added: Sequence[Row]) -> None:
         """Insert rows, many with one statement: between two statements every other thread may take its turn."""
         start = 0
@@ -149,15 +183,15 @@ class Writer:
         if start < len(added):
             self._cursor.executemany(statement, added[start:] if start else added)
 
-    def _find_key(self, flow_run: FlowRun) -> int:
+    def _find_key(self, flow_run_id: str) -> int:
         """Return the key of a flow run that an earlier store object, maybe another process's, has recorded."""
-        row = self._cursor.execute(statements.FIND_KEY, (flow_run.id,)).fetchone()
+        row = self._cursor.execute(statements.FIND_KEY, (flow_run_id,)).fetchone()
         if row is None:
-            raise not_recorded(flow_run.id)
+            raise not_recorded(flow_run_id)
         if len(self._keys) >= _MAX_KEYS:
             self._keys.clear()
         key: int = row[0]
-        self._keys[flow_run.id] = key
+        self._keys[flow_run_id] = key
         return key
 
     def _find_log_end(self, key: int) -> int:
@@ -190,11 +224,16 @@ class Writer:
         row = self._cursor.execute(statements.FIND_KEY, (run.flow_run.id,)).fetchone()
         if row is None or not isinstance(record, StateChange):
             return row is not None
-        place = (row[0], record.run.number)
-        if record.run.number and self._cursor.execute(statements.READ_TASK_RUN, place).fetchone() is None:
+        key, number = row[0], record.run.number
+        packed = self._blocks.change_rows(self._connection, key, number)
+        if number and not (
+            self._cursor.execute(statements.READ_TASK_RUN, (key, number)).fetchone()
+            or self._blocks.task_row(self._connection, key, number)
+        ):
             return False
-        last: int = self._cursor.execute(statements.FIND_LAST_CHANGE, place).fetchone()[0]
-        return record.sequence == last + 1
+        last: int = self._cursor.execute(statements.FIND_LAST_CHANGE, (key, number)).fetchone()[0]
+        newest: int = max([last, *[change[1] for change in packed]])
+        return record.sequence == newest + 1
 
     def _query(self, statement: str, values: Row = ()) -> list[Row]:
         try:
