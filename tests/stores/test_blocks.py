@@ -109,6 +109,19 @@ def test_many_commits_of_an_engine_become_one_block(store: SqliteStateStore, pat
     assert [record.number for record in store.read_chosen(FLOW_RUN.id, called="load-7") if isinstance(record, TaskRun)]
 
 
+@pytest.mark.parametrize("called", ["clean", "clean \udc00\n", "load", "no such"])
+def test_task_runs_are_found_by_what_they_are_called(store: SqliteStateStore, called: str) -> None:
+    """By their own name as by that of the task, whatever is in it."""
+    runs = [make_task_run(FLOW_RUN, number) for number in (1, 2, 3)]
+    runs[1] = runs[1]._replace(name="clean \udc00\n", task="clean")
+    with claimed(store):
+        store.append(runs)
+
+    found = [record for record in store.read_chosen(FLOW_RUN.id, called=called) if isinstance(record, TaskRun)]
+
+    assert found == [run for run in runs if called in (run.name, run.task)]
+
+
 def test_what_others_must_find_by_itself_becomes_rows(store: SqliteStateStore, path: Path) -> None:
     """Long results, cached ones and log lines; the rest of the same commits is packed."""
     run = make_task_run(FLOW_RUN, 1)

@@ -90,6 +90,14 @@ def task_rows(connection: sqlite3.Connection, key: int, first: int = 1, last: in
     yield from pending
 
 
+def numbers_called(connection: sqlite3.Connection, key: int, called: str) -> Iterator[int]:
+    """Yield the numbers of the task runs with this name or of the task with this name."""
+    mention = called.encode("utf-8", "surrogatepass")  # as marshalled texts are
+    for block in connection.execute(statements.READ_BLOCKS, (key, 1, LAST)):
+        if mention in block[6]:
+            yield from [row[0] for row in unpacked(block).task_rows if called in row[1:3]]
+
+
 def change_rows(connection: sqlite3.Connection, key: int, first: int = 1, last: int = LAST) -> Iterator[Row]:
     """Yield the rows of the state changes of these task runs, by number and sequence."""
     pending: list[Row] = []

@@ -127,7 +127,7 @@ def chosen_records(
     if called is not None:
         (called_in_row,) = rows.boxed((called,))
         found.update(number for (number,) in connection.execute(statements.FIND_CALLED, (run.key, called_in_row)))
-        found.update(row[0] for row in blocks.task_rows(connection, run.key) if called in (row[1], row[2]))
+        found.update(blocks.numbers_called(connection, run.key, called))
     runs: dict[int, FlowRun | TaskRun] = {0: run.flow_run}
     if 0 in found:
         yield run.flow_run
