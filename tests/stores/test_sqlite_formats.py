@@ -16,7 +16,7 @@ import pytest
 from localflow.builtin.sqlite import SqliteStateStore
 from localflow.failpoints import VARIABLE
 from localflow.interfaces import Cause, LogEntry, StateChange, TaskRun
-from localflow.testing.store_records import make_completed, make_flow_run
+from localflow.testing.store_records import make_completed, make_flow_run, make_running, make_task_run
 
 GOLDEN = Path(__file__).parent / "golden"
 ROOT = "5f0a7c1e9b2d4a6c8e0f"  # what is in the golden store: a run that failed, a subflow run of it,
@@ -102,6 +102,26 @@ def test_copy_of_what_was_is_kept(path: Path, caplog: pytest.LogCaptureFixture) 
         f"state store {path} was brought from format version 1 to 3; as it was before it is in {copy}"
     ]
     assert sorted(each.name for each in path.parent.iterdir()) == ["localflow.db", "localflow.db.version-1"]
+
+
+def test_store_of_version_2_is_read_and_goes_on(path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    """It differs in having no blocks, and gets them."""
+    SqliteStateStore(path).close()
+    with closing(sqlite3.connect(path)) as connection:
+        connection.executescript("DROP TABLE blocks; PRAGMA user_version = 2")
+    before = rows_of(path)
+
+    with closing(SqliteStateStore(path)) as store:
+        claim = store.claim(ALIVE)
+        assert claim is not None
+        task_run = make_task_run(next(iter(store.read(ALIVE))), 7)
+        store.append([task_run, make_running(task_run)])
+        claim.release()
+        assert [each.number for each in store.read(ALIVE) if isinstance(each, TaskRun)] == [7]
+        assert store.check() == []
+    assert rows_of(path.with_name("localflow.db.version-2")) == before
+    assert "from format version 2 to 3" in caplog.text
+    assert_is_kept(path)
 
 
 @pytest.mark.parametrize("arrival", [1, 2])
