@@ -52,8 +52,10 @@ _ENGINE_CHECK_SECONDS = 0.25
 _FAMILY_CHECK_SECONDS = 0.02
 _END_DEADLINE = 1.0
 _FIRST_CALLS_SECONDS = 0.1
-#: What the first calls of a worker may need: the decorators of a task's module, and what loads what has no module.
-_OFTEN_NEEDED = ("localflow.tasks", "localflow.flows", "cloudpickle")
+#: What the first call of each worker would import otherwise.
+_ALWAYS_NEEDED = ("resource", "localflow.tasks")
+#: What it would import often: with a module of tasks and flows, and for functions and results without a module.
+_OFTEN_NEEDED = ("localflow.flows", "cloudpickle")
 _PR_SET_PDEATHSIG, _PR_SET_CHILD_SUBREAPER = 1, 36
 
 
@@ -72,6 +74,8 @@ def main(control: int, engine: int) -> NoReturn:
     for stream in (sys.stdout, sys.stderr):
         if stream is not None:
             stream.reconfigure(encoding="utf-8", errors="backslashreplace", line_buffering=True)  # type: ignore[union-attr]
+    for name in _ALWAYS_NEEDED:
+        _import(name)
     supervisor = _Supervisor(_socket.socket(fileno=control), engine)
     try:
         supervisor.run()
@@ -145,14 +149,13 @@ class _Supervisor:
             if self._has_ended:
                 return
             if not ready and self._to_import:
-                self._import(self._to_import[0])
+                self._import_early(self._to_import[0])
             for number in [number for number in self._widowed if not self._ending[number].is_alive()]:
                 self._report_death(number, self._widowed.pop(number))
 
-    def _import(self, name: str) -> None:
+    def _import_early(self, name: str) -> None:
         self._to_import.remove(name)
-        with contextlib.suppress(ImportError):
-            importlib.import_module(name)
+        _import(name)
         if not self._to_import:
             _collect_garbage()
 
@@ -190,7 +193,7 @@ class _Supervisor:
 
     def _spawn(self, number: int, needs_cloudpickle: bool) -> None:
         if needs_cloudpickle and "cloudpickle" in self._to_import:
-            self._import("cloudpickle")
+            self._import_early("cloudpickle")
         files = [self._received.popleft() for _ in range(min(_WORKER_FILES, len(self._received)))]
         try:
             if len(files) < _WORKER_FILES:
@@ -302,6 +305,11 @@ class _Supervisor:
 
     def _send(self, *content: Any) -> None:
         self._control.sendall(frame(content))
+
+
+def _import(name: str) -> None:
+    with contextlib.suppress(ImportError):  # not on this system, or not installed: a call that needs it will say so
+        importlib.import_module(name)
 
 
 def _collect_garbage() -> None:
