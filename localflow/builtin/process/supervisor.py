@@ -51,6 +51,7 @@ _WORKER_FILES = 7
 _ENGINE_CHECK_SECONDS = 0.25
 _FAMILY_CHECK_SECONDS = 0.02
 _END_DEADLINE = 1.0
+#: For how long after the first fork nothing is imported here: the first workers have the cores for themselves.
 _FIRST_CALLS_SECONDS = 0.1
 #: What the first call of each worker would import otherwise.
 _ALWAYS_NEEDED = ("resource", "localflow.tasks")
@@ -113,7 +114,7 @@ class _Supervisor:
         """Whether the engine has said so, or is gone."""
         self._to_import = deque(_OFTEN_NEEDED)
         self._import_at = 0.0
-        """When to go on with that: the first workers have the cores for themselves for a moment."""
+        """When to go on with that."""
         self._child_died, child_died = os.pipe()
         for descriptor in (self._child_died, child_died):
             os.set_blocking(descriptor, False)
@@ -157,7 +158,7 @@ class _Supervisor:
         self._to_import.remove(name)
         _import(name)
         if not self._to_import:
-            _collect_garbage()
+            _begin_to_collect()
 
     def _hear(self) -> None:
         """Do what the engine has asked for meanwhile."""
@@ -224,7 +225,7 @@ class _Supervisor:
             signal.signal(signal.SIGINT, lambda signum, stack: None)
             for descriptor in (*self._own_files, *self._received):
                 os.close(descriptor)
-            _collect_garbage()
+            _begin_to_collect()
             worker.main(*files)
         except BaseException:
             _print_traceback()
@@ -312,8 +313,8 @@ def _import(name: str) -> None:
         importlib.import_module(name)
 
 
-def _collect_garbage() -> None:
-    """Begin to look for garbage, but not among what stands here: it is shared as long as nobody writes to it."""
+def _begin_to_collect() -> None:
+    """Have the collector look for garbage, but not in what there is: it is shared as long as nobody writes to it."""
     gc.freeze()
     gc.enable()
 
