@@ -58,6 +58,8 @@ _ALWAYS_NEEDED = ("resource", "localflow.tasks")
 #: What it would import often: with a module of tasks and flows, and for functions and results without a module.
 _OFTEN_NEEDED = ("localflow.flows", "cloudpickle")
 _PR_SET_PDEATHSIG, _PR_SET_CHILD_SUBREAPER = 1, 36
+# Opened here and not again in each worker.
+_libc = ctypes.CDLL(None) if sys.platform == "linux" else None
 
 
 def main(control: int, engine: int) -> NoReturn:
@@ -340,5 +342,5 @@ def _leftovers(besides: set[int], kill: bool) -> set[int]:
 
 
 def _prctl(option: int, value: int) -> None:
-    if sys.platform == "linux":
-        ctypes.CDLL(None).prctl(option, value)
+    if _libc is not None:
+        _libc.prctl(option, value)
