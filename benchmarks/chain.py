@@ -11,15 +11,11 @@ from concurrent.futures import ProcessPoolExecutor
 from typing import TYPE_CHECKING
 
 from benchmarks.measuring import WORKERS, Row, Session, each, ratio, seconds
+from benchmarks.work import successor
 from localflow import ProcessExecutor, flow, task
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
-
-
-def successor(number: int) -> int:
-    """Return the next number."""
-    return number + 1
 
 
 step = task(successor)

@@ -12,20 +12,13 @@ from concurrent.futures import ProcessPoolExecutor
 from typing import TYPE_CHECKING
 
 from benchmarks.measuring import WORKERS, Row, Session, seconds
+from benchmarks.work import compute
 from localflow import ProcessExecutor, flow, task
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
 LENGTH = 0.020  # seconds
-
-
-def compute(turns: int) -> int:
-    """Add up so many numbers."""
-    total = 0
-    for number in range(turns):
-        total += number & 7
-    return total
 
 
 crunch = task(compute)

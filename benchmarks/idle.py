@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 
 from benchmarks.independent import noop
 from benchmarks.measuring import WORKERS, Row, Session
+from benchmarks.work import rest
 from localflow import ProcessExecutor, ThreadExecutor, flow, task
 
 if TYPE_CHECKING:
@@ -16,17 +17,14 @@ if TYPE_CHECKING:
 SETTLE = 0.3  # seconds
 
 
-@task
-def rest(length: float) -> None:
-    """Sleep."""
-    time.sleep(length)
+nap = task(rest)
 
 
 @flow
 def waiting(length: float) -> float:
     """Return how much of a core this process and its children use while a task sleeps."""
     noop(0).wait()
-    future = rest(length + 2 * SETTLE)
+    future = nap(length + 2 * SETTLE)
     time.sleep(SETTLE)
     before = processor_seconds()
     time.sleep(length)

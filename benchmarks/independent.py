@@ -6,15 +6,11 @@ from concurrent.futures import ProcessPoolExecutor
 from typing import TYPE_CHECKING
 
 from benchmarks.measuring import WORKERS, Row, Session, each, ratio, seconds
+from benchmarks.work import nothing
 from localflow import ProcessExecutor, flow, task
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
-
-
-def nothing(number: int) -> int:
-    """Return the number."""
-    return number
 
 
 noop = task(nothing)

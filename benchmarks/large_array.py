@@ -8,26 +8,14 @@ import threading
 from typing import TYPE_CHECKING, Any
 
 from benchmarks.measuring import WORKERS, Row, Session, ratio, resident_bytes, seconds
+from benchmarks.work import MB, make, read
 from localflow import ProcessExecutor, flow, task
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
 READERS = 8
-MB = 1_000_000
 LOOK_EVERY = 0.005  # seconds
-
-
-def make(size: int) -> Any:
-    """Return an array of so many MB."""
-    import numpy
-
-    return numpy.arange(size * MB // 8, dtype=numpy.float64)
-
-
-def read(array: Any, number: int) -> float:
-    """Read every element."""
-    return float(array.sum()) + number
 
 
 make_task, read_task = task(make), task(read)

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import os
 import statistics
-import time
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from benchmarks.independent import noop
 from benchmarks.measuring import WORKERS, Row, Session, ratio, resident_bytes, seconds
+from benchmarks.work import hold
 from localflow import ProcessExecutor, flow, task, wait
 
 if TYPE_CHECKING:
@@ -20,11 +19,7 @@ WARM_UP = 500
 KIB = 1_024
 
 
-@task
-def hold(path: str) -> None:
-    """Wait until a file is there."""
-    while not os.path.exists(path):  # noqa: PTH110
-        time.sleep(0.01)
+holder = task(hold)
 
 
 @flow(executor=ProcessExecutor(workers=WORKERS))
@@ -42,7 +37,7 @@ def pending(count: int) -> float:
     """Return how many bytes the engine has grown by for each task that waits for another."""
     wait([noop(number) for number in range(WARM_UP)])
     released = Path("released").absolute()
-    held = hold(str(released))
+    held = holder(str(released))
     before = resident_bytes()
     futures = [noop(number, wait_for=[held]) for number in range(count)]
     grown = resident_bytes() - before

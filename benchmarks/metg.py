@@ -13,6 +13,7 @@ from concurrent.futures import ProcessPoolExecutor
 from typing import TYPE_CHECKING, Any
 
 from benchmarks.measuring import WORKERS, Row, Session, ratio
+from benchmarks.work import spin
 from localflow import ProcessExecutor, flow, task
 
 if TYPE_CHECKING:
@@ -22,14 +23,6 @@ WIDTH = 4
 SHORTEST, LONGEST = 10e-6, 10e-3  # seconds
 BISECTIONS = 7  # of a range of three decades: to 6 % of the length
 TRIES = 3
-
-
-def spin(length: float, *neighbours: int) -> int:
-    """Be busy for so many seconds."""
-    until = time.perf_counter() + length
-    while time.perf_counter() < until:
-        pass
-    return len(neighbours)
 
 
 step = task(spin)

@@ -12,6 +12,7 @@ import time
 from typing import TYPE_CHECKING
 
 from benchmarks.measuring import WORKERS, Row, Session
+from benchmarks.work import rest
 from localflow import ProcessExecutor, flow, task
 
 if TYPE_CHECKING:
@@ -20,22 +21,17 @@ if TYPE_CHECKING:
 SHORT, LONG = 0.001, 1.0  # seconds
 
 
-@task
-def rest(length: float) -> float:
-    """Sleep, and return how long it really took."""
-    began_at = time.perf_counter()
-    time.sleep(length)
-    return time.perf_counter() - began_at
+nap = task(rest)
 
 
 @flow(executor=ProcessExecutor(workers=WORKERS))
 def mixed(count: int, long: float) -> list[float]:
     """Return how long it all takes once the workers are up, then how long each task took."""
-    for future in [rest(0.0) for _ in range(2 * WORKERS)]:
+    for future in [nap(0.0) for _ in range(2 * WORKERS)]:
         future.wait()
     every = count // 10
     began_at = time.perf_counter()
-    futures = [rest(long if number % every == every // 2 else SHORT) for number in range(count)]
+    futures = [nap(long if number % every == every // 2 else SHORT) for number in range(count)]
     taken = [future.result() for future in futures]
     return [time.perf_counter() - began_at, *taken]
 

@@ -12,6 +12,7 @@ import time
 from typing import TYPE_CHECKING, Any
 
 from benchmarks.measuring import WORKERS, Row, Session, ratio
+from benchmarks.work import join
 from localflow import ProcessExecutor, SequentialExecutor, ThreadExecutor, flow, task, wait
 
 if TYPE_CHECKING:
@@ -25,10 +26,7 @@ FAN = 50
 UPSTREAMS = 3
 
 
-@task
-def join(*values: Any) -> int:
-    """Return how much it was given."""
-    return len(values)
+joined = task(join)
 
 
 def independent(call: Call, count: int) -> None:
@@ -85,11 +83,11 @@ SHAPES = {shape.__name__: shape for shape in (independent, chain, stencil, tree,
 @flow
 def shaped(name: str, count: int) -> float:
     """Return what a task of a shape costs, from the first call until all have ended."""
-    wait([join() for _ in range(2 * WORKERS)])
+    wait([joined() for _ in range(2 * WORKERS)])
     futures: list[Any] = []
 
     def call(*values: Any) -> Any:
-        futures.append(join(*values))
+        futures.append(joined(*values))
         return futures[-1]
 
     began_at = time.perf_counter()

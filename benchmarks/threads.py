@@ -5,8 +5,9 @@ from __future__ import annotations
 from concurrent.futures import ThreadPoolExecutor
 from typing import TYPE_CHECKING
 
-from benchmarks.independent import many, nothing
+from benchmarks.independent import many
 from benchmarks.measuring import WORKERS, Row, Session, each, ratio, seconds
+from benchmarks.work import nothing
 from localflow import ThreadExecutor
 
 if TYPE_CHECKING:

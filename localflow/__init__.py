@@ -4,37 +4,37 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from localflow.arguments import allow_failure, quote, unmapped
-from localflow.caching import FLOW_PARAMETERS, INPUTS, NO_CACHE, RUN_ID, TASK_SOURCE
-from localflow.context import get_run_context
-from localflow.flows import Flow, flow
-from localflow.retries import exponential_backoff
-from localflow.states import (
-    AwaitingRetry,
-    Cancelled,
-    Completed,
-    Crashed,
-    Failed,
-    Pending,
-    Retrying,
-    Running,
-    Scheduled,
-    State,
-    StateType,
-)
-from localflow.tags import tags
-from localflow.tasks import Task, task
+from localflow.tags import tags  # at once: when it is first touched it would be the module of this name
 from localflow.version import __version__
 
 if TYPE_CHECKING:
+    from localflow.arguments import allow_failure, quote, unmapped
     from localflow.builtin.futures import FuturesExecutor
     from localflow.builtin.process import ProcessExecutor
     from localflow.builtin.sequential import SequentialExecutor
     from localflow.builtin.thread import ThreadExecutor
+    from localflow.caching import FLOW_PARAMETERS, INPUTS, NO_CACHE, RUN_ID, TASK_SOURCE
+    from localflow.context import get_run_context
+    from localflow.flows import Flow, flow
     from localflow.futures import TaskFuture
     from localflow.hookspecs import hookimpl
     from localflow.logs import get_run_logger
     from localflow.mapping import MappedFutures
+    from localflow.retries import exponential_backoff
+    from localflow.states import (
+        AwaitingRetry,
+        Cancelled,
+        Completed,
+        Crashed,
+        Failed,
+        Pending,
+        Retrying,
+        Running,
+        Scheduled,
+        State,
+        StateType,
+    )
+    from localflow.tasks import Task, task
     from localflow.waiting import as_completed, wait
 
 __all__ = [
@@ -77,19 +77,28 @@ __all__ = [
     "wait",
 ]
 
-# What a program that only defines flows and tasks does not need is loaded when first touched.
-_LAZY = {
-    "FuturesExecutor": "localflow.builtin.futures",
-    "MappedFutures": "localflow.mapping",
-    "ProcessExecutor": "localflow.builtin.process",
-    "SequentialExecutor": "localflow.builtin.sequential",
-    "TaskFuture": "localflow.futures",
-    "ThreadExecutor": "localflow.builtin.thread",
-    "as_completed": "localflow.waiting",
-    "get_run_logger": "localflow.logs",
-    "hookimpl": "localflow.hookspecs",
-    "wait": "localflow.waiting",
+# Loaded when first touched: a worker process, say, needs most of it only if its tasks do.
+_HOMES = {
+    "localflow.arguments": "allow_failure quote unmapped",
+    "localflow.builtin.futures": "FuturesExecutor",
+    "localflow.builtin.process": "ProcessExecutor",
+    "localflow.builtin.sequential": "SequentialExecutor",
+    "localflow.builtin.thread": "ThreadExecutor",
+    "localflow.caching": "FLOW_PARAMETERS INPUTS NO_CACHE RUN_ID TASK_SOURCE",
+    "localflow.context": "get_run_context",
+    "localflow.flows": "Flow flow",
+    "localflow.futures": "TaskFuture",
+    "localflow.hookspecs": "hookimpl",
+    "localflow.logs": "get_run_logger",
+    "localflow.mapping": "MappedFutures",
+    "localflow.retries": "exponential_backoff",
+    "localflow.states": (
+        "AwaitingRetry Cancelled Completed Crashed Failed Pending Retrying Running Scheduled State StateType"
+    ),
+    "localflow.tasks": "Task task",
+    "localflow.waiting": "as_completed wait",
 }
+_LAZY = {name: home for home, names in _HOMES.items() for name in names.split()}
 
 
 def __dir__() -> list[str]:

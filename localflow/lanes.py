@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import copy
 import logging
 import math
 import threading
 from typing import TYPE_CHECKING
 
 from localflow.errors import ExecutorError, PluginError
+from localflow.instances import release
 from localflow.interrupts import STOPS
 from localflow.payloads import type_name
 from localflow.ready import ReadyQueue
@@ -22,8 +22,6 @@ if TYPE_CHECKING:
     from localflow.live import LiveRun
 
 _log = logging.getLogger("localflow.lanes")
-
-_SPARE = "_localflow_spare"
 
 
 class Lane:
@@ -173,7 +171,7 @@ class Lanes:
         with self._lock:
             lane = self._lanes.get(key)
             if lane is None:
-                lane = Lane(executor_name(executor), claim(self._make_executor(executor)), self._discreet)
+                lane = Lane(executor_name(executor), self._make_executor(executor), self._discreet)
                 lane.executor.folder = self._folder
                 lane.start(self._report)
                 self._lanes[key] = lane
@@ -208,19 +206,3 @@ class Lanes:
 def executor_name(executor: str | Executor) -> str:
     """Return how an executor is recorded: its configured name, or the class of an instance given in code."""
     return executor if isinstance(executor, str) else type(executor).__name__
-
-
-def claim(executor: Executor) -> Executor:
-    """Return the executor, or a copy of it while another engine has it.
-
-    An instance named in code may be wanted by several flow runs at once. The copy is taken before the instance starts,
-    when it is nothing but its options.
-    """
-    spare = copy.copy(executor)
-    kept = vars(executor).setdefault(_SPARE, spare)
-    return executor if kept is spare else copy.copy(kept)
-
-
-def release(executor: Executor) -> None:
-    """Let an executor be used by the next engine that wants it."""
-    vars(executor).pop(_SPARE, None)

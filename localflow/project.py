@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any, NamedTuple
 
 from localflow.config import DEFAULT, LIMITS, RETENTION, SECTIONS, Problem, Settings, Table, config_error, load_settings
 from localflow.errors import LocalflowError, PluginError, StoreError, UnknownPluginError, suggestion
+from localflow.instances import claim, release
 from localflow.interfaces import AtLeast, Executor, Notifier, StateStore
 from localflow.interrupts import STOPS
 from localflow.masking import MASK, dotted, found, masked, without
@@ -61,8 +62,8 @@ class Project:
         self.root = root
         self.settings = settings
         self.plugins = plugins
-        self._ready: dict[str, list[Executor]] = {}
-        """Executors that get ready for flows about to run on them, by name."""
+        self._ready: dict[object, list[Executor]] = {}
+        """Executors that get ready for flows about to run on them, by name or by the identity of an instance."""
         self._secrets: list[object] = []
         """What has been given to plugins and is not to be shown."""
 
@@ -115,25 +116,20 @@ class Project:
         return self.settings.executor
 
     def choose(self, executor: str | Executor) -> Executor:
-        """Return the executor that a flow or task names, or gives."""
-        if not isinstance(executor, str):
-            return executor
+        """Return the executor that a flow or task names, or gives: it is the flow run's own until it is released."""
         try:
-            return self._ready[executor].pop()
+            return self._ready[_key(executor)].pop()
         except (KeyError, IndexError):
-            return self.make_executor(executor)
+            return self._own(executor)
 
     @contextmanager
     def prepared(self, executor: str | Executor | None) -> Iterator[None]:
-        """Let an executor get ready that the block will choose by its name, whatever else that does before.
-
-        An instance is left alone, for another flow run may have it.
-        """
-        if not isinstance(executor, str):
+        """Let an executor get ready that the block will choose, whatever else that does before."""
+        if executor is None:
             yield
             return
-        made = self.make_executor(executor)
-        ready = self._ready.setdefault(executor, [])
+        made = self._own(executor)
+        ready = self._ready.setdefault(_key(executor), [])
         ready.append(made)
         try:
             with suppress(Exception):  # which shows when it starts
@@ -145,6 +141,10 @@ class Project:
                 del ready[place]
                 with suppress(Exception):
                     made.shutdown()
+                release(made)
+
+    def _own(self, executor: str | Executor) -> Executor:
+        return self.make_executor(executor) if isinstance(executor, str) else claim(executor)
 
     def make_executor(self, name: str) -> Executor:
         """Return a fresh executor by the name of a table or of a plugin, not started."""
@@ -415,6 +415,10 @@ class Project:
                 is_secret = key in options and options[key].is_secret
                 shown = MASK if is_secret and value is not None else masked(value, key)
                 yield Shown(dotted(table.section, table.name, key), shown, str(origin))
+
+
+def _key(executor: str | Executor) -> object:
+    return executor if isinstance(executor, str) else id(executor)
 
 
 def _default_filter(table: Table, key: str) -> Any:

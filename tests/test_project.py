@@ -488,11 +488,11 @@ class SlowToStart(PlainExecutor):
 
     def prepare(self) -> None:
         """Note it."""
-        self.events.append("prepare")
+        self.events = [*self.events, "prepare"]  # a list of its own, for there are copies
 
     def shutdown(self) -> None:
         """Note it."""
-        self.events.append("shutdown")
+        self.events = [*self.events, "shutdown"]
 
 
 def test_the_executor_that_was_prepared_is_the_one_that_is_chosen(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -520,15 +520,41 @@ def test_an_executor_that_nobody_has_chosen_is_shut_down(monkeypatch: pytest.Mon
     assert made.events == ["prepare", "shutdown"]
 
 
-def test_an_instance_is_not_prepared() -> None:
-    """Another flow run may have it at work."""
+def test_an_instance_gets_ready_itself() -> None:
+    """Code that holds on to an executor looks at the one its flow runs on."""
     project, instance = load(""), SlowToStart()
 
     with project.prepared(instance):
         chosen = project.choose(instance)
 
     assert chosen is instance
-    assert instance.events == []
+    assert instance.events == ["prepare"]
+
+
+def test_while_a_flow_run_has_an_instance_a_copy_of_it_gets_ready_for_another() -> None:
+    """An instance at work is not touched, and its copies have its options only."""
+    project, instance = load(""), SlowToStart()
+
+    with project.prepared(instance):
+        chosen = project.choose(instance)
+        with project.prepared(instance):
+            another = project.choose(instance)
+
+    assert isinstance(another, SlowToStart)
+    assert another is not chosen
+    assert chosen is instance
+    assert (instance.events, another.events) == (["prepare"], ["prepare"])
+
+
+def test_an_instance_that_nobody_has_chosen_is_free_for_the_next_flow_run() -> None:
+    """What had got ready ends, and the next flow run has the instance itself."""
+    project, instance = load(""), SlowToStart()
+
+    with pytest.raises(StoreError), project.prepared(instance):
+        raise StoreError("the store cannot be opened")
+
+    assert instance.events == ["prepare", "shutdown"]
+    assert project.choose(instance) is instance
 
 
 def test_options_arrive_as_their_annotations_say() -> None:

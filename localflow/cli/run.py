@@ -51,7 +51,7 @@ def run(
     chosen = _chosen_executor(flow, project, executor, workers)
     if workers is not None and chosen is not None:
         project = with_workers(overrides, chosen, workers)
-    with project.prepared(chosen), closing(project.open_store()) as store:
+    with project.prepared(chosen or flow.executor), closing(project.open_store()) as store:
         note_lost(project, store)
 
         def execute(announce: Callable[[FlowRun], None]) -> FinishedRun:

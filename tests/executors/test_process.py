@@ -81,23 +81,53 @@ def test_workers_know_nothing_of_the_engine(runner: CallRunner) -> None:
     ours = {f"localflow.{name}" for name in ("engine", "flow_calls", "flow_runs", "plugins", "project", "scheduler")}
     assert heavy.intersection(loaded) == set()
     assert ours.intersection(loaded) == set()
-    assert "localflow.tasks" in loaded
 
 
-def test_a_first_call_imports_nothing() -> None:
-    """What calls need is there before the supervisor forks, or each worker would import it again."""
+@pytest.fixture
+def remembering(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> str:
+    """Name an initializer after which a worker can tell what calls have imported."""
+    (tmp_path / "remembering.py").write_text(
+        "import sys\n"
+        "def remember(): sys.known = {*sys.modules}\n"
+        "def imported(): return sorted({*sys.modules} - sys.known)\n"
+    )
+    monkeypatch.syspath_prepend(str(tmp_path))
+    return "remembering:remember"
 
-    def remember() -> None:
-        sys.known = {*sys.modules}  # type: ignore[attr-defined]
+
+def test_a_first_call_of_a_function_of_a_script_imports_nothing(remembering: str) -> None:
+    """What rebuilds such a function is there before the supervisor forks, or each worker would import it again."""
 
     def fail() -> None:
         raise ValueError(1)
 
-    with CallRunner(ProcessExecutor(workers=1, initializer=remember)) as runner:
+    with CallRunner(ProcessExecutor(workers=1, initializer=remembering)) as runner:
         runner.run(runner.call(fail))
         [outcome] = runner.run(runner.call(lambda: sorted({*sys.modules} - sys.known)))  # type: ignore[attr-defined]
 
     assert outcome.state.result() == []
+
+
+def test_a_first_call_of_a_function_of_a_module_imports_nothing_else(remembering: str) -> None:
+    """Its worker has what it needs, though not what rebuilds functions of scripts."""
+    with CallRunner(ProcessExecutor(workers=1, initializer=remembering)) as runner:
+        import remembering as module  # type: ignore[import-not-found]
+
+        runner.run(runner.call(module.imported))
+        [outcome] = runner.run(runner.call(module.imported))
+
+    assert outcome.state.result() == []
+
+
+def test_later_workers_have_what_the_first_ones_were_not_kept_waiting_for() -> None:
+    """The supervisor imports what tasks often need while nothing else is wanted of it."""
+
+    def has_everything() -> bool:
+        [outcome] = runner.run(runner.call(eval, "{'cloudpickle', 'localflow.tasks'} <= {*__import__('sys').modules}"))
+        return bool(outcome.state.result())
+
+    with CallRunner(ProcessExecutor(workers=1, max_tasks_per_worker=1)) as runner:
+        eventually(has_everything)
 
 
 def test_a_flow_whose_store_cannot_be_opened_leaves_no_process(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -107,11 +107,11 @@ class Supervisor:
         """The descriptors to wait at for news, its death included."""
         return [self._socket.fileno()] if self._death is None else [self._socket.fileno(), self._death]
 
-    def spawn(self, number: int, files: Sequence[int]) -> None:
-        """Ask for a worker with these descriptors."""
+    def spawn(self, number: int, files: Sequence[int], needs_cloudpickle: bool = False) -> None:
+        """Ask for a worker with these descriptors; all of them get at once by a fork what it needs."""
         rights = (_socket.SOL_SOCKET, _socket.SCM_RIGHTS, array.array("i", files))
         with contextlib.suppress(OSError):  # it has died, which `read` tells
-            self._socket.sendmsg([frame((SPAWN, number))], [rights], _QUIET)
+            self._socket.sendmsg([frame((SPAWN, number, needs_cloudpickle))], [rights], _QUIET)
 
     def retire(self, number: int) -> None:
         """Say that a worker has been told to exit, so that what its tasks have left running is left alone."""

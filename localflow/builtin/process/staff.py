@@ -142,8 +142,13 @@ class Staff:
         worker = Worker(self._last_number, start, self._packer.path_frame, settings.max_tasks_per_worker or _UNLIMITED)
         self._workers[worker.number] = worker
         self._selector.register(worker.outcomes_file, selectors.EVENT_READ, worker)
-        supervisor.spawn(worker.number, worker.worker_files)
+        supervisor.spawn(worker.number, worker.worker_files, self._travels_by_value())
         worker.let_go()
+
+    def _travels_by_value(self) -> bool:
+        """Return whether the function of the next call is one that cloudpickle rebuilds."""
+        backlog = self._assignment.backlog
+        return bool(backlog) and b"cloudpickle" in backlog[0].definitions[0].frame
 
     def welcome(self, worker: Worker, ends: Ends | None) -> None:
         """Note that a worker has started well, and has written so much meanwhile."""

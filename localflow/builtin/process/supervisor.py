@@ -1,7 +1,8 @@
 """The supervisor process: forks the workers, knows exactly how each one ends, and lets none outlive the engine.
 
 It is exec'd once by the engine, has one thread, and imports what workers need, so that a fork (a millisecond) gives a
-worker ready to work, with no lock of anybody's held. It waits for three things at once:
+worker ready to work, with no lock of anybody's held. What not every worker needs it imports while nobody asks for one:
+a worker that is wanted at once imports the rest itself, if its tasks need it. It waits for three things at once:
 
     - frames from the engine, with the pipes of new workers; the end of them means that the engine is gone
     - the death of the engine itself, for a process forked by user code may keep the engine's end of the socket open
@@ -25,7 +26,6 @@ import select
 import signal
 import sys
 import time
-import traceback
 import types
 from collections import deque
 from typing import Any, NamedTuple, NoReturn
@@ -51,7 +51,15 @@ _WORKER_FILES = 7
 _ENGINE_CHECK_SECONDS = 0.25
 _FAMILY_CHECK_SECONDS = 0.02
 _END_DEADLINE = 1.0
+#: For how long after the first fork nothing is imported here: the first workers have the cores for themselves.
+_FIRST_CALLS_SECONDS = 0.1
+#: What the first call of each worker would import otherwise.
+_ALWAYS_NEEDED = ("resource", "localflow.tasks")
+#: What it would import often: with a module of tasks and flows, and for functions and results without a module.
+_OFTEN_NEEDED = ("localflow.flows", "cloudpickle")
 _PR_SET_PDEATHSIG, _PR_SET_CHILD_SUBREAPER = 1, 36
+# Opened here and not again in each worker.
+_libc = ctypes.CDLL(None) if sys.platform == "linux" else None
 
 
 def main(control: int, engine: int) -> NoReturn:
@@ -69,19 +77,15 @@ def main(control: int, engine: int) -> NoReturn:
     for stream in (sys.stdout, sys.stderr):
         if stream is not None:
             stream.reconfigure(encoding="utf-8", errors="backslashreplace", line_buffering=True)  # type: ignore[union-attr]
-    # What the first call of each worker would import otherwise.
-    for name in ("cloudpickle", "resource", "localflow.tasks"):
-        with contextlib.suppress(ImportError):
-            importlib.import_module(name)
-    gc.freeze()
-    gc.enable()
+    for name in _ALWAYS_NEEDED:
+        _import(name)
     supervisor = _Supervisor(_socket.socket(fileno=control), engine)
     try:
         supervisor.run()
     except OSError:  # the engine is gone while something is sent to it
         pass
     except BaseException:
-        traceback.print_exc()
+        _print_traceback()
     supervisor.end()
     os._exit(0)
 
@@ -110,6 +114,9 @@ class _Supervisor:
         self._spares_leftovers = False
         self._has_ended = False
         """Whether the engine has said so, or is gone."""
+        self._to_import = deque(_OFTEN_NEEDED)
+        self._import_at = 0.0
+        """When to go on with that."""
         self._child_died, child_died = os.pipe()
         for descriptor in (self._child_died, child_died):
             os.set_blocking(descriptor, False)
@@ -131,6 +138,8 @@ class _Supervisor:
             timeout = None if self._engine_died is not None else _ENGINE_CHECK_SECONDS * 1000
             if self._widowed:
                 timeout = _FAMILY_CHECK_SECONDS * 1000
+            elif self._to_import:
+                timeout = max(0.0, self._import_at - time.monotonic()) * 1000
             ready = [descriptor for descriptor, _ in self._news.poll(timeout)]
             if self._engine_died in ready:
                 return
@@ -142,8 +151,16 @@ class _Supervisor:
                 self._hear()
             if self._has_ended:
                 return
+            if not ready and self._to_import:
+                self._import_early(self._to_import[0])
             for number in [number for number in self._widowed if not self._ending[number].is_alive()]:
                 self._report_death(number, self._widowed.pop(number))
+
+    def _import_early(self, name: str) -> None:
+        self._to_import.remove(name)
+        _import(name)
+        if not self._to_import:
+            _begin_to_collect()
 
     def _hear(self) -> None:
         """Do what the engine has asked for meanwhile."""
@@ -163,7 +180,7 @@ class _Supervisor:
         for content in self._reader.feed(piece):
             kind, *rest = content
             if kind == SPAWN:
-                self._spawn(rest[0])
+                self._spawn(*rest)
             elif kind == RETIRE:
                 self._retired.add(rest[0])
             elif kind == TERMINATE and rest[0] in self._pids:
@@ -177,7 +194,9 @@ class _Supervisor:
                 self._spares_leftovers = not rest[0]
                 self._has_ended = True
 
-    def _spawn(self, number: int) -> None:
+    def _spawn(self, number: int, needs_cloudpickle: bool) -> None:
+        if needs_cloudpickle and "cloudpickle" in self._to_import:
+            self._import_early("cloudpickle")
         files = [self._received.popleft() for _ in range(min(_WORKER_FILES, len(self._received)))]
         try:
             if len(files) < _WORKER_FILES:
@@ -190,6 +209,7 @@ class _Supervisor:
             self._send(UNSPAWNED, number, shortage.in_words(error))
         else:
             self._pids[number] = pid
+            self._import_at = self._import_at or time.monotonic() + _FIRST_CALLS_SECONDS
             self._send(SPAWNED, number, pid)
         for descriptor in files:
             os.close(descriptor)
@@ -207,9 +227,10 @@ class _Supervisor:
             signal.signal(signal.SIGINT, lambda signum, stack: None)
             for descriptor in (*self._own_files, *self._received):
                 os.close(descriptor)
+            _begin_to_collect()
             worker.main(*files)
         except BaseException:
-            traceback.print_exc()
+            _print_traceback()
         finally:
             os._exit(1)
 
@@ -289,6 +310,23 @@ class _Supervisor:
         self._control.sendall(frame(content))
 
 
+def _import(name: str) -> None:
+    with contextlib.suppress(ImportError):  # not on this system, or not installed: a call that needs it will say so
+        importlib.import_module(name)
+
+
+def _begin_to_collect() -> None:
+    """Have the collector look for garbage, but not in what there is: it is shared as long as nobody writes to it."""
+    gc.freeze()
+    gc.enable()
+
+
+def _print_traceback() -> None:
+    import traceback  # only now, for it takes a while
+
+    traceback.print_exc()
+
+
 def _leftovers(besides: set[int], kill: bool) -> set[int]:
     """Return the pids of living processes below this one that are no workers; kill them all, if so wanted."""
     import psutil
@@ -304,5 +342,5 @@ def _leftovers(besides: set[int], kill: bool) -> set[int]:
 
 
 def _prctl(option: int, value: int) -> None:
-    if sys.platform == "linux":
-        ctypes.CDLL(None).prctl(option, value)
+    if _libc is not None:
+        _libc.prctl(option, value)

@@ -13,7 +13,7 @@ that only the other side's user code loads: reading a frame never runs code. The
                           UNABLE, text, traceback text                       it has not, and exits
                           DONE, call number, ..., ends                       see `outcomes`, for `ends` see `capture`
                           OUTCOME, call number, ..., ends                    the same for what needs more words
-    engine -> supervisor  SPAWN, worker number                               with the worker's ends of its pipes
+    engine -> supervisor  SPAWN, worker number, whether it needs cloudpickle with the worker's ends of its pipes
                           RETIRE, worker number                              it was told to exit: leave its group be
                           TERMINATE, worker number                           by SIGTERM, with all that its tasks started
                           KILL, worker number                                the same by SIGKILL
