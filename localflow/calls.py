@@ -186,12 +186,11 @@ class _Running:
         return self._ended(failed_state(error, call=self._call))
 
     def _ended(self, state: State, result: Payload | None = None) -> Outcome:
-        logs.flush(self.context)
-        ended_at = self._started_at + (time.monotonic() - self._began)  # right also if the clock was set meanwhile
-        execution = tuple.__new__(
-            Execution, (self._worker, os.getpid(), self._started_at, ended_at, *self._meter.end())
-        )
-        records, lines = tuple(self.context.records), tuple(self._lines)
+        context, started_at = self.context, self._started_at
+        logs.flush(context)
+        ended_at = started_at + (time.monotonic() - self._began)  # right also if the clock was set meanwhile
+        execution = tuple.__new__(Execution, (self._worker, os.getpid(), started_at, ended_at, *self._meter.end()))
+        records, lines = tuple(context.records), tuple(self._lines)
         return tuple.__new__(Outcome, (self._call.id, state, result, execution, records, lines))
 
 

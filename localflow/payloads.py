@@ -266,7 +266,7 @@ class Packed:
     @property
     def payload(self) -> Payload:
         """The value as bytes."""
-        return Payload(self._format, self._data)
+        return tuple.__new__(Payload, (self._format, self._data))
 
     def get(self) -> Any:
         """Unpack the value: a new object at each call.
