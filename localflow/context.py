@@ -43,6 +43,9 @@ class TaskContext(NamedTuple):
 
 _current: ContextVar[FlowContext | TaskContext | None] = ContextVar("localflow_run", default=None)
 
+#: Make a context the current one, and the one before it again: what `entered` does, for where each call passes.
+enter, leave = _current.set, _current.reset
+
 
 def flow_depth() -> int:
     """Return how many flows a task that begins here is inside of: one at least, and those of this process."""

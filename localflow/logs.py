@@ -266,9 +266,8 @@ def capture_descriptors() -> Capture | None:
     return _recorder.capture_descriptors()
 
 
-def flush(context: FlowContext | TaskContext) -> None:
-    """Let the unfinished lines of a run go to its log, as it has ended."""
-    _recorder.streams.lines.flush(context)
+#: Lets the unfinished lines of a run go to its log, as it has ended.
+flush = _recorder.streams.lines.flush
 
 
 def _run_of(context: FlowContext | TaskContext) -> FlowRun | TaskRun:

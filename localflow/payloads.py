@@ -70,7 +70,7 @@ def pack(value: object, folder: Folder | None = None) -> Payload:
         try:
             data = (repr(value) if kind is int else json.dumps(value)).encode()
             if folder is None or len(data) < LARGE_BYTES:
-                return Payload("json", data)
+                return tuple.__new__(Payload, ("json", data))  # a third of the price: this is done for every call
         except (ValueError, RecursionError):  # an int of more digits than Python prints; deep nesting
             pass
     if folder is not None and folder.place is not None:
@@ -266,7 +266,7 @@ class Packed:
     @property
     def payload(self) -> Payload:
         """The value as bytes."""
-        return Payload(self._format, self._data)
+        return tuple.__new__(Payload, (self._format, self._data))
 
     def get(self) -> Any:
         """Unpack the value: a new object at each call.

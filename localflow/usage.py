@@ -7,6 +7,8 @@ import time
 from functools import cache
 from typing import Any, Protocol
 
+_RSS_UNIT = 1 if sys.platform == "darwin" else 1024
+
 
 class Meter(Protocol):
     """Measures one call at a time."""
@@ -71,8 +73,9 @@ class ProcessMeter:
     def end(self) -> tuple[float | None, int | None]:
         """Return the CPU seconds of this process since the call began, and the most memory it has had."""
         before = self._cpu
-        self._cpu, peak = _process_usage()
-        return self._cpu - before, peak
+        cpu, peak = _process_usage()
+        self._cpu = cpu
+        return cpu - before, peak
 
 
 def peak_rss_bytes() -> int | None:
@@ -85,7 +88,7 @@ def _process_usage() -> tuple[float, int | None]:
     if resource is None:
         return time.process_time(), None
     usage = resource.getrusage(resource.RUSAGE_SELF)
-    return usage[0] + usage[1], usage[2] if sys.platform == "darwin" else usage[2] * 1024
+    return usage[0] + usage[1], usage[2] * _RSS_UNIT
 
 
 @cache

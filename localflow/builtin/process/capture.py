@@ -36,6 +36,8 @@ class Capture:
         """Lead everything into the files with these descriptors."""
         self._stdout, self._stderr, self._log = stdout, stderr, log
         self._told: Ends = (0, 0, 0)
+        self._has_logged = True
+        """Whether the file for log lines may have grown: nobody but `log` writes there."""
         for target, descriptor, name in ((1, stdout, "stdout"), (2, stderr, "stderr")):
             os.dup2(descriptor, target)
             if getattr(sys, name) is None:  # the engine has none
@@ -49,18 +51,23 @@ class Capture:
         self._flush()
         before = lseek(self._stdout, 0, SEEK_END), lseek(self._stderr, 0, SEEK_END)
         os.write(self._log, frame((*before, *line)))
+        self._has_logged = True
 
     def ends(self) -> Ends | None:
         """Return how long the files are, or None if they are as long as when it was last asked."""
         self._flush()
         try:
-            ends = lseek(self._stdout, 0, SEEK_END), lseek(self._stderr, 0, SEEK_END), lseek(self._log, 0, SEEK_END)
+            stdout, stderr = lseek(self._stdout, 0, SEEK_END), lseek(self._stderr, 0, SEEK_END)
+            told_stdout, told_stderr, log = self._told
+            if self._has_logged:
+                self._has_logged = False
+                log = lseek(self._log, 0, SEEK_END)
+            elif stdout == told_stdout >= OUTPUT_BEGIN and stderr == told_stderr >= OUTPUT_BEGIN:
+                return None
         except OSError:  # a task has closed descriptors that are not its own
             return None
-        if ends == self._told and ends[0] >= OUTPUT_BEGIN and ends[1] >= OUTPUT_BEGIN:
-            return None
-        self._told = ends
-        return ends
+        self._told = stdout, stderr, log
+        return self._told
 
     def _flush(self) -> None:
         for stream in (sys.stdout, sys.stderr):

@@ -119,8 +119,9 @@ class CallPacker:
         self._path_is_relative = path != self._seen_path
 
     def _pack(self, call: Call) -> Shipment:
-        run, known = call.task_run, self._definitions
-        function = known.get(id(call.function)) or self._define_function(call.function, run.task)
+        call_id, run, attempt, called, _, _, _, attempts, timeout_seconds, log_prints, _ = call
+        known = self._definitions
+        function = known.get(id(called)) or self._define_function(called, run.task)
         if function.problem:
             raise _Refusal(f"Task '{run.task}': {function.problem}")
         flow_run = known.get(id(run.flow_run)) or self._define_flow_run(run.flow_run)
@@ -130,7 +131,7 @@ class CallPacker:
         args, kwargs, files = self._pack_arguments(call)
         number = next(self._call_numbers)
         content = (
-            CALL, number, call.id, call.attempt, call.attempts, call.timeout_seconds, call.log_prints,
+            CALL, number, call_id, attempt, attempts, timeout_seconds, log_prints,
             function.number, flow_run.number,
             *run[1:], args, kwargs,
         )  # fmt: skip
@@ -147,29 +148,28 @@ class CallPacker:
         return Shipment(call, number, definitions, data, files)
 
     def _pack_arguments(self, call: Call) -> tuple[Any, dict[str, Any] | None, Sequence[Temporary]]:
-        kwargs = call.kwargs
+        args, kwargs = call.args, call.kwargs
         if not kwargs:
-            kinds = {*map(type, call.args)}
-            if _PLAIN.issuperset(kinds) and (_NUMBERS.issuperset(kinds) or not any(map(_is_large, call.args))):
-                return call.args, {}, ()
+            kinds = {*map(type, args)}
+            if _NUMBERS.issuperset(kinds) or (_PLAIN.issuperset(kinds) and not any(map(_is_large, args))):
+                return args, {}, ()
         packed: list[Packed] = []
         travelling = []
-        for value in (*call.args, *kwargs.values()):
-            if type(value) in _PLAIN and not _is_large(value):
-                travelling.append(value)
-            elif type(value) is Packed or type(value) is Stored:
+        for value in (*args, *kwargs.values()) if kwargs else args:
+            if type(value) is Packed or type(value) is Stored:
                 packed.append(value)
                 travelling.append(tuple(value.portable()))
+            elif type(value) in _PLAIN and not _is_large(value):
+                travelling.append(value)
             else:
                 break
         else:
             # The same value twice must arrive as one object, which only a pickle of both can tell.
             if len(packed) < 2 or len({id(value) for value in packed}) == len(packed):
-                count = len(call.args)
+                count = len(args)
                 return tuple(travelling[:count]), dict(zip(kwargs, travelling[count:], strict=True)), ()
         try:
-            args = tuple([_apart(value) for value in call.args])
-            content = args, {name: _apart(value) for name, value in kwargs.items()}
+            content = tuple([_apart(value) for value in args]), {name: _apart(value) for name, value in kwargs.items()}
             if self._shared is None or self._folder is None or self._folder.place is None:
                 return ("pickle", pickle_value(content, defines_classes=True)), None, ()
             payload, files = self._shared.pickle(content)

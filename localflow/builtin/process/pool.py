@@ -264,8 +264,9 @@ class Pool:
         """Take in what a worker has written."""
         seconds = []
         for content in contents:
-            kind, number = content[:2]
-            if kind in (DONE, OUTCOME):
+            kind = content[0]
+            if kind == DONE or kind == OUTCOME:
+                number = content[1]
                 shipment = worker.in_hand.pop(number, None)
                 if shipment is None:
                     continue

@@ -1,8 +1,9 @@
 """Waits for what will come soon: looks a few times before it sleeps.
 
 To be woken costs both sides more than a short call takes. So who has just had something to do, and will have it again
-in a moment, stays awake for that long, and lets everybody else who wants the core have it. Where somebody has long work
-for the core, who sleeps gets it back sooner than who lets others go first; so then it sleeps at once, for a while.
+in a moment, stays awake for that long, and lets everybody else who wants the core have it. Where that was in vain again
+and again, as what it waits for takes longer or others need the core for it, it sleeps at once, for a while; and so where
+somebody has long work for the core, for who sleeps gets it back sooner than who lets others go first.
 """
 
 from __future__ import annotations
@@ -20,6 +21,8 @@ T = TypeVar("T")
 _TURN_SECONDS = 500e-6
 #: For how long it sleeps at once then, and for how long at most, when it meets others again and again.
 _REST_SECONDS, _LONGEST_REST = 0.01, 1.0
+#: Who has looked out in vain so many times in a row sleeps at once for the shorter time.
+_PATIENCE = 3
 
 
 class Lookout:
@@ -34,6 +37,7 @@ class Lookout:
         """
         self._seconds = seconds
         self._give_way = give_way
+        self._in_vain = 0
         self._rest = _REST_SECONDS
         self._rests_until = 0.0
 
@@ -44,11 +48,13 @@ class Lookout:
             return look()
         deadline = now + self._seconds
         while not (found := look()) and now < deadline:
-            before = time.monotonic()
             self._give_way()
             now = time.monotonic()
-            if now - before > _TURN_SECONDS:
-                self._begin_rest(now)
+        self._in_vain = 0 if now < deadline else self._in_vain + 1
+        if now - deadline > _TURN_SECONDS:
+            self._begin_rest(now)
+        elif self._in_vain >= _PATIENCE:
+            self._rests_until = now + _REST_SECONDS
         return found
 
     def _begin_rest(self, now: float) -> None:

@@ -123,7 +123,6 @@ class _Worker:
         self._meter = ProcessMeter()
         self._reader = FrameReader()
         self._contents: deque[Any] = deque()
-        self._proposed: deque[Work] = deque()
         self._functions: dict[int, Function] = {}
         self._flow_runs: dict[int, FlowRun] = {}
 
@@ -151,13 +150,13 @@ class _Worker:
         """Do calls until told to exit."""
         pid = os.getpid()
         name = f"pid {pid}"
-        capture = self._capture
+        capture, meter, folder = self._capture, self._meter, self._folder
         while (token := self._next_token()) != EXIT:
             work = self._find(int.from_bytes(token, "little"))
-            outcome = work.do(name, self._meter, capture.log, self._folder)
+            outcome = work.do(name, meter, capture.log, folder)
             if os.getpid() != pid:
                 _end_forked(outcome)
-            self._write(outcome_frame(work.number, work.call.task_run.task, outcome, capture.ends(), self._folder))
+            self._write(outcome_frame(work.number, work.call.task_run.task, outcome, capture.ends(), folder))
             reach("result-sent")
             del work, outcome  # they may be large, and the next call may be long in coming
 
@@ -179,15 +178,15 @@ class _Worker:
 
     def _find(self, number: int) -> Work:
         """Return the call of this number; those before it have been taken back."""
+        contents = self._contents
         while True:
-            while self._proposed:
-                work = self._proposed.popleft()
-                if work.number == number:
-                    return work
-            while self._contents:
-                self._take(self._contents.popleft())
-            if not self._proposed:
-                self._read()
+            while contents:
+                content = contents.popleft()
+                if content[0] != CALL:
+                    self._take(content)
+                elif content[1] == number:
+                    return Work(content, self._functions[content[7]], self._flow_runs[content[8]])
+            self._read()
 
     def _read(self) -> None:
         piece = os.read(self._calls, _PIECE)
@@ -197,10 +196,7 @@ class _Worker:
 
     def _take(self, content: Any) -> None:
         kind = content[0]
-        if kind == CALL:
-            function, flow_run = self._functions[content[7]], self._flow_runs[content[8]]
-            self._proposed.append(Work(content, function, flow_run))
-        elif kind == DEFINE:
+        if kind == DEFINE:
             _, number, what, definition = content
             if what == FUNCTION:
                 self._functions[number] = Function(definition)
@@ -215,10 +211,10 @@ class _Worker:
             importlib.invalidate_caches()
 
     def _write(self, data: bytes) -> None:
-        view = memoryview(data)
         try:
-            while view:
-                view = view[os.write(self._outcomes, view) :]
+            written = os.write(self._outcomes, data)
+            while written < len(data):  # a large one is in the pipe piece by piece
+                written += os.write(self._outcomes, memoryview(data)[written:])
         except OSError as error:
             if error.errno != errno.EPIPE:  # a task has closed descriptors that are not its own
                 print(f"localflow: worker {os.getpid()} cannot send its outcome: {error}", file=sys.stderr)  # noqa: T201
