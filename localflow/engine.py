@@ -177,9 +177,9 @@ class Engine:
         with self.shield:  # what is counted must become news
             active.submitted += 1
             self._news.append(run)
-            if run.may_wait and len(self._news) < _NEWS_LIMIT:
-                return  # an outcome is to come, and whoever brings it takes this along: many calls make one turn
-            self._turn()
+            # If an outcome is to come, whoever brings it takes this along, so that many calls make one turn.
+            if not (self._baton.locked() or (run.may_wait and len(self._news) < _NEWS_LIMIT)):
+                self._turn()
         if run.lane.executor.runs_in_caller:
             self._see_through(run)
 
