@@ -23,7 +23,7 @@ from __future__ import annotations
 import logging
 import threading
 from collections import deque
-from functools import partial
+from functools import lru_cache, partial
 from typing import TYPE_CHECKING, Any
 
 from localflow.admission import Admission
@@ -95,6 +95,8 @@ class Engine:
         self.renewed: set[str] = set()
         """Ids of runs that have been run in this attempt although there was an earlier one, or that are new in it."""
         self._notifications = notifications
+        self._is_told = lru_cache(notifications.wants) if notifications is not None else None
+        """Whether any notifier may want to be told of a state with this name and type."""
         self._baton = threading.Lock()
         self._news: deque[LiveRun | Outcome | Callable[[], None]] = deque()
         self._flows: list[ActiveFlow] = []
@@ -177,9 +179,9 @@ class Engine:
         with self.shield:  # what is counted must become news
             active.submitted += 1
             self._news.append(run)
-            if run.may_wait and len(self._news) < _NEWS_LIMIT:
-                return  # an outcome is to come, and whoever brings it takes this along: many calls make one turn
-            self._turn()
+            # If an outcome is to come, whoever brings it takes this along, so that many calls make one turn.
+            if not (self._baton.locked() or (run.may_wait and len(self._news) < _NEWS_LIMIT)):
+                self._turn()
         if run.lane.executor.runs_in_caller:
             self._see_through(run)
 
@@ -223,7 +225,7 @@ class Engine:
         def cancel() -> None:
             run = self._scheduler.open_runs.get(future._node)
             answer.append(run is not None and self._scheduler.cancel(run, Cancelled("the task run was cancelled")))
-            self._wake()
+            self.progress.tell()
 
         self.tell(cancel)
         with self.progress:
@@ -301,7 +303,7 @@ class Engine:
                 else:
                     waiting += 1
                 self._scheduler.cancel(run, interrupted())
-            self._wake()
+            self.progress.tell()
 
         self.tell(stop)
         with self.progress:  # another thread may be in a turn
@@ -319,7 +321,7 @@ class Engine:
         return self.error is None and not run.has_ended
 
     def _give_up(self) -> None:
-        self._take_news()
+        self._scheduler.take_news(self._news)
         for run in self._scheduler.open_runs:
             self._scheduler.finish(run, interrupted())
         self._save()
@@ -354,8 +356,8 @@ class Engine:
 
     def _decide(self) -> None:
         """Do one turn's work up to the commit and what it allows to be shown; calls to hand over join the actions."""
-        self._take_news()
         scheduler = self._scheduler
+        scheduler.take_news(self._news)
         calls = scheduler.take_ready(self.lanes)
         if scheduler.ended or scheduler.moved or self._must_save or len(scheduler.unsaved) >= _UNSAVED_LIMIT:
             self._save()
@@ -372,19 +374,6 @@ class Engine:
             if lost := sum(run.begun > 0 for run in self._scheduler.ended):
                 _log.error("%d finished task runs could not be recorded; a resume runs them again", lost)
             self._break(error)
-
-    def _take_news(self) -> None:
-        """Let the scheduler know all that has happened."""
-        news, scheduler = self._news, self._scheduler
-        while news:
-            item = news.popleft()
-            if isinstance(item, LiveRun):
-                scheduler.add(item)
-            elif isinstance(item, Outcome):
-                scheduler.take_outcome(item)
-            else:
-                item()
-            scheduler.follow_up()
 
     # -- starting and showing ----------------------------------------------------------------------------------------
 
@@ -436,16 +425,16 @@ class Engine:
             if active.ended >= active.submitted or (in_caller and run.caller != here) or run.cancelling is not None:
                 wake = True
         if wake:
-            self._wake()
+            self.progress.tell()
 
     def _is_unwinding(self, run: LiveRun) -> bool:
         """Return whether the thread that made the call may be on its way out of the flow, and call no hooks."""
         return self.is_interrupted or run.active.stop is not None
 
     def _notify(self, records: Sequence[Record]) -> None:
-        if self._notifications is not None:
-            wants = self._notifications.wants
-            changes = [item for item in records if type(item) is StateChange and wants(item.name, item.type)]
+        if self._notifications is not None and self._is_told is not None:
+            is_told = self._is_told
+            changes = [item for item in records if type(item) is StateChange and is_told(item.name, item.type)]
             if changes:
                 self._notifications.publish(changes)
 
@@ -455,14 +444,11 @@ class Engine:
     def _see_through(self, run: LiveRun) -> None:
         """Run a call in this thread, each time its start is stored, until it has ended."""
 
-        def may_go() -> bool:
-            return self.error is not None or run.go or run.future._done
-
         future, hooks = run.future, run.task.hooks
         while not future._done and self.error is None:
             if not run.go:
                 with self.progress:
-                    self.progress.wait_for(may_go)
+                    self.progress.wait_for(lambda: self.error is not None or run.go or future._done)
             if run.go:
                 run.go = False
                 if hooks:
@@ -495,10 +481,6 @@ class Engine:
 
         self.alarms.set(_LOG_DELAY, lambda: self.tell(save))
 
-    def _wake(self) -> None:
-        with self.progress:
-            self.progress.notify_all()
-
     def _break(self, error: Exception) -> None:
         """Start and show nothing any more: whoever waits for anything gets `error`."""
         self.error = error
@@ -506,7 +488,7 @@ class Engine:
         for active in self._flows:
             for future in active.futures:
                 future._abandon()
-        self._wake()
+        self.progress.tell()
 
 
 def _counted(runs: Sequence[LiveRun], adjective: str = "") -> str:

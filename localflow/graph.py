@@ -42,11 +42,16 @@ class RunGraph:
         self._open_upstreams: dict[int, int] = {}
         self._downstreams: dict[int, list[int]] = {}
 
+    def add_ready(self) -> int:
+        """Add a node that waits for nothing and return its number; the caller starts it."""
+        endings = self._endings
+        endings.append(_OPEN)
+        self._depths.append(0)
+        return len(endings) - 1
+
     def add(self, upstreams: Collection[int] = (), tolerated: Collection[int] = ()) -> int:
         """Add a node that waits for `upstreams`, of which it tolerates some, and return its number."""
-        node = len(self._endings)
-        self._endings.append(_OPEN)
-        self._depths.append(0)
+        node = self.add_ready()
         if not upstreams:
             self.ready.append(node)
             return node

@@ -14,7 +14,7 @@ from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any, NoReturn
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Callable, Iterator
     from types import FrameType
 
     from localflow.states import State
@@ -53,6 +53,23 @@ NAP_SECONDS = 0.2
 
 class NappingCondition(threading.Condition):
     """A condition whose waits end early now and then, so that no signal is missed; `wait_for` goes on by itself."""
+
+    _waiting = 0
+    """How many threads are in `wait_for`: counted before they look, so that who changes something first sees them."""
+
+    def wait_for(self, predicate: Callable[[], Any], timeout: float | None = None) -> Any:
+        """Wait until a condition is true, for so many seconds at most; return its last value."""
+        self._waiting += 1
+        try:
+            return super().wait_for(predicate, timeout)
+        finally:
+            self._waiting -= 1
+
+    def tell(self) -> None:
+        """Have all who wait in `wait_for` look again, after what they look at has changed."""
+        if self._waiting:  # as a rule nobody does, and this is called for nearly every task run
+            with self:
+                self.notify_all()
 
     def wait(self, timeout: float | None = None) -> bool:
         """Wait for a notification, for a nap at most; return whether there was one."""

@@ -16,20 +16,20 @@ from functools import partial
 from typing import TYPE_CHECKING
 
 from localflow import graph
+from localflow.calls import Outcome
 from localflow.context import task_run_info
-from localflow.live import may_be_tolerated
+from localflow.live import LiveRun, may_be_tolerated
 from localflow.open_runs import OpenRuns
 from localflow.records import CacheEntry
 from localflow.states import INTERRUPTED, AwaitingRetry, Cancelled, State, StateType, not_ready
 
 if TYPE_CHECKING:
+    from collections import deque
     from collections.abc import Callable, Iterable
 
     from localflow.admission import Admission
     from localflow.alarms import Alarms
-    from localflow.calls import Outcome
     from localflow.lanes import Lane
-    from localflow.live import LiveRun
     from localflow.logbook import LogBook
     from localflow.payloads import Payload
     from localflow.records import Execution, Record
@@ -67,6 +67,20 @@ class Scheduler:
         self._given_up: dict[int, LiveRun] = {}
         """Runs that have ended although an executor still has them."""
 
+    def take_news(self, news: deque[LiveRun | Outcome | Callable[[], None]]) -> None:
+        """Take all that has happened: calls, outcomes, and what is to be done in a turn."""
+        ready, blocked = self._graph.ready, self._graph.blocked
+        while news:
+            item = news.popleft()
+            if isinstance(item, LiveRun):
+                self.add(item)
+            elif isinstance(item, Outcome):
+                self.take_outcome(item)
+            else:
+                item()
+            if ready or blocked:
+                self._follow_up()
+
     # -- the way to an executor --------------------------------------------------------------------------------------
 
     def add(self, run: LiveRun) -> None:
@@ -83,13 +97,14 @@ class Scheduler:
             self._add_ended(run, graph.LOST)
             self._conclude(run, interrupted() if self.is_closed else stopped())
         elif run.blocker is None:
+            self.open_runs.add(run)
             if run.upstreams:
                 tolerated = [future._node for future in run.upstreams if id(future) in run.tolerated]
                 run.future._node = node = self._graph.add([future._node for future in run.upstreams], tolerated)
                 run.depth = self._graph.depth(node)
             else:
-                run.future._node = self._graph.add()
-            self.open_runs.add(run)
+                run.future._node = self._graph.add_ready()
+                self._admit(run)
         else:
             self._add_ended(run, graph.FAILED)
             self._conclude(run, not_ready(run.blocker))
@@ -98,7 +113,7 @@ class Scheduler:
         run.future._node = self._graph.add_ended(ending)
         self.open_runs.add_ended()
 
-    def follow_up(self) -> None:
+    def _follow_up(self) -> None:
         """Move on the runs that waited for what has ended."""
         if self._graph.blocked:
             self._take_blocked()
@@ -182,16 +197,17 @@ class Scheduler:
         self, run: LiveRun, state: State, execution: Execution | None = None, result: Payload | None = None
     ) -> None:
         """End a run that is in the graph."""
-        if self.open_runs.pop(run.node) is None:
+        node = run.node
+        if self.open_runs.pop(node) is None:
             return
         if run.in_hand:
-            self._given_up[run.node] = run
+            self._given_up[node] = run
         if state.type is StateType.COMPLETED:
             ending = graph.COMPLETED
         else:
             ending = graph.FAILED if may_be_tolerated(state) or not state.is_final() else graph.LOST
         self._conclude(run, state, execution, result)
-        self._graph.end(run.node, ending)
+        self._graph.end(node, ending)
 
     def _conclude(
         self, run: LiveRun, state: State, execution: Execution | None = None, result: Payload | None = None

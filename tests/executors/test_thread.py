@@ -96,6 +96,36 @@ def test_a_slow_report_gathers_what_is_done_meanwhile() -> None:
     assert len(batches) < 20
 
 
+def test_an_outcome_does_not_wait_for_the_next_call_of_its_thread() -> None:
+    """What a thread has finished is reported while it is at work on the call that waited behind that."""
+    release = threading.Event()
+
+    with CallRunner(ThreadExecutor(workers=1)) as runner:
+        short, long = runner.call(workloads.identity, 1), runner.call(release.wait, 10)
+        runner.executor.submit([short, long])
+        [outcome] = runner.wait_for([short])
+        before = len(runner.outcomes)
+        release.set()
+        runner.wait_for([long])
+
+    assert outcome.state.data == 1
+    assert before == 1
+
+
+def test_calls_that_are_queued_behind_each_other_are_reported_together() -> None:
+    """While a thread has its next call waiting it does not stop to report the last one."""
+    batches: list[int] = []
+    executor = ThreadExecutor(workers=1)
+    executor.start(lambda outcomes: batches.append(len(outcomes)))
+    runner = CallRunner(executor)
+
+    executor.submit([runner.call(workloads.identity, number) for number in range(1000)])
+    eventually(lambda: sum(batches) == 1000)
+    executor.shutdown()
+
+    assert len(batches) < 500
+
+
 def test_a_report_that_raises_costs_no_thread(caplog: pytest.LogCaptureFixture) -> None:
     """A report that fails is logged, and the next calls run as ever."""
     reported = []
@@ -295,9 +325,10 @@ def test_a_call_that_has_ended_is_not_kept_until_its_deadline() -> None:
 
 
 def test_without_timeouts_nobody_watches() -> None:
-    """The watch costs a thread only where there is a timeout."""
+    """The watch costs a thread only where there is a timeout, or more calls than threads."""
     with CallRunner(ThreadExecutor(workers=2)) as runner:
-        runner.run(*(runner.call(workloads.identity, number) for number in range(20)))
+        for number in range(20):
+            runner.run(runner.call(workloads.identity, number))
         before = our_threads("watch")
         runner.run(limited(runner.call(workloads.identity, 1), 20.0))
         after = our_threads("watch")

@@ -1,8 +1,9 @@
 """The threads between one `start` of the executor and its `shutdown`.
 
-Calls wait in one queue. A thread that has finished a call adds the outcome to `finished` and tries to become the
-reporter: it alone gives everything finished to `report`, while the others, finding it at work, go on with their next
-calls. So outcomes are reported at once when there is little to do, and in batches when there is much.
+Calls wait in one queue. A thread that has finished a call adds the outcome to `finished`. If its next call waits
+already, it wakes the watch, which reports, and goes on; threads that have nothing else to do report themselves, one at
+a time. So outcomes are reported at once when there is little to do, and in batches when there is much: for the watch
+gets the interpreter's lock when the threads wait for something, or have had it for a while.
 
 A thread whose call is past its timeout is *given up*: it is struck off the list, so that another may start in its
 place, and ends when the call does. Async calls go to the crew's event loops.
@@ -53,14 +54,12 @@ class Crew:
         self._idle = 0
         """Threads that wait for a call, less the calls queued for them; guarded by `_lock`."""
         self._queued: set[int] = set()
-        """Ids of calls that have not begun; guarded by `_lock`, as is the next."""
-        self._dropped: set[int] = set()
-        """Ids of calls in the queue that are not to begin any more."""
+        """Ids of calls that have not begun: who takes one out, to run the call or to drop it, is the only one."""
         self._busy: set[threading.Thread] = set()
         """Threads inside a call."""
         self._finished: deque[Outcome] = deque()
         self._reporter = threading.Lock()
-        self._watch = Watch(self._give)
+        self._watch = Watch(self._report_all)
         self._loops: Loops | None = None
         self._dismissed = False
         self._has_warned = False
@@ -75,7 +74,7 @@ class Crew:
         with self._lock:
             if self._dismissed:
                 return
-            self._queued.update(call.id for call in calls)
+            self._queued.update([call.id for call in calls])
             self._idle -= len(calls)
             starting = self._hire()
             for call in calls:
@@ -84,10 +83,8 @@ class Crew:
 
     def cancel(self, call_ids: Sequence[int]) -> None:
         """Have those of these calls reported as CANCELLED that have not begun, or that are async and heed it."""
+        dropped = [call_id for call_id in call_ids if self._claim(call_id)]
         with self._lock:
-            dropped = self._queued.intersection(call_ids)
-            self._queued -= dropped
-            self._dropped |= dropped
             loops = self._loops
         state = Cancelled("the task was cancelled before it began")
         self._watch.tell([Outcome(call_id, state) for call_id in dropped])
@@ -150,14 +147,12 @@ class Crew:
             left = len(self._threads)
             lost = [] if left else [call for call in self._drained() if call is not None]
             self._idle += len(lost)
-            lost = [call for call in lost if call.id not in self._dropped]
-            self._queued.difference_update(call.id for call in lost)
             warns, self._has_warned = not self._has_warned, True
         if left:
             if warns:
                 _log.warning("%d of %d threads are at work, more cannot be started: %s", left, self._size, error)
             return
-        self._give([Outcome(call.id, no_thread(error)) for call in lost])
+        self._give([Outcome(call.id, no_thread(error)) for call in lost if self._claim(call.id)])
 
     def _drained(self) -> Iterable[Call | None]:
         while True:
@@ -168,39 +163,45 @@ class Crew:
 
     def _work(self) -> None:
         thread = threading.current_thread()
+        name = thread.name
         while (call := self._queue.get()) is not None:
-            if self._begin(call):
+            outcome = None
+            if self._claim(call.id):
                 self._busy.add(thread)
-                outcome = self._run(call, thread)
+                outcome = self._run(call, thread, name)
                 if outcome is None:  # this thread has been replaced
                     return
-                self._finished.append(outcome)
                 self._busy.discard(thread)
-                del outcome
-            del call  # while the thread waits for its next call, it must not keep this one's arguments alive
             with self._lock:
+                if outcome is not None:
+                    self._finished.append(outcome)
                 self._idle += 1
-            self._report_finished()
+                has_next, is_first = self._idle <= 0, len(self._finished) == 1
+            del call, outcome  # while the thread waits for its next call, it must not keep this one's values alive
+            if not has_next:
+                self._report_finished()
+            elif is_first:  # later ones find that somebody has been woken
+                self._watch.wake()
 
-    def _begin(self, call: Call) -> bool:
-        with self._lock:
-            if call.id in self._dropped:
-                self._dropped.discard(call.id)
-                return False
-            self._queued.discard(call.id)
-            return True
+    def _claim(self, call_id: int) -> bool:
+        """Return whether a call has not begun and is the caller's from now on."""
+        try:
+            self._queued.remove(call_id)
+        except KeyError:
+            return False
+        return True
 
-    def _run(self, call: Call, thread: threading.Thread) -> Outcome | None:
+    def _run(self, call: Call, thread: threading.Thread, name: str) -> Outcome | None:
         """Run a call; None if it was given up meanwhile, and this thread with it."""
         began = time.perf_counter()
         watched = None
         try:
             # In an empty context: nothing that a task sets is seen by the next one in the same thread.
             if call.timeout_seconds is None:
-                outcome = Context().run(call.run, thread.name)
+                outcome = Context().run(call.run, name)
             else:
-                watched = self._watch.begin(call, thread.name, partial(self._give_up, thread, call.timeout_seconds))
-                outcome = Context().run(call.run, thread.name, log=watched.say)
+                watched = self._watch.begin(call, name, partial(self._give_up, thread, call.timeout_seconds))
+                outcome = Context().run(call.run, name, log=watched.say)
         except BaseException as error:  # such as sys.exit() in the __reduce__ of a result
             outcome = Outcome(call.id, failed_state(error))
         if watched is not None:
@@ -231,6 +232,11 @@ class Crew:
                 self._give([self._finished.popleft() for _ in range(len(self._finished))])
             finally:
                 self._reporter.release()
+
+    def _report_all(self, outcomes: list[Outcome]) -> None:
+        """Report outcomes together with what has finished."""
+        self._finished.extend(outcomes)
+        self._report_finished()
 
     def _give(self, outcomes: list[Outcome]) -> None:
         """Report outcomes, in any thread."""

@@ -75,6 +75,8 @@ class Watch:
         self._changed = threading.Condition()
         self._watched: set[Watched] = set()
         self._told: list[Outcome] = []
+        self._is_awaited = False
+        """Whether `report` is to be called in any case."""
         self._wakes_at = math.inf
         self._thread: threading.Thread | None = None
         self._closed = False
@@ -116,6 +118,15 @@ class Watch:
                 return
         self._report(outcomes)
 
+    def wake(self) -> None:
+        """Have `report` called soon, for there are outcomes that only it knows of."""
+        with self._changed:
+            if self._start():
+                self._is_awaited = True
+                self._changed.notify()
+                return
+        self._report([])
+
     def close(self, deadline: float) -> None:
         """Give up nothing more, and wait for the thread to end until a moment of the monotonic clock."""
         with self._changed:
@@ -142,7 +153,7 @@ class Watch:
                 late = self._wait()
                 if self._closed:
                     return
-                told, self._told = self._told, []
+                told, self._told, self._is_awaited = self._told, [], False
             outcomes = [*told, *(watched.given_up() for watched in late)]
             del told, late
             self._report(outcomes)
@@ -153,7 +164,7 @@ class Watch:
         while True:
             now = time.monotonic()
             late = [watched for watched in self._watched if watched.deadline <= now]
-            if late or self._told or self._closed:
+            if late or self._told or self._is_awaited or self._closed:
                 break
             self._wakes_at = min((watched.deadline for watched in self._watched), default=math.inf)
             self._changed.wait(min(self._wakes_at - now, threading.TIMEOUT_MAX))
