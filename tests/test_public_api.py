@@ -99,6 +99,20 @@ def test_import_loads_nothing_heavy() -> None:
     assert run(code) == "[]"
 
 
+def test_import_loads_no_part_before_it_is_touched() -> None:
+    """Whoever needs one name, such as a worker process that loads a task, does not pay for the others."""
+    code = "import localflow, sys; print(*sorted(name for name in sys.modules if name.startswith('localflow.')))"
+
+    assert run(code) == "localflow.tags localflow.version"
+
+
+def test_tags_is_the_function_whatever_is_imported() -> None:
+    """The module of the same name does not take its place."""
+    code = "import localflow, localflow.engine, localflow.tags; print(type(localflow.tags).__name__)"
+
+    assert run(code) == "function"
+
+
 def test_import_loads_no_builtin_plugin() -> None:
     """Executors and stores come in only when somebody uses them."""
     code = "import localflow, sys; print([name for name in sys.modules if name.startswith('localflow.builtin')])"
