@@ -35,8 +35,8 @@ class Lane:
     """
 
     __slots__ = (
-        "_discreet", "_plenty", "_takes_async", "async_in_hand", "async_ready", "executor", "in_hand", "limited",
-        "name", "ready",
+        "_discreet", "_takes_async", "async_in_hand", "async_ready", "executor", "in_hand", "limited", "name", "plenty",
+        "ready",
     )  # fmt: skip
 
     def __init__(self, name: str, executor: Executor, discreet: Callable[[str], str] = str) -> None:
@@ -49,7 +49,8 @@ class Lane:
         self.async_in_hand = 0
         self.limited = ReadyQueue()
         self._takes_async = executor.async_capacity is not None
-        self._plenty = math.inf
+        self.plenty = math.inf
+        """With how many runs in hand nobody is idle before the next outcome comes."""
 
     def start(self, report: Report) -> None:
         """Start the executor; one that cannot is a mistake in it or in its options."""
@@ -65,11 +66,6 @@ class Lane:
     def worded(self, error: BaseException) -> str:
         """Return what went wrong in the executor, without its secrets."""
         return self._discreet(type_and_text(error))
-
-    @property
-    def has_plenty(self) -> bool:
-        """Whether the executor has so many calls in hand that nobody is idle before the next outcome comes."""
-        return self.in_hand >= self._plenty
 
     def described(self) -> str:
         """Return the executor's name and class, for messages."""
@@ -101,7 +97,7 @@ class Lane:
             capacity = self._capacity()
             if capacity is None:
                 _move(self.ready, taken, self.ready.size)
-            elif not self.has_plenty:  # or they would go one by one
+            elif self.in_hand < self.plenty:  # or they would go one by one
                 _move(self.ready, taken, capacity - self.in_hand)
             self.in_hand += len(taken)
         if self.async_ready.size:
@@ -118,7 +114,7 @@ class Lane:
         except BaseException as error:
             text = self.worded(error)
             raise ExecutorError(f"executor {self.described()} does not tell its capacity: {text}") from error
-        self._plenty = math.inf if capacity is None else max(capacity if plenty is None else min(plenty, capacity), 1)
+        self.plenty = math.inf if capacity is None else max(capacity if plenty is None else min(plenty, capacity), 1)
         return capacity
 
     def cancel(self, run: LiveRun) -> None:
