@@ -188,7 +188,19 @@ class ActiveFlow:
                 ordinal = self._earlier.free_ordinal(task.name, ordinal)
             else:
                 ordinal = earlier.record.ordinal
-        record = self._record(task, ordinal, args, kwargs, ids, map_number, map_index, inputs, earlier)
+        name = f"{task.name}-{ordinal}"
+        if task.run_name is not None:
+            name = run_name(task, args, kwargs, name)
+        tags = current_tags()
+        record: TaskRun = tuple.__new__(  # see `LiveRun.change`
+            TaskRun,
+            (
+                self.record, next(self._numbers) if earlier is None else earlier.record.number, name, task.name,
+                ordinal, time.time() if earlier is None else earlier.record.created_at, ids,
+                joined_tags(tags, task.tags) if tags else task.tags, task.version or "", map_number, map_index,
+                task.code, inputs,
+            ),
+        )  # fmt: skip
         kwargs = kwargs or NO_KEYWORDS
         if self._earlier is None:
             run = LiveRun(self, lane, record, task, args, kwargs, resolve)
@@ -249,33 +261,6 @@ class ActiveFlow:
             for run_id in (record.id, *self.resumption.ancestors(self.record)):
                 outdated += self.resumption.outdate(run_id)
         return outdated
-
-    def _record(
-        self,
-        task: Task[..., Any],
-        ordinal: int,
-        args: tuple[Any, ...],
-        kwargs: Mapping[str, Any],
-        upstreams: tuple[str, ...],
-        map_number: int,
-        map_index: int,
-        inputs: str,
-        earlier: EarlierRun[TaskRun] | None,
-    ) -> TaskRun:
-        name = f"{task.name}-{ordinal}"
-        if task.run_name is not None:
-            name = run_name(task, args, kwargs, name)
-        tags = current_tags()
-        number, created_at = next(self._numbers) if earlier is None else earlier.record.number, time.time()
-        return tuple.__new__(  # see `LiveRun.change`
-            TaskRun,
-            (
-                self.record, number, name, task.name, ordinal,
-                created_at if earlier is None else earlier.record.created_at, upstreams,
-                joined_tags(tags, task.tags) if tags else task.tags, task.version or "", map_number, map_index,
-                task.code, inputs,
-            ),
-        )  # fmt: skip
 
     def _why_again(self, run: LaterRun, earlier: EarlierRun[TaskRun]) -> str | None:
         """Return why a call of an earlier attempt is run again; None, and the answer in `run`, if it is not."""

@@ -85,10 +85,8 @@ class Lane:
 
     def take_limited(self) -> list[LiveRun]:
         """Take out the limited runs for which there is a free worker, as far as that can be told."""
-        taken: list[LiveRun] = []
         capacity = self._capacity()
-        _move(self.limited, taken, self.limited.size if capacity is None else capacity - self.in_hand)
-        return taken
+        return self.limited.take(self.limited.size if capacity is None else capacity - self.in_hand)
 
     def take(self) -> list[LiveRun]:
         """Take out the runs that the executor wants now; they are in hand from here on."""
@@ -96,14 +94,14 @@ class Lane:
         if self.ready.size:
             capacity = self._capacity()
             if capacity is None:
-                _move(self.ready, taken, self.ready.size)
+                taken = self.ready.take(self.ready.size)
             elif self.in_hand < self.plenty:  # or they would go one by one
-                _move(self.ready, taken, capacity - self.in_hand)
+                taken = self.ready.take(capacity - self.in_hand)
             self.in_hand += len(taken)
         if self.async_ready.size:
-            others = len(taken)
-            _move(self.async_ready, taken, (self.executor.async_capacity or 0) - self.async_in_hand)
-            self.async_in_hand += len(taken) - others
+            beside = self.async_ready.take((self.executor.async_capacity or 0) - self.async_in_hand)
+            self.async_in_hand += len(beside)
+            taken += beside
         return taken
 
     def _capacity(self) -> int | None:
@@ -132,14 +130,6 @@ class Lane:
             self.async_in_hand -= 1
         else:
             self.in_hand -= 1
-
-
-def _move(ready: ReadyQueue, taken: list[LiveRun], room: int) -> None:
-    while room > 0 and ready.size:
-        run = ready.popleft()
-        if run.future._ending is None:  # it may have been cancelled while it waited
-            taken.append(run)
-            room -= 1
 
 
 class Lanes:

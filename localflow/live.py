@@ -145,7 +145,10 @@ class LiveRun:
 
     def wants_retry(self, state: State) -> bool:
         """Return whether there is to be another attempt after one that ended with `state`."""
-        return self.cancelling is None and self.task.retry.wants(state, self.attempt - self.first_attempt + 1)
+        retry = self.task.retry
+        return (
+            retry.retries > 0 and self.cancelling is None and retry.wants(state, self.attempt - self.first_attempt + 1)
+        )
 
     def described(self) -> str:
         """Return what it is, for messages."""
