@@ -67,6 +67,13 @@ _LOG_DELAY = 0.2  # seconds for which log lines may wait for something else to b
 _STOP_DEADLINE = 7.0  # seconds in which executors stop what runs: their grace, and some
 
 
+class _Here(threading.local):
+    """What a thread is at."""
+
+    actions: deque[Callable[[], None]] | None = None
+    """What it is doing, so that a turn within an executor's `submit` only adds to it."""
+
+
 class Engine:
     """Drives the task runs of a flow run and its subflows: orders, records, hands over, shows."""
 
@@ -103,8 +110,7 @@ class Engine:
         self._log_book = LogBook(self._schedule_logs)
         self._scheduler = Scheduler(self._admission, self.alarms, self._log_book, self.tell)
         self._must_save = False
-        self._here = threading.local()
-        """`actions`: what this thread is doing, so that a turn within an executor's `submit` only adds to it."""
+        self._here = _Here()
 
     @property
     def is_interrupted(self) -> bool:
@@ -334,27 +340,29 @@ class Engine:
 
     def _turn(self) -> None:
         with self.shield:
-            actions: deque[Callable[[], None]] | None = getattr(self._here, "actions", None)
-            if actions is not None:
-                self._take_turns(actions)
+            here = self._here
+            if here.actions is not None:
+                self._take_turns(here.actions)
                 return
-            actions = self._here.actions = deque()
+            actions: deque[Callable[[], None]] = deque()
+            here.actions = actions
             try:
                 self._take_turns(actions)
                 while actions:
                     actions.popleft()()
             finally:
-                del self._here.actions
+                here.actions = None
 
     def _take_turns(self, actions: deque[Callable[[], None]]) -> None:
-        while self._news and self._baton.acquire(blocking=False):
+        while self._news and self._baton.acquire(False):
             try:
                 if self.error is not None:
                     self._news.clear()
                 else:
                     self._guarded(self._decide)
-                    actions.extend(self._scheduler.actions)
-                    self._scheduler.actions.clear()
+                    if self._scheduler.actions:
+                        actions.extend(self._scheduler.actions)
+                        self._scheduler.actions.clear()
             finally:
                 self._baton.release()
 
@@ -458,7 +466,8 @@ class Engine:
                 if hooks:
                     call_here(self._hooks(run))
                 self._hand_over(run.lane, [run])
-        future.wait()
+        if not future._done:
+            future.wait()  # which raises the engine's error
         if hooks and run.answer is None and not self._is_unwinding(run):
             call_here(self._hooks(run))
 
