@@ -112,7 +112,7 @@ class ActiveFlow:
         for name, ordinal, left in self._earlier_subflows.untaken() if self._earlier_subflows is not None else ():
             subflows.add(name, ordinal, left)
         for run in self._runs or ():
-            earlier_run = _as_earlier(run) if isinstance(run, LiveRun) else run
+            earlier_run = run.as_earlier() if isinstance(run, LiveRun) else run
             earlier_run.is_taken = False
             runs.add(run.record.task, run.record.ordinal, earlier_run)
         for call, run_id in self._subflow_runs:
@@ -142,36 +142,44 @@ class ActiveFlow:
         return self._inputs.known(values)
 
     def submit(
+        self, task: Task[..., Any], args: tuple[Any, ...], kwargs: Mapping[str, Any], wait_for: object = None
+    ) -> TaskFuture[Any]:
+        """Make a task run of a call; with an executor that runs in the caller it has ended on return."""
+        future, run = self.make_run(task, self.lane_of(task), args, kwargs, wait_for)
+        if run is not None:
+            self.engine.submit((run,))
+        return future
+
+    def lane_of(self, task: Task[..., Any]) -> Lane:
+        """Return where the runs of a task go."""
+        lane = self.lane if task.executor is None else self.engine.lane(task.executor)
+        if task.timeout_seconds is not None and not lane.executor.kills_on_timeout and not task.is_async:
+            self.engine.lanes.warn_of_timeout(task.name, lane)
+        return lane
+
+    def make_run(
         self,
         task: Task[..., Any],
+        lane: Lane,
         args: tuple[Any, ...],
         kwargs: Mapping[str, Any],
         wait_for: object = None,
         map_number: int = 0,
         map_index: int = 0,
         known: KnownInputs | None = None,
-    ) -> TaskFuture[Any]:
-        """Make a task run of a call; with an executor that runs in the caller it has ended on return."""
-        engine = self.engine
+    ) -> tuple[TaskFuture[Any], LiveRun | None]:
+        """Return the future of a call, and its run, which is to be submitted; None if it stands for one of before."""
         if self.over:
             raise OutsideFlowError(task.name, "submit", f"after flow run '{self.record.name}' had ended")
-        lane = self.lane if task.executor is None else engine.lane(task.executor)
-        if task.timeout_seconds is not None and not lane.executor.kills_on_timeout and not task.is_async:
-            engine.lanes.warn_of_timeout(task.name, lane)
         ordinal = next(self._ordinals[task.name])
         inputs = self._inputs.of(args if task.owner is None else (task.owner, *args), kwargs, wait_for, known)
         found = arguments.find_in_call(args, kwargs, _INPUTS)
         resolve = bool(found)
-        tolerated = NONE_TOLERATED
+        ids: tuple[str, ...] = ()
         if found or wait_for is not None:
-            marked = found if wait_for is None else [*found, *arguments.find(wait_for, (arguments.allow_failure,))]
-            if any(type(item) is arguments.allow_failure for item in marked):
-                tolerated = frozenset(map(id, arguments.find_tolerated((args, kwargs, wait_for), _RESULTS)))
-        if resolve:
-            args, kwargs = _snapshot(args, kwargs)
-        if wait_for is not None:
-            found = [*found, *futures_in(wait_for)]
-        upstreams, blocker, ids = self._sort(found, tolerated) if found else ((), None, ())
+            links, ids = self._links(args, kwargs, found, wait_for)
+            if resolve:
+                args, kwargs = _snapshot(args, kwargs)
         earlier = None
         if self._earlier is not None:
             earlier = self._earlier.take(task.name, ordinal, inputs, task.code)
@@ -180,7 +188,19 @@ class ActiveFlow:
                 ordinal = self._earlier.free_ordinal(task.name, ordinal)
             else:
                 ordinal = earlier.record.ordinal
-        record = self._record(task, ordinal, args, kwargs, ids, map_number, map_index, inputs, earlier)
+        name = f"{task.name}-{ordinal}"
+        if task.run_name is not None:
+            name = run_name(task, args, kwargs, name)
+        tags = current_tags()
+        record: TaskRun = tuple.__new__(  # see `LiveRun.change`
+            TaskRun,
+            (
+                self.record, next(self._numbers) if earlier is None else earlier.record.number, name, task.name,
+                ordinal, time.time() if earlier is None else earlier.record.created_at, ids,
+                joined_tags(tags, task.tags) if tags else task.tags, task.version or "", map_number, map_index,
+                task.code, inputs,
+            ),
+        )  # fmt: skip
         kwargs = kwargs or NO_KEYWORDS
         if self._earlier is None:
             run = LiveRun(self, lane, record, task, args, kwargs, resolve)
@@ -192,20 +212,35 @@ class ActiveFlow:
                     if self._runs is not None:
                         self._runs.append(earlier)
                     self.futures.append(earlier.future)
-                    return earlier.future
+                    return earlier.future, None
             if again.answer is None:
                 again.outdated = self._renew(record, self._earlier)
-        run.upstreams, run.tolerated, run.blocker = upstreams, tolerated, blocker
-        run.future = TaskFuture(record, PENDING, engine)
+        if found or wait_for is not None:
+            run.upstreams, run.tolerated, run.blocker = links
+        future: TaskFuture[Any] = TaskFuture(record, PENDING, self.engine)
+        run.future = future
         if self._runs is not None:
             self._runs.append(run)
-        self.futures.append(run.future)
-        engine.submit(run)
-        return run.future
+        self.futures.append(future)
+        return future, run
+
+    def _links(
+        self, args: tuple[Any, ...], kwargs: Mapping[str, Any], found: list[Any], wait_for: object
+    ) -> tuple[tuple[tuple[TaskFuture[Any], ...], frozenset[int], State | None], tuple[str, ...]]:
+        """Return what a call waits for, what of it may have failed, what blocks it already; and the ids of it all."""
+        tolerated = NONE_TOLERATED
+        marked = found if wait_for is None else [*found, *arguments.find(wait_for, (arguments.allow_failure,))]
+        if any(type(item) is arguments.allow_failure for item in marked):
+            tolerated = frozenset(map(id, arguments.find_tolerated((args, kwargs, wait_for), _RESULTS)))
+        if wait_for is not None:
+            found = [*found, *futures_in(wait_for)]
+        upstreams, blocker, ids = self._sort(found, tolerated)
+        return (upstreams, tolerated, blocker), ids
 
     def _take_up(self, run: LaterRun, earlier: EarlierRun[TaskRun]) -> str | None:
         """Have a run go on where an earlier attempt has left it; return why it is run again, None if it is not."""
-        run.sequence, run.begun, run.state = earlier.sequence, earlier.begun, _left(earlier)
+        run.sequence, run.begun = earlier.sequence, earlier.begun
+        run.state = State(earlier.type, earlier.name, earlier.message, instant=earlier.timestamp)
         reason = self._why_again(run, earlier)
         if reason is None:
             run.is_new = False
@@ -226,33 +261,6 @@ class ActiveFlow:
             for run_id in (record.id, *self.resumption.ancestors(self.record)):
                 outdated += self.resumption.outdate(run_id)
         return outdated
-
-    def _record(
-        self,
-        task: Task[..., Any],
-        ordinal: int,
-        args: tuple[Any, ...],
-        kwargs: Mapping[str, Any],
-        upstreams: tuple[str, ...],
-        map_number: int,
-        map_index: int,
-        inputs: str,
-        earlier: EarlierRun[TaskRun] | None,
-    ) -> TaskRun:
-        name = f"{task.name}-{ordinal}"
-        if task.run_name is not None:
-            name = run_name(task, args, kwargs, name)
-        tags = current_tags()
-        number, created_at = next(self._numbers) if earlier is None else earlier.record.number, time.time()
-        return tuple.__new__(  # see `LiveRun.change`
-            TaskRun,
-            (
-                self.record, number, name, task.name, ordinal,
-                created_at if earlier is None else earlier.record.created_at, upstreams,
-                joined_tags(tags, task.tags) if tags else task.tags, task.version or "", map_number, map_index,
-                task.code, inputs,
-            ),
-        )  # fmt: skip
 
     def _why_again(self, run: LaterRun, earlier: EarlierRun[TaskRun]) -> str | None:
         """Return why a call of an earlier attempt is run again; None, and the answer in `run`, if it is not."""
@@ -353,19 +361,6 @@ class ActiveFlow:
                 if blocker is None and not allowed and not state.is_completed():
                     blocker = state
         return tuple(futures), blocker, tuple(ids)
-
-
-def _as_earlier(run: LiveRun) -> EarlierRun[TaskRun]:
-    """Return a run of this attempt as the next one sees it."""
-    earlier = EarlierRun(run.record)
-    earlier.sequence, earlier.begun, earlier.future = run.sequence, run.begun, run.future
-    earlier.type, earlier.name, earlier.message = run.state.type, run.state.name, run.state.message
-    return earlier
-
-
-def _left(earlier: EarlierRun[Any]) -> State:
-    """Return the state that a run was left in."""
-    return State(earlier.type, earlier.name, earlier.message, instant=earlier.timestamp)
 
 
 def _snapshot(args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> tuple[tuple[Any, ...], Mapping[str, Any]]:

@@ -37,7 +37,7 @@ from localflow.hooks import call_here, hooks_of
 from localflow.interrupts import SHIELD, STOPS, FlowStop, NappingCondition
 from localflow.lanes import Lane, Lanes
 from localflow.large_values import Folder
-from localflow.live import NO_KEYWORDS, LiveRun
+from localflow.live import MOST_WAITING, NO_KEYWORDS, LiveRun
 from localflow.logbook import LogBook
 from localflow.payloads import type_name
 from localflow.records import StateChange
@@ -63,9 +63,15 @@ if TYPE_CHECKING:
 _log = logging.getLogger("localflow.engine")
 
 _UNSAVED_LIMIT = 512
-_NEWS_LIMIT = 64  # calls that may wait for somebody who takes them along
 _LOG_DELAY = 0.2  # seconds for which log lines may wait for something else to be stored
 _STOP_DEADLINE = 7.0  # seconds in which executors stop what runs: their grace, and some
+
+
+class _Here(threading.local):
+    """What a thread is at."""
+
+    actions: deque[Callable[[], None]] | None = None
+    """What it is doing, so that a turn within an executor's `submit` only adds to it."""
 
 
 class Engine:
@@ -104,8 +110,7 @@ class Engine:
         self._log_book = LogBook(self._schedule_logs)
         self._scheduler = Scheduler(self._admission, self.alarms, self._log_book, self.tell)
         self._must_save = False
-        self._here = threading.local()
-        """`actions`: what this thread is doing, so that a turn within an executor's `submit` only adds to it."""
+        self._here = _Here()
 
     @property
     def is_interrupted(self) -> bool:
@@ -167,23 +172,28 @@ class Engine:
 
     # -- news --------------------------------------------------------------------------------------------------------
 
-    def submit(self, run: LiveRun) -> None:
-        """Take a call; see it through here if its executor runs calls in the caller's thread."""
+    def submit(self, runs: Sequence[LiveRun]) -> None:
+        """Take calls of one task; see them through here if its executor runs calls in the caller's thread.
+
+        All but the last are such as may wait.
+        """
         if self.error is not None:
             raise self.error
-        active = run.active
+        last, news = runs[-1], self._news
+        active = last.active
         if active.stop is not None:
             raise active.stop
-        if self.is_interrupted:
+        if self._scheduler.is_closed:
             raise RunCancelledError("the flow run was interrupted, no more tasks can be called in it")
         with self.shield:  # what is counted must become news
-            active.submitted += 1
-            self._news.append(run)
-            # If an outcome is to come, whoever brings it takes this along, so that many calls make one turn.
-            if not (self._baton.locked() or (run.may_wait and len(self._news) < _NEWS_LIMIT)):
-                self._turn()
-        if run.lane.executor.runs_in_caller:
-            self._see_through(run)
+            active.submitted += len(runs)
+            news.extend(runs)
+        # If an outcome is to come, whoever brings it takes this along, so that many calls make one turn.
+        if not (self._baton.locked() or (len(news) < MOST_WAITING and last.may_wait)):
+            self._turn()
+        if last.lane.executor.runs_in_caller:
+            for run in runs:
+                self._see_through(run)
 
     def flush(self) -> None:
         """Have calls taken that wait for others, before the caller waits itself."""
@@ -330,27 +340,29 @@ class Engine:
 
     def _turn(self) -> None:
         with self.shield:
-            actions: deque[Callable[[], None]] | None = getattr(self._here, "actions", None)
-            if actions is not None:
-                self._take_turns(actions)
+            here = self._here
+            if here.actions is not None:
+                self._take_turns(here.actions)
                 return
-            actions = self._here.actions = deque()
+            actions: deque[Callable[[], None]] = deque()
+            here.actions = actions
             try:
                 self._take_turns(actions)
                 while actions:
                     actions.popleft()()
             finally:
-                del self._here.actions
+                here.actions = None
 
     def _take_turns(self, actions: deque[Callable[[], None]]) -> None:
-        while self._news and self._baton.acquire(blocking=False):
+        while self._news and self._baton.acquire(False):
             try:
                 if self.error is not None:
                     self._news.clear()
                 else:
                     self._guarded(self._decide)
-                    actions.extend(self._scheduler.actions)
-                    self._scheduler.actions.clear()
+                    if self._scheduler.actions:
+                        actions.extend(self._scheduler.actions)
+                        self._scheduler.actions.clear()
             finally:
                 self._baton.release()
 
@@ -454,7 +466,8 @@ class Engine:
                 if hooks:
                     call_here(self._hooks(run))
                 self._hand_over(run.lane, [run])
-        future.wait()
+        if not future._done:
+            future.wait()  # which raises the engine's error
         if hooks and run.answer is None and not self._is_unwinding(run):
             call_here(self._hooks(run))
 

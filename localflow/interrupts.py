@@ -113,7 +113,7 @@ class Shield:
         if self._thread is not None and threading.get_ident() == self._thread:
             self._depth += 1
 
-    def __exit__(self, *exc_info: object) -> None:
+    def __exit__(self, kind: object, error: object, trace: object) -> None:
         if self._thread is not None and threading.get_ident() == self._thread:
             self._depth -= 1
             if self._held is not None and not self._depth:

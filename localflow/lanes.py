@@ -33,8 +33,8 @@ class Lane:
     """
 
     __slots__ = (
-        "_discreet", "_plenty", "_takes_async", "async_in_hand", "async_ready", "executor", "in_hand", "limited",
-        "name", "ready",
+        "_discreet", "_takes_async", "async_in_hand", "async_ready", "executor", "in_hand", "limited", "name", "plenty",
+        "ready",
     )  # fmt: skip
 
     def __init__(self, name: str, executor: Executor, discreet: Callable[[str], str] = str) -> None:
@@ -47,7 +47,8 @@ class Lane:
         self.async_in_hand = 0
         self.limited = ReadyQueue()
         self._takes_async = executor.async_capacity is not None
-        self._plenty = math.inf
+        self.plenty = math.inf
+        """With how many runs in hand nobody is idle before the next outcome comes."""
 
     def start(self, report: Report) -> None:
         """Start the executor; one that cannot is a mistake in it or in its options."""
@@ -63,11 +64,6 @@ class Lane:
     def worded(self, error: BaseException) -> str:
         """Return what went wrong in the executor, without its secrets."""
         return self._discreet(type_and_text(error))
-
-    @property
-    def has_plenty(self) -> bool:
-        """Whether the executor has so many calls in hand that nobody is idle before the next outcome comes."""
-        return self.in_hand >= self._plenty
 
     def described(self) -> str:
         """Return the executor's name and class, for messages."""
@@ -87,10 +83,8 @@ class Lane:
 
     def take_limited(self) -> list[LiveRun]:
         """Take out the limited runs for which there is a free worker, as far as that can be told."""
-        taken: list[LiveRun] = []
         capacity = self._capacity()
-        _move(self.limited, taken, self.limited.size if capacity is None else capacity - self.in_hand)
-        return taken
+        return self.limited.take(self.limited.size if capacity is None else capacity - self.in_hand)
 
     def take(self) -> list[LiveRun]:
         """Take out the runs that the executor wants now; they are in hand from here on."""
@@ -98,14 +92,14 @@ class Lane:
         if self.ready.size:
             capacity = self._capacity()
             if capacity is None:
-                _move(self.ready, taken, self.ready.size)
-            elif not self.has_plenty:  # or they would go one by one
-                _move(self.ready, taken, capacity - self.in_hand)
+                taken = self.ready.take(self.ready.size)
+            elif self.in_hand < self.plenty:  # or they would go one by one
+                taken = self.ready.take(capacity - self.in_hand)
             self.in_hand += len(taken)
         if self.async_ready.size:
-            others = len(taken)
-            _move(self.async_ready, taken, (self.executor.async_capacity or 0) - self.async_in_hand)
-            self.async_in_hand += len(taken) - others
+            beside = self.async_ready.take((self.executor.async_capacity or 0) - self.async_in_hand)
+            self.async_in_hand += len(beside)
+            taken += beside
         return taken
 
     def _capacity(self) -> int | None:
@@ -116,7 +110,7 @@ class Lane:
         except BaseException as error:
             text = self.worded(error)
             raise ExecutorError(f"executor {self.described()} does not tell its capacity: {text}") from error
-        self._plenty = math.inf if capacity is None else max(capacity if plenty is None else min(plenty, capacity), 1)
+        self.plenty = math.inf if capacity is None else max(capacity if plenty is None else min(plenty, capacity), 1)
         return capacity
 
     def cancel(self, run: LiveRun) -> None:
@@ -134,14 +128,6 @@ class Lane:
             self.async_in_hand -= 1
         else:
             self.in_hand -= 1
-
-
-def _move(ready: ReadyQueue, taken: list[LiveRun], room: int) -> None:
-    while room > 0 and ready.size:
-        run = ready.popleft()
-        if run.future._ending is None:  # it may have been cancelled while it waited
-            taken.append(run)
-            room -= 1
 
 
 class Lanes:

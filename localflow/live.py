@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from localflow import arguments
 from localflow.calls import Call
+from localflow.earlier import EarlierRun
 from localflow.futures import TaskFuture
 from localflow.payloads import Packed
 from localflow.records import StateChange, TaskRun
@@ -22,6 +23,9 @@ if TYPE_CHECKING:
     from localflow.tasks import Task
 
 PENDING = Pending()
+
+#: So many calls may wait for somebody who takes them to the engine, or along with something else.
+MOST_WAITING = 64
 
 # What most runs have, as one object for all of them.
 NO_KEYWORDS: Mapping[str, Any] = {}
@@ -100,7 +104,8 @@ class LiveRun:
     @property
     def may_wait(self) -> bool:
         """Whether nothing is lost if this call is looked at with the next outcome of its lane."""
-        return self.lane.has_plenty and self.task.caching is None and not self.task.is_async and self.answer is None
+        lane, task = self.lane, self.task
+        return lane.in_hand >= lane.plenty and task.caching is None and not task.is_async and self.answer is None
 
     @property
     def has_ended(self) -> bool:
@@ -140,7 +145,10 @@ class LiveRun:
 
     def wants_retry(self, state: State) -> bool:
         """Return whether there is to be another attempt after one that ended with `state`."""
-        return self.cancelling is None and self.task.retry.wants(state, self.attempt - self.first_attempt + 1)
+        retry = self.task.retry
+        return (
+            retry.retries > 0 and self.cancelling is None and retry.wants(state, self.attempt - self.first_attempt + 1)
+        )
 
     def described(self) -> str:
         """Return what it is, for messages."""
@@ -184,6 +192,13 @@ class LiveRun:
             ),
         )  # fmt: skip
         return call
+
+    def as_earlier(self) -> EarlierRun[TaskRun]:
+        """Return it as the next attempt of its flow sees it."""
+        earlier, state = EarlierRun(self.record), self.state
+        earlier.sequence, earlier.begun, earlier.future = self.sequence, self.begun, self.future
+        earlier.type, earlier.name, earlier.message = state.type, state.name, state.message
+        return earlier
 
     def _log(self, line: LogLine) -> None:
         if not self.has_ended:  # of a call that was given up and goes on all the same

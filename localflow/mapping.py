@@ -13,9 +13,11 @@ import time
 from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar, overload
 
 from localflow.arguments import Marker, allow_failure, quote
+from localflow.batches import Batch
 from localflow.errors import MappingLengthMismatchError, MappingMissingIterableError
 from localflow.futures import TaskFuture, futures_in
 from localflow.interrupts import NappingCondition
+from localflow.live import MOST_WAITING
 from localflow.signatures import StandIn
 from localflow.states import State
 
@@ -24,7 +26,6 @@ if TYPE_CHECKING:
     from typing import Literal
 
     from localflow.active import ActiveFlow
-    from localflow.inputs import KnownInputs
     from localflow.tasks import Task
 
 R = TypeVar("R")
@@ -33,6 +34,7 @@ R = TypeVar("R")
 WINDOW, REFILL = 1_000, 750
 
 _WHOLE = (str, bytes, bytearray, io.IOBase)
+_AT_HAND = (list, tuple, range)
 _NO_ITEM = object()
 
 
@@ -100,6 +102,8 @@ class _Argument(NamedTuple):
     """Whose data it is."""
     missing: bool = False
     """Whether the source has no data."""
+    at_hand: bool = False
+    """Whether the items are there at once, whatever their class."""
 
 
 class _Window:
@@ -135,49 +139,51 @@ def map_task(
 ) -> MappedFutures[R]:
     """Make the task runs of a `map` call in the flow run `active`; see `Task.map`."""
 
-    def submit(values: Sequence[object]) -> None:
-        call = tuple(values[:positional]), dict(zip(kwargs, values[positional:], strict=True))
-        futures.append(active.submit(task, *call, wait_for, number, len(futures), known))
-
-    known: KnownInputs | None = None
     names = _names(args, kwargs, task.bind(args, kwargs))
     if wait_for is not None:
         futures_in(wait_for)  # what cannot be waited for is told before anything else
-    futures: MappedFutures[R] = MappedFutures()
-    positional, number = len(args), active.next_map_number()
+    number = active.next_map_number()
     given = [*args, *kwargs.values()]
     arguments: list[_Argument] = []
     for name, value in zip(names, given, strict=True):
         argument = _argument(name, value)
         if argument.missing and not argument.tolerant:
             # One run to say so; it need not wait for anything in the other arguments.
-            submit([item if item is value else quote(item) for item in given])
-            return futures
+            quoted = [item if item is value else quote(item) for item in given]
+            return MappedFutures([_call(Batch(active, task, number, wait_for), quoted, kwargs)])
         arguments.append(argument)
 
     mapped = [argument for argument in arguments if argument.items is not None]
     if not mapped:
         if not any(argument.missing for argument in arguments):
             raise MappingMissingIterableError(task.name, {item.name: _kind(item) for item in arguments})
-        submit(given)
-        return futures
+        return MappedFutures([_call(Batch(active, task, number, wait_for), given, kwargs)])
     _check_lengths(task.name, mapped)
     sources = [argument.source for argument in mapped if argument.source is not None]
     if sources:  # they have completed; the record shall tell where the items come from
         wait_for = sources if wait_for is None else [wait_for, *sources]
+    known = active.known_inputs([*(item.value for item in arguments if item.items is None), wait_for])
+    at_hand = all(argument.at_hand for argument in mapped)
+    batch = Batch(active, task, number, wait_for, known, MOST_WAITING if at_hand else 1)
     window = _Window() if any(argument.length is None for argument in mapped) else None
-    places = [(place, item.tolerant) for place, item in enumerate(arguments) if item.items is not None]
-    values = given.copy()
-    known = active.known_inputs(
-        [*(value for value, item in zip(given, arguments, strict=True) if item.items is None), wait_for]
-    )
-    for items in _in_step(task.name, mapped):
-        for (place, tolerant), item in zip(places, items, strict=True):
-            values[place] = allow_failure(item) if tolerant else item
-        submit(values)
-        if window is not None:
-            window.add(futures[-1])
+    futures: MappedFutures[R] = MappedFutures()
+    try:
+        for values in _values(task.name, arguments, mapped):
+            future = _call(batch, values, kwargs)
+            futures.append(future)
+            if window is not None:
+                window.add(future)
+    finally:
+        batch.flush()
     return futures
+
+
+def _call(batch: Batch, values: Sequence[object], kwargs: Mapping[str, Any]) -> TaskFuture[Any]:
+    """Make a run of the values of all arguments, of which the last ones go by name."""
+    if not kwargs:
+        return batch.call(tuple(values), kwargs)
+    positional = len(values) - len(kwargs)
+    return batch.call(tuple(values[:positional]), dict(zip(kwargs, values[positional:], strict=True)))
 
 
 def _argument(name: str, value: object) -> _Argument:
@@ -204,7 +210,8 @@ def _argument(name: str, value: object) -> _Argument:
         items = iter(held)  # type: ignore[call-overload]  # that is the question
     except TypeError:
         return _Argument(name, value)
-    return _Argument(name, value, items, _length(held), tolerant, source)
+    items = map(allow_failure, items) if tolerant else items
+    return _Argument(name, value, items, _length(held), tolerant, source, at_hand=type(held) in _AT_HAND)
 
 
 def _length(items: Any) -> int | None:
@@ -221,16 +228,22 @@ def _check_lengths(task: str, mapped: Iterable[_Argument]) -> None:
         raise MappingLengthMismatchError(task, {argument.name: f"{argument.length}" for argument in sized})
 
 
-def _in_step(task: str, mapped: Sequence[_Argument]) -> Iterator[tuple[Any, ...]]:
-    """Give the items of each run in turn.
+def _values(task: str, arguments: Sequence[_Argument], mapped: Sequence[_Argument]) -> Iterator[tuple[Any, ...]]:
+    """Give the values of all arguments of each run in turn.
 
     Raises:
         MappingLengthMismatchError: an iterable has ended before another one.
     """
+    if len(mapped) == 1:
+        columns = [itertools.repeat(each.value) if each.items is None else each.items for each in arguments]
+        return zip(*columns, strict=False)  # what is the same for all has no end
+    return _in_step(task, arguments, mapped)
+
+
+def _in_step(task: str, arguments: Sequence[_Argument], mapped: Sequence[_Argument]) -> Iterator[tuple[Any, ...]]:
+    places = [place for place, argument in enumerate(arguments) if argument.items is not None]
+    values = [argument.value for argument in arguments]
     iterators = [argument.items for argument in mapped if argument.items is not None]
-    if len(iterators) == 1:
-        yield from zip(iterators[0])
-        return
     for made, items in enumerate(itertools.zip_longest(*iterators, fillvalue=_NO_ITEM)):
         if any(item is _NO_ITEM for item in items):
             lengths = {
@@ -238,7 +251,9 @@ def _in_step(task: str, mapped: Sequence[_Argument]) -> Iterator[tuple[Any, ...]
                 for argument, item in zip(mapped, items, strict=True)
             }
             raise MappingLengthMismatchError(task, lengths, made)
-        yield items
+        for place, item in zip(places, items, strict=True):
+            values[place] = item
+        yield tuple(values)
 
 
 def _names(args: tuple[Any, ...], kwargs: Mapping[str, Any], bound: Mapping[str, Any]) -> list[str]:

@@ -41,14 +41,17 @@ class ReadyQueue:
         self._first.appendleft(run)
         self.size += 1
 
-    def popleft(self) -> LiveRun:
-        """Take out the first run. Raises IndexError if there is none."""
-        if self._first:
-            self.size -= 1
-            return self._first.popleft()
-        queue = self._by_rank[self._ranks[0]]
-        run = queue.popleft()
-        self.size -= 1
-        if not queue:
-            del self._by_rank[heappop(self._ranks)]
-        return run
+    def take(self, room: int) -> list[LiveRun]:
+        """Take out the first runs that are still to start, so many at most."""
+        taken: list[LiveRun] = []
+        while room > 0 and self.size:
+            queue = self._first or self._by_rank[self._ranks[0]]
+            while queue and room > 0:
+                run = queue.popleft()
+                self.size -= 1
+                if run.future._ending is None:  # it may have been cancelled while it waited
+                    taken.append(run)
+                    room -= 1
+            if not queue and queue is not self._first:
+                del self._by_rank[heappop(self._ranks)]
+        return taken

@@ -179,7 +179,8 @@ class Scheduler:
             return
         run.in_hand = False
         run.lane.give_back(run)
-        self.unsaved.extend(outcome.records)
+        if outcome.records:
+            self.unsaved.extend(outcome.records)
         state = outcome.state
         if run.cancelling is not None and state.type is StateType.CANCELLED:
             state = run.cancelling

@@ -12,7 +12,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from localflow import Completed, Failed, StateType, allow_failure, flow, quote, task, unmapped
+from localflow import Completed, Failed, StateType, ThreadExecutor, allow_failure, flow, quote, task, unmapped
 from localflow.errors import (
     MappingLengthMismatchError,
     MappingMissingIterableError,
@@ -80,7 +80,7 @@ def after(gate: Gate, value: Any) -> Any:
     return value
 
 
-def in_flow(body: Callable[[], Any], executor: str = "sequential") -> Any:
+def in_flow(body: Callable[[], Any], executor: str | ThreadExecutor = "sequential") -> Any:
     """Return what `body` returns in a flow; raise what it raises."""
     kept = []
 
@@ -547,6 +547,31 @@ def test_what_has_a_length_is_not_held_back() -> None:
         return len(futures.result())
 
     assert in_flow(body, "thread") == WINDOW + 200
+
+
+def test_an_item_does_not_wait_for_one_that_comes_late() -> None:
+    """What has a length may be slow all the same: the runs of its first items go on while the next one is awaited."""
+    go_on, ended = threading.Event(), threading.Event()
+
+    class Slow:
+        def __len__(self) -> int:
+            return 3
+
+        def __iter__(self) -> Iterator[int]:
+            yield from (0, 1)
+            go_on.set()
+            yield 2 if ended.wait(PATIENCE) else -1
+
+    @task
+    def work(item: int) -> int:
+        go_on.wait(PATIENCE)
+        if item == 1:
+            ended.set()
+        return item
+
+    futures = in_flow(lambda: work.map(Slow()).result(), ThreadExecutor(workers=1))
+
+    assert futures == [0, 1, 2]
 
 
 def test_an_endless_iterator_beside_a_finite_one_is_a_mismatch() -> None:

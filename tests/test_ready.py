@@ -10,14 +10,15 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from localflow import ThreadExecutor, flow, task
+from localflow import Cancelled, ThreadExecutor, flow, task
 from localflow.ready import ReadyQueue
 from localflow.testing import harness
 
 
 def run(priority: int, depth: int, number: int) -> Any:
     """Return what the queue looks at of a run."""
-    return SimpleNamespace(task=SimpleNamespace(priority=priority), depth=depth, number=number)
+    task, future = SimpleNamespace(priority=priority), SimpleNamespace(_ending=None)
+    return SimpleNamespace(task=task, depth=depth, number=number, future=future)
 
 
 @given(st.lists(st.tuples(st.integers(-2, 2), st.integers(0, 3))))
@@ -28,7 +29,8 @@ def test_the_order_is_by_priority_then_depth_then_call(ranks: list[tuple[int, in
         queue.append(run(priority, depth, number))
     assert queue.size == len(ranks)
 
-    taken = [queue.popleft() for _ in ranks]
+    half = len(ranks) // 2
+    taken = [*queue.take(half), *queue.take(len(ranks))]
 
     expected = sorted(range(len(ranks)), key=lambda number: (-ranks[number][0], -ranks[number][1], number))
     assert [each.number for each in taken] == expected
@@ -41,9 +43,23 @@ def test_what_is_put_in_front_comes_first() -> None:
     queue.append(run(9, 9, 0))
     queue.appendleft(run(0, 0, 1))
 
-    assert [queue.popleft().number, queue.popleft().number] == [1, 0]
-    with pytest.raises(IndexError):
-        queue.popleft()
+    assert [each.number for each in queue.take(1)] == [1]
+    assert [each.number for each in queue.take(2)] == [0]
+    assert queue.take(1) == []
+
+
+def test_what_has_ended_while_it_waited_takes_no_room() -> None:
+    """A run that was cancelled is passed over for the next."""
+    queue = ReadyQueue()
+    for number in range(3):
+        queue.append(run(0, 0, number))
+    queue.take(1)
+    late = run(0, 0, 3)
+    late.future._ending = Cancelled()
+    queue.appendleft(late)
+
+    assert [each.number for each in queue.take(1)] == [1]
+    assert queue.size == 1
 
 
 def test_a_higher_priority_starts_first() -> None:
