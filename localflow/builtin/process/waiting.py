@@ -23,7 +23,7 @@ _TURN_SECONDS = 500e-6
 #: For how long it sleeps at once then, and for how long at most, when it meets others again and again.
 _REST_SECONDS, _LONGEST_REST = 0.01, 1.0
 #: Who has looked out in vain so many times in a row sleeps at once for the shorter time.
-_PATIENCE = 3
+_PATIENCE = 8
 
 
 class Lookout:
