@@ -180,6 +180,17 @@ def test_who_meets_others_does_not_look_out_for_a_while() -> None:
     assert 2 <= len(ways) <= 10
 
 
+def test_who_looks_out_in_vain_again_and_again_does_not_for_a_while() -> None:
+    """When nothing came in time so often in a row there is one look and no more; later it is tried again."""
+    ways: list[float] = []
+
+    lookout = Lookout(1e-9, lambda: ways.append(time.monotonic()))
+    while len(ways) < 10 or time.monotonic() < ways[0] + 0.2:
+        assert lookout.find(lambda: "") == ""
+
+    assert len(ways) <= 50
+
+
 # -- what calls use --------------------------------------------------------------------------------------------------
 
 

@@ -50,8 +50,9 @@ class Capture:
         """Take what a task logs; what it has written before comes before it."""
         self._flush()
         before = lseek(self._stdout, 0, SEEK_END), lseek(self._stderr, 0, SEEK_END)
-        os.write(self._log, frame((*before, *line)))
         self._has_logged = True
+        os.write(self._log, frame((*before, *line)))
+        self._has_logged = True  # again, as a call may have ended meanwhile, if this is another thread
 
     def ends(self) -> Ends | None:
         """Return how long the files are, or None if they are as long as when it was last asked."""

@@ -178,8 +178,7 @@ def read_outcome(call_id: int, content: tuple[Any, ...], folder: Folder | None =
     if content[0] == DONE:
         # Here `tuple.__new__` makes the named tuples, at a third of the cost of `_make`: this is done for every call.
         kept = tuple.__new__(Payload, content[3:5])
-        data = _packed(kept, folder) if content[3] == FILE else Packed(kept)
-        state = State(StateType.COMPLETED, _COMPLETED, "", data, instant=content[2])
+        state = State(StateType.COMPLETED, _COMPLETED, "", _packed(kept, folder), instant=content[2])
         return tuple.__new__(Outcome, (call_id, state, kept, tuple.__new__(Execution, content[5:11]), (), ()))
     _, _, type, name, message, instant, cause, payload, execution, records, _ = content
     result = None if payload is None else Payload._make(payload)

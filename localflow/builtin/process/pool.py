@@ -127,6 +127,8 @@ class Pool:
             assignment.backlog.extend(shipments)
             self._staff.kernel_kills.look(time.monotonic())
             assignment.assign()
+            if threading.current_thread() is self._thread:  # it will look around by itself
+                return
             patience = self._patience
             if (
                 self._answers
@@ -265,7 +267,7 @@ class Pool:
         seconds = []
         for content in contents:
             kind = content[0]
-            if kind == DONE or kind == OUTCOME:
+            if kind in (DONE, OUTCOME):
                 number = content[1]
                 shipment = worker.in_hand.pop(number, None)
                 if shipment is None:

@@ -1,9 +1,10 @@
 """Waits for what will come soon: looks a few times before it sleeps.
 
 To be woken costs both sides more than a short call takes. So who has just had something to do, and will have it again
-in a moment, stays awake for that long, and lets everybody else who wants the core have it. Where that was in vain again
-and again, as what it waits for takes longer or others need the core for it, it sleeps at once, for a while; and so where
-somebody has long work for the core, for who sleeps gets it back sooner than who lets others go first.
+in a moment, stays awake for that long, and lets everybody else who wants the core have it. Where that was in vain
+again and again, it sleeps at once for a moment: what it waits for takes longer, or others need the core for it. And
+where somebody has long work for the core, who sleeps gets it back sooner than who lets others go first; so then it
+sleeps at once, for a while.
 """
 
 from __future__ import annotations
@@ -22,7 +23,7 @@ _TURN_SECONDS = 500e-6
 #: For how long it sleeps at once then, and for how long at most, when it meets others again and again.
 _REST_SECONDS, _LONGEST_REST = 0.01, 1.0
 #: Who has looked out in vain so many times in a row sleeps at once for the shorter time.
-_PATIENCE = 3
+_PATIENCE = 8
 
 
 class Lookout:
