@@ -103,9 +103,14 @@ class LiveRun:
 
     @property
     def may_wait(self) -> bool:
-        """Whether nothing is lost if this call is looked at with the next outcome of its lane."""
+        """Whether nothing is lost if this call is looked at with the next news: the lane's, or that of an upstream."""
+        if self.answer is not None or self.blocker is not None:
+            return False
+        for upstream in self.upstreams:
+            if not upstream._done:
+                return True
         lane, task = self.lane, self.task
-        return lane.in_hand >= lane.plenty and task.caching is None and not task.is_async and self.answer is None
+        return lane.in_hand >= lane.plenty and task.caching is None and not task.is_async
 
     @property
     def has_ended(self) -> bool:
