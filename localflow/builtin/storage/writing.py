@@ -170,7 +170,7 @@ class Writer:
         """Raise StoreError if one of these state changes is in a block."""
         for key in {row[0] for row in changes}:
             if blocks.are_there(self._cursor, key):
-                for _, number, sequence in [row[:3] for row in changes if row[0] == key and row[1]]:
+                for _, number, sequence in [row[:3] for row in changes if row[0] == key and type(row[1]) is int]:
                     if any(row[1] == sequence for row in self._blocks.change_rows(self._connection, key, number)):
                         raise already_recorded(self._path, f"state change {sequence} of task run {number}")
 
