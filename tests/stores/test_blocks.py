@@ -180,6 +180,18 @@ def test_a_later_engine_goes_on_where_a_block_ends(path: Path) -> None:
         assert store.check() == []
 
 
+def test_what_a_later_engine_goes_on_with_is_packed(store: SqliteStateStore, path: Path) -> None:
+    """Where an earlier one has ended is looked up, so its commits need not go into the database one by one."""
+    with claimed(store):
+        store.append(lives(1, 2))
+    with claimed(store):
+        for number in (1, 2):
+            store.append([make_running(make_task_run(FLOW_RUN, number), 3)])
+
+    assert counts(path) == (2, 0, 0)
+    assert [change.sequence for change in changes_of(seen(store))] == [1, 2, 3] * 2
+
+
 def test_results_are_removed_from_blocks(store: SqliteStateStore) -> None:
     """The history stays, and so does what else is in the block."""
     with claimed(store):
@@ -284,6 +296,8 @@ def test_a_block_that_makes_no_sense_is_damage(path: Path, what: str) -> None:
         ):
             with pytest.raises(CorruptStoreError, match="block 1"):
                 look()
+        with claimed(store), pytest.raises(CorruptStoreError, match="block 1"):
+            store.append([make_running(make_task_run(FLOW_RUN, 1), 3)])
         assert "block 1" in store.check()[0]
     SqliteStateStore.repair(path)
 

@@ -32,6 +32,7 @@ LAST = 2**63 - 1
 """The highest number there can be."""
 _MOST_BYTES = 32 << 10  # of a block with more than one pack: whoever looks for one task run reads that much
 _MOST_NUMBERS = 512  # from the first to the last of a block; readers rely on it
+_PART_NUMBERS = 128  # of a pack that is taken apart
 _WIDEST_GAP = 64  # between packs of one block
 _LEAST_DENSITY = 0.25  # records for each number from the first to the last
 _KEPT = 32
@@ -77,13 +78,14 @@ def are_dense(group: Sequence[Pack]) -> bool:
 
 
 def _narrow(pack: Pack) -> Iterable[Pack]:
-    """Return a pack in parts that have only numbers close to each other."""
-    if pack.last - pack.first < _WIDEST_GAP:
-        return [pack]
+    """Return a pack in parts that have only numbers close to each other; most are as they should be."""
+    width = pack.last - pack.first
+    if width < _PART_NUMBERS or (width < _MOST_NUMBERS and are_dense([pack])):
+        return (pack,)
     parts: dict[int, Unpacked] = {}
     for kind, rows in enumerate(marshal.loads(pack.content)):
         for row in rows:
-            parts.setdefault(row[0] // _WIDEST_GAP, Unpacked([], []))[kind].append(row)
+            parts.setdefault(row[0] // _PART_NUMBERS, Unpacked([], []))[kind].append(row)
     return [packed(pack.flow_run_id, *part) for part in parts.values()]
 
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import sys
 from array import array
+from functools import partial
 from typing import TYPE_CHECKING
 
 from localflow.interfaces import StateChange, TaskRun
@@ -29,15 +30,17 @@ class Ledger:
     What it takes for the newest sequence of a task run is never less than what is recorded, whatever failed in between.
     """
 
-    __slots__ = ("_end", "_newest")
+    __slots__ = ("_end", "_find_newest", "_newest")
 
-    def __init__(self, highest: int, sequence: int) -> None:
+    def __init__(self, highest: int, sequence: int, find_newest: Callable[[int], int]) -> None:
         """Begin.
 
         Args:
             highest: the highest number of its task runs; of these no more is known than that they may be there.
             sequence: that of the newest change of the flow run itself.
+            find_newest: looks up the newest sequence that a run has, 0 for none, by its number.
         """
+        self._find_newest = find_newest
         # The newest sequence of each run, by number.
         self._newest = array("H", [min(sequence, UNKNOWN)]) + array("H", [UNKNOWN]) * highest
         # Of no run from this number on anything is known: there may be some with far higher numbers than the others.
@@ -58,17 +61,22 @@ class Ledger:
     def add_change(self, number: int, sequence: int) -> bool:
         """Note a state change of a run; return whether it surely follows the one before."""
         newest = self._newest
-        if not 0 <= number < len(newest) or newest[number] != sequence - 1 or sequence >= UNKNOWN:
+        if not 0 <= number < len(newest) or sequence >= UNKNOWN:
             return False
+        if newest[number] != sequence - 1:
+            if newest[number] == UNKNOWN:  # an earlier engine has recorded it
+                self.learn(number)
+            if newest[number] != sequence - 1:
+                return False
         newest[number] = sequence
         return True
 
-    def learn(self, number: int, find_newest: Callable[[], int]) -> None:
-        """Note that something of a run was stored although it did not continue what was known."""
+    def learn(self, number: int) -> None:
+        """Look up what is stored of a run, for it may be more than what was known."""
         if number >= len(self._newest):
             self._end = min(self._end, number)
         elif number >= 0:
-            self._newest[number] = min(find_newest(), UNKNOWN)
+            self._newest[number] = min(self._find_newest(number), UNKNOWN)
 
 
 class Ledgers:
@@ -81,7 +89,7 @@ class Ledgers:
 
         Args:
             find_ends: returns what a ledger begins with, None for a flow run that is not recorded.
-            find_newest: returns the newest sequence that a run has, 0 for none.
+            find_newest: returns the newest sequence that a run has, 0 for none, by its flow run and number.
         """
         self._find_ends = find_ends
         self._find_newest = find_newest
@@ -118,7 +126,7 @@ class Ledgers:
             ends = self._find_ends(flow_run.id)
             if ends is None:
                 return None
-            ledger = tree[flow_run.id] = Ledger(*ends)
+            ledger = tree[flow_run.id] = Ledger(*ends, partial(self._find_newest, flow_run.id))
         return ledger
 
     def learn(self, records: Iterable[Record]) -> None:
@@ -131,4 +139,4 @@ class Ledgers:
                 if ledger is not None:
                     stored[run.flow_run.id, run.number] = ledger
         for place, ledger in stored.items():
-            ledger.learn(place[1], lambda place=place: self._find_newest(*place))  # type: ignore[misc]
+            ledger.learn(place[1])

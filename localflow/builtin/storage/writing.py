@@ -243,8 +243,13 @@ class Writer:
         return record.sequence == self._newest(key, number) + 1
 
     def newest(self, flow_run_id: str, number: int) -> int:
-        """Return the newest sequence of a run, 0 if it has none."""
-        return self._newest(self._find_key(flow_run_id), number)
+        """Return the newest sequence of a run, 0 if it has none. Raises StoreError."""
+        try:
+            return self._newest(self._find_key(flow_run_id), number)
+        except sqlite3.Error as error:
+            raise sqlite_failure(self._path, error) from error
+        except DamagedRowError as error:
+            raise CorruptStoreError(self._path, str(error)) from error
 
     def _newest(self, key: int, number: int) -> int:
         last: int = self._cursor.execute(statements.FIND_LAST_CHANGE, (key, number)).fetchone()[0]
