@@ -380,7 +380,8 @@ def test_nothing_is_recorded_twice_whatever_the_order(path: Path, order: str, re
             store = SqliteStateStore(path)
         with claimed(store):
             store.append(batch)
-            store.append([make_task_run(FLOW_RUN, 120_000)])
+            if order == "a number far above":
+                store.append([make_task_run(FLOW_RUN, 120_000)])
     with closing(store), claimed(store):
         with pytest.raises(StoreError, match=r"already|nothing of its batch"):
             store.append([last])
@@ -389,6 +390,17 @@ def test_nothing_is_recorded_twice_whatever_the_order(path: Path, order: str, re
         assert again in seen(store)
         places = [(change.run.number, change.sequence) for change in changes_of(seen(store))]
         assert len(places) == len(set(places))
+
+
+def test_a_change_that_came_before_its_task_run_is_known(store: SqliteStateStore) -> None:
+    """To a later engine that records the task run, too."""
+    store.append([make_running(RUN)])
+    with claimed(store):
+        store.append([RUN])
+        with pytest.raises(StoreError):
+            store.append([make_running(RUN)])
+
+    assert seen(store) == [RUN, make_running(RUN)]
 
 
 def test_who_was_stopped_just_after_a_commit_cannot_record_it_again(

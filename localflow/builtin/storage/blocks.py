@@ -4,8 +4,8 @@ A block costs the engine a tenth of what its records cost as rows. It is never c
 goes with the whole block, and the rest comes back in another one.
 
 Whoever looks for one task run reads all blocks with numbers below and above it. So that these are few and found without
-a look at the others, a block has only numbers close to each other, and most of them: where task runs end in quite
-another order than they began, their records become rows.
+a look at the others, a block has only numbers close to each other, and something of many of those: where task runs end
+in quite another order than they began, their records become rows.
 """
 
 from __future__ import annotations

@@ -47,7 +47,7 @@ _PIECES = (
         "SELECT number FROM large_results WHERE flow_run = ? ORDER BY number LIMIT 1 OFFSET ?",
         "DELETE FROM large_results WHERE flow_run = ? AND number <= ?",
     ),
-    (  # a block has a thousand records
+    (  # a block has hundreds of records
         "SELECT block FROM blocks WHERE flow_run = ? ORDER BY block LIMIT 1 OFFSET ? / 100",
         "DELETE FROM blocks WHERE flow_run = ? AND block <= ?",
     ),

@@ -68,9 +68,10 @@ def repeated(statement: str, times: int) -> str:
 FIND_KEY = "SELECT key FROM flow_runs WHERE id = ?"
 FIND_LOG_END = "SELECT coalesce(max(position), 0) FROM log_entries WHERE flow_run = ?"
 
-#: The highest number of a task run, and the newest sequence of the flow run itself.
+#: The highest number that anything is recorded of, and the newest sequence of the flow run itself.
 FIND_ENDS = """
     SELECT max((SELECT coalesce(max(number), 0) FROM task_runs WHERE flow_run = key),
+               (SELECT coalesce(max(number), 0) FROM state_changes WHERE flow_run = key),
                (SELECT coalesce(max(last), 0) FROM blocks WHERE flow_run = key)),
            (SELECT coalesce(max(sequence), 0) FROM state_changes WHERE flow_run = key AND number = 0)
     FROM flow_runs WHERE id = ?
