@@ -36,8 +36,8 @@ class Ledger:
         """Begin.
 
         Args:
-            highest: the highest number that anything is recorded of; of the task runs up to it no more is known than that
-                they may be there.
+            highest: the highest number that anything is recorded of; of the task runs up to it no more is known than
+                that they may be there.
             sequence: that of the newest change of the flow run itself.
             find_newest: looks up the newest sequence that a run has, 0 for none, by its number.
         """
