@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import marshal
 import sqlite3
 from contextlib import closing, contextmanager
 from typing import TYPE_CHECKING, Any
@@ -12,6 +13,7 @@ from hypothesis import strategies as st
 
 from localflow.builtin.sqlite import SqliteStateStore
 from localflow.builtin.storage import blocks
+from localflow.builtin.storage.checksums import block_checksum
 from localflow.errors import CorruptStoreError, StoreError
 from localflow.interfaces import CacheEntry, Payload, StateChange, TaskRun
 from localflow.standings import standings_of
@@ -25,7 +27,7 @@ from localflow.testing.store_records import (
 )
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterator, Sequence
     from pathlib import Path
 
     from localflow.interfaces import Record
@@ -178,6 +180,18 @@ def test_a_later_engine_goes_on_where_a_block_ends(path: Path) -> None:
         assert store.check() == []
 
 
+def test_what_a_later_engine_goes_on_with_is_packed(store: SqliteStateStore, path: Path) -> None:
+    """Where an earlier one has ended is looked up, so its commits need not go into the database one by one."""
+    with claimed(store):
+        store.append(lives(1, 2))
+    with claimed(store):
+        for number in (1, 2):
+            store.append([make_running(make_task_run(FLOW_RUN, number), 3)])
+
+    assert counts(path) == (2, 0, 0)
+    assert [change.sequence for change in changes_of(seen(store))] == [1, 2, 3] * 2
+
+
 def test_results_are_removed_from_blocks(store: SqliteStateStore) -> None:
     """The history stays, and so does what else is in the block."""
     with claimed(store):
@@ -244,6 +258,175 @@ def test_a_missing_block_is_noticed(store: SqliteStateStore, path: Path) -> None
 
     with pytest.raises(CorruptStoreError, match="has 2 state changes where 4 were recorded"):
         list(store.read(FLOW_RUN.id))
+
+
+NONSENSE = {
+    "nothing": b"",
+    "a number": marshal.dumps(5),
+    "no pack": marshal.dumps([marshal.dumps(None)]),
+    "cut off": marshal.dumps([marshal.dumps(([], []))[:-1]]),
+    "empty rows": marshal.dumps([marshal.dumps(([()], [(), ()]))]),
+    "short rows": marshal.dumps([marshal.dumps(([(1,)], [(1, 1), (1, 2)]))]),
+    "texts": marshal.dumps([marshal.dumps((["abc"], ["abc", "abc"]))]),
+    "no state": marshal.dumps([marshal.dumps(([], [(1, 1, "NONE", "", "", 0.0, "", 1)]))]),
+    "other numbers": marshal.dumps([marshal.dumps(([], [(7, 1, "RUNNING", "", "", 0.0, "", 1)]))]),
+}
+
+
+@pytest.mark.parametrize("what", NONSENSE)
+def test_a_block_that_makes_no_sense_is_damage(path: Path, what: str) -> None:
+    """Even if its checksum fits: for readers, for who records more of the same task run, and for a repair."""
+    with closing(SqliteStateStore(path)) as store:
+        store.append([FLOW_RUN, make_running(FLOW_RUN)])
+        with claimed(store):
+            store.append(lives(1))
+    content = NONSENSE[what]
+    with closing(sqlite3.connect(path)) as connection:
+        columns = connection.execute("SELECT flow_run, first, last, task_runs, changes FROM blocks").fetchone()
+    damage(path, "UPDATE blocks SET content = ?, checksum = ?", content, block_checksum((*columns, content)))
+
+    with closing(SqliteStateStore(path)) as store:
+        for look in (
+            lambda: list(store.read(FLOW_RUN.id)),
+            lambda: list(store.read_chosen(FLOW_RUN.id, [1])),
+            lambda: store.load_result(FLOW_RUN.id, 1),
+            lambda: store.read_standings(FLOW_RUN.id),
+            lambda: store.append([make_running(make_task_run(FLOW_RUN, 1), 3)]),
+            lambda: store.remove([FLOW_RUN.id], results_only=True),
+        ):
+            with pytest.raises(CorruptStoreError, match="block 1"):
+                look()
+        with claimed(store), pytest.raises(CorruptStoreError, match="block 1"):
+            store.append([make_running(make_task_run(FLOW_RUN, 1), 3)])
+        assert "block 1" in store.check()[0]
+    SqliteStateStore.repair(path)
+
+    with closing(SqliteStateStore(path)) as store:
+        assert store.check() == seen(store) == []
+
+
+def test_who_looks_for_a_name_notices_a_damaged_block(store: SqliteStateStore, path: Path) -> None:
+    """The name may be what is damaged."""
+    with claimed(store):
+        store.append(lives(1))
+    damage(path, "UPDATE blocks SET content = CAST(replace(content, 'load-1', 'lord-1') AS BLOB)")
+
+    with pytest.raises(CorruptStoreError, match="block 1"):
+        list(store.read_chosen(FLOW_RUN.id, called="load-1"))
+
+
+def test_what_ends_far_from_what_it_began_with_becomes_rows(store: SqliteStateStore, path: Path) -> None:
+    """Else all blocks would have something of all task runs, and who looks for one would have to read them all."""
+    count = 3_000
+    runs = [make_task_run(FLOW_RUN, number) for number in range(1, count + 1)]
+    with claimed(store):
+        for start in range(0, count, 1_000):
+            store.append([record for run in runs[start : start + 1_000] for record in (run, make_running(run))])
+        store.list_flow_runs()  # files
+        store.append([make_completed(run, 2, result=SHORT) for run in runs[::20]])
+        store.append([make_completed(run, 2, result=SHORT) for run in runs[1:40:20]])
+
+    with closing(sqlite3.connect(path)) as connection:
+        (widest,) = connection.execute("SELECT max(last - first) FROM blocks").fetchone()
+    _, rows_of_runs, rows_of_changes = counts(path)
+    assert widest < 512
+    assert (rows_of_runs, rows_of_changes) == (0, count // 20 + 2)
+    assert [store.load_result(FLOW_RUN.id, number) for number in (1, 2, 3, 21, 22, 2981)] == [
+        *(SHORT, SHORT, None, SHORT, SHORT, SHORT)
+    ]
+    assert [record for record in seen(store) if isinstance(record, TaskRun)] == runs
+    assert store.check() == []
+
+
+def test_who_is_called_otherwise_by_now_is_not_found_by_an_old_name(store: SqliteStateStore) -> None:
+    """A task run in a block that was recorded again."""
+    with claimed(store):
+        store.append(lives(1))
+        store.append([make_task_run(FLOW_RUN, 1)._replace(name="other", task="another")])
+
+    assert list(store.read_chosen(FLOW_RUN.id, called="load-1")) == []
+    assert len(list(store.read_chosen(FLOW_RUN.id, called="other"))) == 3
+
+
+def test_texts_given_as_lists_come_back_as_tuples(store: SqliteStateStore) -> None:
+    """From blocks as from rows."""
+    run = make_task_run(FLOW_RUN, 1)._replace(upstreams=["a"], tags=["b"])  # type: ignore[arg-type]
+    with claimed(store):
+        store.append([run])
+
+    assert seen(store) == [run._replace(upstreams=("a",), tags=("b",))]
+
+
+RUN = make_task_run(FLOW_RUN, 1)
+FAR = make_task_run(FLOW_RUN, 200_000)
+ODD_ORDERS: dict[str, list[list[Record]]] = {
+    "a change before its task run": [[make_running(RUN)], [RUN]],
+    "sequences in another order": [[RUN], *[[make_running(RUN, sequence)] for sequence in (3, 1, 2)]],
+    "a number far above": [[FAR, make_running(FAR)], [make_task_run(FLOW_RUN, 99_000)], [RUN], [FAR]],
+}
+
+
+@pytest.mark.parametrize("order", ODD_ORDERS)
+@pytest.mark.parametrize("reopened", [False, True])
+def test_nothing_is_recorded_twice_whatever_the_order(path: Path, order: str, reopened: bool) -> None:
+    """Under a claim, too, a state change that is there is refused and a task run that is there replaced."""
+    last = make_running(FAR) if order == "a number far above" else make_running(RUN, 3 if "sequences" in order else 1)
+    again = last.run._replace(version="2")
+    store = SqliteStateStore(path)
+    store.append([FLOW_RUN, make_running(FLOW_RUN)])
+    for batch in ODD_ORDERS[order]:
+        if reopened:
+            store.close()
+            store = SqliteStateStore(path)
+        with claimed(store):
+            store.append(batch)
+            if order == "a number far above":
+                store.append([make_task_run(FLOW_RUN, 120_000)])
+    with closing(store), claimed(store):
+        with pytest.raises(StoreError, match=r"already|nothing of its batch"):
+            store.append([last])
+        store.append([again])
+
+        assert again in seen(store)
+        places = [(change.run.number, change.sequence) for change in changes_of(seen(store))]
+        assert len(places) == len(set(places))
+
+
+def test_a_change_that_came_before_its_task_run_is_known(store: SqliteStateStore) -> None:
+    """To a later engine that records the task run, too."""
+    store.append([make_running(RUN)])
+    with claimed(store):
+        store.append([RUN])
+        with pytest.raises(StoreError):
+            store.append([make_running(RUN)])
+
+    assert seen(store) == [RUN, make_running(RUN)]
+
+
+def test_who_was_stopped_just_after_a_commit_cannot_record_it_again(
+    store: SqliteStateStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Then nothing is taken for known until it was looked up."""
+    run = make_task_run(FLOW_RUN, 1)
+    with claimed(store):
+        store.append(lives(2))
+        write = store._filing.write
+
+        def write_and_stop(records: Sequence[Record]) -> None:
+            write(records)
+            raise KeyboardInterrupt
+
+        monkeypatch.setattr(store._filing, "write", write_and_stop)
+        with pytest.raises(KeyboardInterrupt):
+            store.append([make_running(FLOW_RUN, 5), run, make_running(run)])
+        monkeypatch.undo()
+
+        with pytest.raises(StoreError):
+            store.append([make_running(run)])
+        store.append([run._replace(version="2")])
+
+    assert [record.version for record in seen(store) if isinstance(record, TaskRun)] == ["2", ""]
+    assert len(changes_of(seen(store))) == 3
 
 
 @given(data=st.data())

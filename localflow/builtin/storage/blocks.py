@@ -2,6 +2,10 @@
 
 A block costs the engine a tenth of what its records cost as rows. It is never changed: what is to be forgotten of it
 goes with the whole block, and the rest comes back in another one.
+
+Whoever looks for one task run reads all blocks with numbers below and above it. So that these are few and found without
+a look at the others, a block has only numbers close to each other, and something of many of those: where task runs end
+in quite another order than they began, their records become rows.
 """
 
 from __future__ import annotations
@@ -9,23 +13,36 @@ from __future__ import annotations
 import marshal
 from bisect import bisect_left
 from collections import OrderedDict
-from operator import itemgetter
+from itertools import chain
+from operator import attrgetter, itemgetter
 from typing import TYPE_CHECKING, NamedTuple
 
 from localflow.builtin.storage import statements
 from localflow.builtin.storage.checksums import DamagedRowError, Row, block_checksum
-from localflow.builtin.storage.spooled import FORMAT, Pack
+from localflow.builtin.storage.spooled import FORMAT, packed
+from localflow.interfaces import StateType, TaskRun
 
 if TYPE_CHECKING:
     import sqlite3
     from collections.abc import Iterable, Iterator, Sequence
 
+    from localflow.builtin.storage.spooled import Pack
+
 LAST = 2**63 - 1
 """The highest number there can be."""
-_MOST_BYTES = 128 << 10  # of a block with more than one pack: whoever looks for one task run reads that much
-_KEPT = 8
+_MOST_BYTES = 32 << 10  # of a block with more than one pack: whoever looks for one task run reads that much
+_MOST_NUMBERS = 512  # from the first to the last of a block; readers rely on it
+_PART_NUMBERS = 128  # of a pack that is taken apart
+_WIDEST_GAP = 64  # between packs of one block
+_LEAST_DENSITY = 0.25  # records for each number from the first to the last
+_KEPT = 32
 
-_number, _place = itemgetter(0), itemgetter(0, 1)
+_TASK_COLUMNS = len(TaskRun._fields) - 1
+_CHANGE_COLUMNS = {8, 11}  # without and with execution, cause and result
+_STATES = {type.value for type in StateType}
+
+_number, _place, _state = itemgetter(0), itemgetter(0, 1), itemgetter(2)
+_first = attrgetter("first")
 
 
 class Unpacked(NamedTuple):
@@ -35,21 +52,45 @@ class Unpacked(NamedTuple):
     change_rows: list[Row]
 
 
-def block_rows(key: int, packs: Iterable[Pack]) -> Iterator[Row]:
-    """Yield the rows of blocks for packs of the flow run with this key."""
+def in_groups(packs: Iterable[Pack]) -> Iterator[list[Pack]]:
+    """Yield packs of one flow run in groups of which each may become a block."""
     group: list[Pack] = []
-    size = 0
-    for pack in packs:
-        if group and size + len(pack.content) > _MOST_BYTES:
-            yield _block_row(key, group)
-            group, size = [], 0
+    size = last = 0
+    for pack in sorted(chain.from_iterable(map(_narrow, packs)), key=_first):
+        if group and (
+            size + len(pack.content) > _MOST_BYTES
+            or pack.last - group[0].first >= _MOST_NUMBERS
+            or pack.first - last > _WIDEST_GAP
+        ):
+            yield group
+            group, size, last = [], 0, 0
         group.append(pack)
         size += len(pack.content)
+        last = max(last, pack.last)
     if group:
-        yield _block_row(key, group)
+        yield group
 
 
-def _block_row(key: int, packs: Sequence[Pack]) -> Row:
+def are_dense(group: Sequence[Pack]) -> bool:
+    """Return whether packs are worth a block: else each of many blocks would have a little of each task run."""
+    numbers = max([pack.last for pack in group]) - group[0].first + 1
+    return sum([pack.task_runs + pack.changes for pack in group]) >= numbers * _LEAST_DENSITY
+
+
+def _narrow(pack: Pack) -> Iterable[Pack]:
+    """Return a pack in parts that have only numbers close to each other; most are as they should be."""
+    width = pack.last - pack.first
+    if width < _PART_NUMBERS or (width < _MOST_NUMBERS and are_dense([pack])):
+        return (pack,)
+    parts: dict[int, Unpacked] = {}
+    for kind, rows in enumerate(marshal.loads(pack.content)):
+        for row in rows:
+            parts.setdefault(row[0] // _PART_NUMBERS, Unpacked([], []))[kind].append(row)
+    return [packed(pack.flow_run_id, *part) for part in parts.values()]
+
+
+def block_row(key: int, packs: Sequence[Pack]) -> Row:
+    """Return the row of a block for packs of the flow run with this key."""
     row: Row = (
         key,
         min([pack.first for pack in packs]),
@@ -63,16 +104,40 @@ def _block_row(key: int, packs: Sequence[Pack]) -> Row:
 
 def unpacked(row: Row) -> Unpacked:
     """Return what is in a block. Raises DamagedRowError."""
+    _refuse_damaged(row)
+    found = Unpacked([], [])
+    try:
+        for pack in marshal.loads(row[6]):
+            tasks, changes = marshal.loads(pack)
+            found.task_rows.extend(tasks)
+            found.change_rows.extend(changes)
+        makes_sense = _is_what_it_says(row, found)
+    except Exception as error:  # whatever comes of data that are no pack
+        raise DamagedRowError(f"block {row[0]} of task runs makes no sense ({error!r})") from error
+    if not makes_sense:
+        raise DamagedRowError(f"block {row[0]} of task runs does not have what it says")
+    return found
+
+
+def _refuse_damaged(row: Row) -> None:
     block, *columns, checksum = row
     if block_checksum(tuple(columns)) != checksum:
         raise DamagedRowError(f"block {block} of task runs is not as it was written")
-    task_rows: list[Row] = []
-    change_rows: list[Row] = []
-    for pack in marshal.loads(columns[-1]):
-        tasks, changes = marshal.loads(pack)
-        task_rows += tasks
-        change_rows += changes
-    return Unpacked(task_rows, change_rows)
+
+
+def _is_what_it_says(row: Row, found: Unpacked) -> bool:
+    """Return whether rows are such rows, and those of which the block tells."""
+    tasks, changes = found
+    numbers = [*map(_number, tasks), *map(_number, changes)]
+    return (
+        row[2:6] == (min(numbers), max(numbers), len(tasks), len(changes))
+        and row[3] - row[2] < _MOST_NUMBERS
+        and set(map(type, numbers)) == {int}
+        and {*map(type, tasks), *map(type, changes)} == {tuple}
+        and set(map(len, tasks)) <= {_TASK_COLUMNS}
+        and set(map(len, changes)) <= _CHANGE_COLUMNS
+        and set(map(_state, changes)) <= _STATES
+    )
 
 
 def are_there(connection: sqlite3.Connection | sqlite3.Cursor, key: int) -> bool:
@@ -83,7 +148,7 @@ def are_there(connection: sqlite3.Connection | sqlite3.Cursor, key: int) -> bool
 def task_rows(connection: sqlite3.Connection, key: int, first: int = 1, last: int = LAST) -> Iterator[Row]:
     """Yield the rows of task runs from one number to another, in the order of their numbers."""
     pending: list[Row] = []
-    for block in connection.execute(statements.READ_BLOCKS, (key, first, last)):
+    for block in connection.execute(statements.READ_BLOCKS, _bounds(key, first, last)):
         yield from _before(block[2], pending)
         pending += [row for row in unpacked(block).task_rows if first <= row[0] <= last]
         pending.sort(key=_number)
@@ -93,7 +158,8 @@ def task_rows(connection: sqlite3.Connection, key: int, first: int = 1, last: in
 def numbers_called(connection: sqlite3.Connection, key: int, called: str) -> Iterator[int]:
     """Yield the numbers of the task runs with this name or of the task with this name."""
     mention = called.encode("utf-8", "surrogatepass")  # as marshalled texts are
-    for block in connection.execute(statements.READ_BLOCKS, (key, 1, LAST)):
+    for block in connection.execute(statements.READ_BLOCKS, _bounds(key, 1, LAST)):
+        _refuse_damaged(block)
         if mention in block[6]:
             yield from [row[0] for row in unpacked(block).task_rows if called in row[1:3]]
 
@@ -101,11 +167,16 @@ def numbers_called(connection: sqlite3.Connection, key: int, called: str) -> Ite
 def change_rows(connection: sqlite3.Connection, key: int, first: int = 1, last: int = LAST) -> Iterator[Row]:
     """Yield the rows of the state changes of these task runs, by number and sequence."""
     pending: list[Row] = []
-    for block in connection.execute(statements.READ_BLOCKS, (key, first, last)):
+    for block in connection.execute(statements.READ_BLOCKS, _bounds(key, first, last)):
         yield from _before(block[2], pending)
         pending += [row for row in unpacked(block).change_rows if first <= row[0] <= last]
         pending.sort(key=_place)
     yield from pending
+
+
+def _bounds(key: int, first: int, last: int) -> Row:
+    """Return what to look for blocks with: the lowest and highest first number, and the lowest last one."""
+    return key, max(first - _MOST_NUMBERS, -LAST), last, first
 
 
 def _before(first: int, pending: list[Row]) -> list[Row]:
@@ -148,7 +219,7 @@ class BlockReader:
     def _blocks(
         self, connection: sqlite3.Connection, key: int, number: int
     ) -> Iterator[tuple[dict[int, Row], dict[int, list[Row]]]]:
-        for (block,) in connection.execute(statements.FIND_BLOCKS, (key, number, number)).fetchall():
+        for (block,) in connection.execute(statements.FIND_BLOCKS, _bounds(key, number, number)).fetchall():
             if block in self._kept:
                 self._kept.move_to_end(block)
             else:

@@ -21,7 +21,7 @@ from localflow.builtin.storage.failures import MisfitError, os_failure
 from localflow.builtin.storage.ledgers import Ledgers
 from localflow.builtin.storage.repair import beside, stamp
 from localflow.builtin.storage.spool import LARGEST_ENTRY, FoundSpool, Mark, Spool, TornEntryError
-from localflow.builtin.storage.spooled import entry_of, records_of, spooled, unspooled
+from localflow.builtin.storage.spooled import entry_of, packed_records, records_of, spooled, unspooled
 from localflow.errors import CorruptStoreError, StoreError
 from localflow.interfaces import LogEntry
 
@@ -55,7 +55,7 @@ class Filing:
         self._directory = spool_directory(path)
         self._uses_spool = uses_spool
         self._spool: Spool | None = None
-        self._ledgers = Ledgers(self._ends)
+        self._ledgers = Ledgers(self._ends, self._newest)
         """Of the trees on which this process has a claim: nobody else records anything of them."""
         self._backlog: list[tuple[Mark, Entry]] = []
         """What lies in the spool and is not filed, with where it ends there."""
@@ -89,8 +89,12 @@ class Filing:
             spool = self._spool_for(content) if content is not None else None
             if entry is None or content is None or spool is None:
                 self.file()
-                self.write(records)
-                self._ledgers.learn(records)
+                try:
+                    self.write(records)
+                    self._ledgers.learn(records)
+                except BaseException:  # also if it was stopped after the commit
+                    self._ledgers.forget()
+                    raise
                 return
             with self._adding:
                 before = spool.mark
@@ -108,8 +112,13 @@ class Filing:
             self._writer.transact(lambda box: self._writer.insert(records, box))
 
     def _ends(self, flow_run_id: str) -> tuple[int, int] | None:
+        self.file()
         with self._writing:
             return self._writer.ends(flow_run_id)
+
+    def _newest(self, flow_run_id: str, number: int) -> int:
+        with self._writing:
+            return self._writer.newest(flow_run_id, number)
 
     def take_claim(self, flow_run_id: str, claim: Claim) -> Claim:
         """Let records of a flow run, on which there is this claim, go through the spool until it is released."""
@@ -193,8 +202,10 @@ class Filing:
                 raise
 
     def _insert(self, entries: Sequence[Entry], box: bool) -> None:
-        self._writer.insert_packs([pack for entry in entries for pack in entry.packs])
-        self._writer.insert([record for entry in entries for record in entry.others], box, are_known_to_fit=True)
+        left = self._writer.insert_packs([pack for entry in entries for pack in entry.packs])
+        records = [record for pack in left for record in packed_records(pack)]  # older than any other of its task run
+        records += [record for entry in entries for record in entry.others]
+        self._writer.insert(records, box, are_known_to_fit=True)
 
     def file_all(self) -> None:
         """File what is in all spools, so that readers see it. Raises StoreError."""

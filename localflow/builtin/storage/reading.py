@@ -15,7 +15,7 @@ from localflow.builtin.storage.spooled import packed_change, packed_result, pack
 from localflow.builtin.storage.standing_rows import count_standings, kept_standings
 from localflow.builtin.storage.summary import summarise
 from localflow.standings import ranges_of
-from localflow.states import FINAL_TYPES, StateType
+from localflow.states import FINAL_TYPES
 
 if TYPE_CHECKING:
     import sqlite3
@@ -127,7 +127,10 @@ def chosen_records(
     if called is not None:
         (called_in_row,) = rows.boxed((called,))
         found.update(number for (number,) in connection.execute(statements.FIND_CALLED, (run.key, called_in_row)))
-        found.update(blocks.numbers_called(connection, run.key, called))
+        packed = set(blocks.numbers_called(connection, run.key, called))
+        if packed:  # and not recorded again under another name
+            packed.difference_update(number for (number,) in connection.execute(statements.LIST_NUMBERS, (run.key,)))
+        found |= packed
     runs: dict[int, FlowRun | TaskRun] = {0: run.flow_run}
     if 0 in found:
         yield run.flow_run
@@ -201,12 +204,13 @@ def log_entries(connection: sqlite3.Connection, run: RecordedRun, after: int) ->
 
 def result(connection: sqlite3.Connection, flow_run_id: str, number: int, reader: blocks.BlockReader) -> Payload | None:
     """Return the newest recorded result of a run."""
-    row = connection.execute(statements.READ_RESULT, (flow_run_id, number)).fetchone()
     found = connection.execute(statements.FIND_KEY, (flow_run_id,)).fetchone()
-    if found is not None:
-        for change in reversed(reader.change_rows(connection, found[0], number)):
-            if change[2] == StateType.COMPLETED.value and (row is None or change[1] > row[2]):
-                return packed_result(change)
+    if found is None:
+        return None
+    row = connection.execute(statements.READ_RESULT, (found[0], number)).fetchone()
+    for change in reversed(reader.change_rows(connection, found[0], number)):
+        if change[2] == "COMPLETED" and (row is None or change[1] > row[2]):
+            return packed_result(change)
     return _result_of(row) if row and row[-1] is not None else None
 
 

@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
 _PIECE = 1_000  # rows that go in one transaction
+_PIECE_BYTES = 128 << 10  # of blocks that are replaced in one transaction
 _VACUUM_BYTES = 256 << 20  # a file from before pages could be given back one by one is written anew up to this size
 
 _HIDE = (
@@ -46,7 +47,7 @@ _PIECES = (
         "SELECT number FROM large_results WHERE flow_run = ? ORDER BY number LIMIT 1 OFFSET ?",
         "DELETE FROM large_results WHERE flow_run = ? AND number <= ?",
     ),
-    (  # a block has a thousand records
+    (  # a block has hundreds of records
         "SELECT block FROM blocks WHERE flow_run = ? ORDER BY block LIMIT 1 OFFSET ? / 100",
         "DELETE FROM blocks WHERE flow_run = ? AND block <= ?",
     ),
@@ -138,14 +139,22 @@ def _remove_rows(path: Path, cursor: sqlite3.Cursor, keys: Sequence[int], pieces
 
 
 def _remove_packed_results(path: Path, cursor: sqlite3.Cursor, keys: Sequence[int]) -> None:
+    """Put blocks without results in the place of those with some, a piece of them in one transaction."""
     for key in keys:
-        for (block,) in cursor.execute(statements.LIST_BLOCKS, (key,)).fetchall():
+        found = [block for (block,) in cursor.execute(statements.LIST_BLOCKS, (key,))]
+        while found:
             begin(path, cursor)
-            row = cursor.execute(statements.READ_BLOCK, (block,)).fetchone()  # another process may have removed it
-            rest = without_results(row) if row is not None else None
-            if rest is not None:
-                cursor.execute(statements.REMOVE_BLOCK, (block,))
-                cursor.execute(statements.ADD_BLOCK, rest)
+            room = _PIECE_BYTES
+            while found and room > 0:
+                block = found.pop()
+                row = cursor.execute(statements.READ_BLOCK, (block,)).fetchone()  # another process may have removed it
+                if row is None:
+                    continue
+                room -= len(row[6])
+                rest = without_results(row)
+                if rest is not None:
+                    cursor.execute(statements.REMOVE_BLOCK, (block,))
+                    cursor.execute(statements.ADD_BLOCK, rest)
             reach("in-remove")
             cursor.execute("COMMIT")
 

@@ -23,7 +23,7 @@ from localflow.interfaces import (
 from localflow.large_values import FILE
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Iterator, Sequence
 
     from localflow.builtin.storage.checksums import Row
     from localflow.builtin.storage.ledgers import Ledger, Ledgers
@@ -132,6 +132,13 @@ def entry_of(records: Sequence[Record], ledgers: Ledgers) -> Entry | None:
     return Entry(packs, others)
 
 
+def packed(flow_run_id: str, task_rows: list[Row], change_rows: list[Row]) -> Pack:
+    """Return rows as a pack."""
+    numbers = [row[0] for row in (*task_rows, *change_rows)]
+    content = marshal.dumps((task_rows, change_rows), FORMAT)
+    return Pack(flow_run_id, min(numbers), max(numbers), len(task_rows), len(change_rows), content)
+
+
 def _is_short(result: Payload) -> bool:
     return len(result.data) <= LONGEST_RESULT and result.format != FILE
 
@@ -189,20 +196,26 @@ def unspooled(content: bytes) -> Entry:
 
 def records_of(entry: Entry) -> list[Record]:
     """Return the records of an entry that was read, those that are packed first."""
-    records: list[Record] = []
-    for pack in entry.packs:
-        flow_run = _known_by(pack.flow_run_id)
-        task_rows, change_rows = marshal.loads(pack.content)
-        records += [packed_task_run(flow_run, row) for row in task_rows]
-        for row in change_rows:
-            run: Any = _Numbered(flow_run, row[0])
-            records.append(packed_change(run, row)._replace(result=packed_result(row)))
-    return [*records, *entry.others]
+    return [*[record for pack in entry.packs for record in packed_records(pack)], *entry.others]
+
+
+def packed_records(pack: Pack) -> Iterator[Record]:
+    """Yield the records in a pack; of the flow run in them only the id is known."""
+    flow_run = _known_by(pack.flow_run_id)
+    task_rows, change_rows = marshal.loads(pack.content)
+    for row in task_rows:
+        yield packed_task_run(flow_run, row)
+    for row in change_rows:
+        run: Any = _Numbered(flow_run, row[0])
+        yield packed_change(run, row)._replace(result=packed_result(row))
 
 
 def packed_task_run(flow_run: FlowRun, row: Row) -> TaskRun:
     """Return the task run of a row in a pack."""
-    return TaskRun(flow_run, *row)
+    task_run = TaskRun(flow_run, *row)
+    if task_run.upstreams.__class__ is tuple is task_run.tags.__class__:
+        return task_run
+    return task_run._replace(upstreams=tuple(task_run.upstreams), tags=tuple(task_run.tags))  # as rows give them back
 
 
 def packed_change(run: FlowRun | TaskRun, row: Row) -> StateChange:

@@ -68,9 +68,10 @@ def repeated(statement: str, times: int) -> str:
 FIND_KEY = "SELECT key FROM flow_runs WHERE id = ?"
 FIND_LOG_END = "SELECT coalesce(max(position), 0) FROM log_entries WHERE flow_run = ?"
 
-#: The highest number of a task run, and the newest sequence of the flow run itself.
+#: The highest number that anything is recorded of, and the newest sequence of the flow run itself.
 FIND_ENDS = """
     SELECT max((SELECT coalesce(max(number), 0) FROM task_runs WHERE flow_run = key),
+               (SELECT coalesce(max(number), 0) FROM state_changes WHERE flow_run = key),
                (SELECT coalesce(max(last), 0) FROM blocks WHERE flow_run = key)),
            (SELECT coalesce(max(sequence), 0) FROM state_changes WHERE flow_run = key AND number = 0)
     FROM flow_runs WHERE id = ?
@@ -111,6 +112,7 @@ _SELECT_TASK_RUNS = """
 """
 READ_TASK_RUNS_OF = _SELECT_TASK_RUNS + "WHERE flow_run = ? AND number BETWEEN ? AND ? ORDER BY number"
 FIND_CALLED = "SELECT number FROM task_runs WHERE flow_run = ?1 AND (name = ?2 OR task = ?2)"
+LIST_NUMBERS = "SELECT number FROM task_runs WHERE flow_run = ?"
 READ_TASK_RUN = _SELECT_TASK_RUNS + "WHERE flow_run = ? AND number = ?"
 
 _SELECT_CHANGES = """
@@ -132,7 +134,7 @@ _SELECT_RESULTS = """
 READ_RESULT = (
     _SELECT_RESULTS
     + """
-    WHERE flow_run = (SELECT key FROM flow_runs WHERE id = ?) AND number = ? AND type = 'COMPLETED'
+    WHERE flow_run = ? AND number = ? AND type = 'COMPLETED'
     ORDER BY sequence DESC LIMIT 1
 """
 )
@@ -155,8 +157,9 @@ READ_LOG_ENTRIES = """
 _SELECT_BLOCKS = "SELECT block, flow_run, first, last, task_runs, changes, content, checksum FROM blocks "
 HAS_BLOCKS = "SELECT 1 FROM blocks WHERE flow_run = ? LIMIT 1"
 #: Blocks with anything of the task runs from one number to another.
-READ_BLOCKS = _SELECT_BLOCKS + "WHERE flow_run = ? AND last >= ? AND first <= ? ORDER BY first, block"
-FIND_BLOCKS = "SELECT block FROM blocks WHERE flow_run = ? AND last >= ? AND first <= ? ORDER BY block"
+READ_BLOCKS = _SELECT_BLOCKS + "WHERE flow_run = ? AND first BETWEEN ? AND ? AND last >= ? ORDER BY first, block"
+FIND_BLOCKS = "SELECT block FROM blocks WHERE flow_run = ? AND first BETWEEN ? AND ? AND last >= ?"
+READ_ALL_BLOCKS = _SELECT_BLOCKS + "WHERE flow_run = ?"
 READ_BLOCK = _SELECT_BLOCKS + "WHERE block = ?"
 REMOVE_BLOCK = "DELETE FROM blocks WHERE block = ?"
 LIST_BLOCKS = "SELECT block FROM blocks WHERE flow_run = ? ORDER BY block"

@@ -8,10 +8,12 @@ from itertools import chain
 from typing import TYPE_CHECKING
 
 from localflow.builtin.storage import blocks, rows, statements
+from localflow.builtin.storage.checksums import DamagedRowError
 from localflow.builtin.storage.database import begin, open_writer, sqlite_failure
 from localflow.builtin.storage.failures import already_recorded, not_a_record, not_recorded, was_removed
 from localflow.builtin.storage.spool import Mark
 from localflow.builtin.storage.standing_rows import keep_standings
+from localflow.errors import CorruptStoreError
 from localflow.failpoints import reach
 from localflow.interfaces import FlowRun, LogEntry, StateChange, TaskRun
 
@@ -53,6 +55,8 @@ class Writer:
                 self._attempt(work, box=True)
         except sqlite3.Error as error:
             raise sqlite_failure(self._path, error) from error
+        except DamagedRowError as error:
+            raise CorruptStoreError(self._path, str(error)) from error
 
     def refuse_removed(self) -> None:
         """Raise StoreError if the file has gone or is another one: SQLite would go on writing into the void."""
@@ -146,21 +150,27 @@ class Writer:
             self._cursor.execute(statements.COUNT_ALL, (key,))
             keep_standings(self._connection, key)
 
-    def insert_packs(self, packs: Iterable[Pack]) -> None:
-        """Insert what is packed, which is known to fit, within a transaction."""
+    def insert_packs(self, packs: Iterable[Pack]) -> list[Pack]:
+        """Insert what is packed, which is known to fit, within a transaction; return what should become rows."""
+        left: list[Pack] = []
         by_flow_run: dict[str, list[Pack]] = {}
         for pack in packs:
             by_flow_run.setdefault(pack.flow_run_id, []).append(pack)
-        for id, group in by_flow_run.items():
+        for id, of_flow_run in by_flow_run.items():
             key = self._keys.get(id) or self._find_key(id)
-            self._cursor.executemany(statements.ADD_BLOCK, blocks.block_rows(key, group))
+            for group in blocks.in_groups(of_flow_run):
+                if blocks.are_dense(group):
+                    self._cursor.execute(statements.ADD_BLOCK, blocks.block_row(key, group))
+                else:
+                    left += group
             self._cursor.execute(statements.FORGET_STANDINGS, (key,))
+        return left
 
     def _refuse_packed(self, changes: Sequence[Row]) -> None:
         """Raise StoreError if one of these state changes is in a block."""
         for key in {row[0] for row in changes}:
             if blocks.are_there(self._cursor, key):
-                for _, number, sequence in [row[:3] for row in changes if row[0] == key and row[1]]:
+                for _, number, sequence in [row[:3] for row in changes if row[0] == key and type(row[1]) is int]:
                     if any(row[1] == sequence for row in self._blocks.change_rows(self._connection, key, number)):
                         raise already_recorded(self._path, f"state change {sequence} of task run {number}")
 
@@ -225,15 +235,26 @@ class Writer:
         if row is None or not isinstance(record, StateChange):
             return row is not None
         key, number = row[0], record.run.number
-        packed = self._blocks.change_rows(self._connection, key, number)
         if number and not (
             self._cursor.execute(statements.READ_TASK_RUN, (key, number)).fetchone()
             or self._blocks.task_row(self._connection, key, number)
         ):
             return False
+        return record.sequence == self._newest(key, number) + 1
+
+    def newest(self, flow_run_id: str, number: int) -> int:
+        """Return the newest sequence of a run, 0 if it has none. Raises StoreError."""
+        try:
+            return self._newest(self._find_key(flow_run_id), number)
+        except sqlite3.Error as error:
+            raise sqlite_failure(self._path, error) from error
+        except DamagedRowError as error:
+            raise CorruptStoreError(self._path, str(error)) from error
+
+    def _newest(self, key: int, number: int) -> int:
         last: int = self._cursor.execute(statements.FIND_LAST_CHANGE, (key, number)).fetchone()[0]
-        newest: int = max([last, *[change[1] for change in packed]])
-        return record.sequence == newest + 1
+        packed: list[int] = [change[1] for change in self._blocks.change_rows(self._connection, key, number)]
+        return max(last, *packed) if packed else last
 
     def _query(self, statement: str, values: Row = ()) -> list[Row]:
         try:
