@@ -193,7 +193,10 @@ def log_entries(connection: sqlite3.Connection, run: RecordedRun, after: int) ->
     for row in connection.execute(statements.READ_LOG_ENTRIES, (run.key, after)):
         _, position, number, *_ = row
         if number not in runs:
-            runs[number] = _task_run(connection, run, number, reader)
+            task_run = _task_run(connection, run, number, reader)
+            if task_run is None:
+                raise DamagedRowError(f"task run {number} of flow run {run.flow_run.id} is not there")
+            runs[number] = task_run
         entry = rows.log_entry_of(runs[number], row)
         if position != expected:
             raise DamagedRowError(f"log entry {expected} of flow run {run.flow_run.id} is not there")
@@ -218,25 +221,25 @@ def cached_result(
     connection: sqlite3.Connection, key: Any, now: float, reader: blocks.BlockReader
 ) -> CachedResult | None:
     """Return the newest result recorded with a cache key, as it is in a row, that has not expired at `now`."""
-    entry = connection.execute(statements.FIND_CACHED, (key, now)).fetchone()
-    if entry is None:
-        return None
-    place = flow_run, number, _ = entry[2:5]
-    run = recorded_run_of(connection.execute(statements.READ_FLOW_RUN_BY_KEY, (flow_run,)).fetchone())
-    task_run = _task_run(connection, run, number, reader)
-    change = _change_of(task_run, connection.execute(statements.READ_CHANGE, place).fetchone())
-    result = _result_of(connection.execute(statements.READ_RESULT_OF_CHANGE, place).fetchone())
-    return rows.cached_result_of(task_run, change.timestamp, entry, result)
+    for entry in connection.execute(statements.FIND_CACHED, (key, now)):
+        place = flow_run, number, _ = entry[2:5]
+        run = recorded_run_of(connection.execute(statements.READ_FLOW_RUN_BY_KEY, (flow_run,)).fetchone())
+        task_run = _task_run(connection, run, number, reader)
+        if task_run is not None:
+            change = _change_of(task_run, connection.execute(statements.READ_CHANGE, place).fetchone())
+            result = _result_of(connection.execute(statements.READ_RESULT_OF_CHANGE, place).fetchone())
+            return rows.cached_result_of(task_run, change.timestamp, entry, result)
+    return None
 
 
-def _task_run(connection: sqlite3.Connection, run: RecordedRun, number: int, reader: blocks.BlockReader) -> TaskRun:
+def _task_run(
+    connection: sqlite3.Connection, run: RecordedRun, number: int, reader: blocks.BlockReader
+) -> TaskRun | None:
     row = connection.execute(statements.READ_TASK_RUN, (run.key, number)).fetchone()
     if row is not None:
         return rows.task_run_of(run.flow_run, row)
     packed = reader.task_row(connection, run.key, number)
-    if packed is None:
-        raise DamagedRowError(f"task run {number} of flow run {run.flow_run.id} is not there")
-    return packed_task_run(run.flow_run, packed)
+    return None if packed is None else packed_task_run(run.flow_run, packed)
 
 
 def _change_of(run: FlowRun | TaskRun, row: Row) -> StateChange:

@@ -139,7 +139,7 @@ READ_RESULT = (
 """
 )
 READ_RESULT_OF_CHANGE = _SELECT_RESULTS + "WHERE flow_run = ? AND number = ? AND sequence = ?"
-# From the newest entry of the key on, along its index; a time that is no number has passed already.
+# From the newest entry of the key on, along its index, as far as somebody reads; a time that is no number has passed.
 FIND_CACHED = """
     SELECT cache_entries.key, expires_at, flow_run, number, sequence, cache_entries.checksum
     FROM cache_entries
@@ -147,7 +147,7 @@ FIND_CACHED = """
     JOIN flow_runs ON flow_runs.key = flow_run
     WHERE cache_entries.key = ? AND (expires_at IS NULL OR typeof(expires_at) <> 'blob' AND expires_at > ?)
           AND type = 'COMPLETED' AND result_checksum IS NOT NULL
-    ORDER BY entry DESC LIMIT 1
+    ORDER BY entry DESC
 """
 READ_LOG_ENTRIES = """
     SELECT flow_run, position, number, attempt, timestamp, level, source, message, checksum
