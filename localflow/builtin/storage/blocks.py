@@ -15,7 +15,7 @@ from bisect import bisect_left
 from collections import OrderedDict
 from itertools import chain
 from operator import attrgetter, itemgetter
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from localflow.builtin.storage import statements
 from localflow.builtin.storage.checksums import DamagedRowError, Row, block_checksum
@@ -24,7 +24,7 @@ from localflow.interfaces import StateType, TaskRun
 
 if TYPE_CHECKING:
     import sqlite3
-    from collections.abc import Iterable, Iterator, Sequence
+    from collections.abc import Callable, Iterable, Iterator, Sequence
 
     from localflow.builtin.storage.spooled import Pack
 
@@ -86,7 +86,7 @@ def _narrow(pack: Pack) -> Iterable[Pack]:
     for kind, rows in enumerate(marshal.loads(pack.content)):
         for row in rows:
             parts.setdefault(row[0] // _PART_NUMBERS, Unpacked([], []))[kind].append(row)
-    return [packed(pack.flow_run_id, *part) for part in parts.values()]
+    return [packed(pack.flow_run_id, *part, [row[0] for row in chain(*part)]) for part in parts.values()]
 
 
 def block_row(key: int, packs: Sequence[Pack]) -> Row:
@@ -147,11 +147,28 @@ def are_there(connection: sqlite3.Connection | sqlite3.Cursor, key: int) -> bool
 
 def task_rows(connection: sqlite3.Connection, key: int, first: int = 1, last: int = LAST) -> Iterator[Row]:
     """Yield the rows of task runs from one number to another, in the order of their numbers."""
+    return _in_order(connection, key, first, last, lambda found: found.task_rows, _number)
+
+
+def change_rows(connection: sqlite3.Connection, key: int, first: int = 1, last: int = LAST) -> Iterator[Row]:
+    """Yield the rows of the state changes of these task runs, by number and sequence."""
+    return _in_order(connection, key, first, last, lambda found: found.change_rows, _place)
+
+
+def _in_order(
+    connection: sqlite3.Connection,
+    key: int,
+    first: int,
+    last: int,
+    chosen: Callable[[Unpacked], list[Row]],
+    place: Callable[[Row], Any],
+) -> Iterator[Row]:
+    """Yield the rows of one kind in all blocks, in the order of their places."""
     pending: list[Row] = []
     for block in connection.execute(statements.READ_BLOCKS, _bounds(key, first, last)):
         yield from _before(block[2], pending)
-        pending += [row for row in unpacked(block).task_rows if first <= row[0] <= last]
-        pending.sort(key=_number)
+        pending += [row for row in chosen(unpacked(block)) if first <= row[0] <= last]
+        pending.sort(key=place)
     yield from pending
 
 
@@ -162,16 +179,6 @@ def numbers_called(connection: sqlite3.Connection, key: int, called: str) -> Ite
         _refuse_damaged(block)
         if mention in block[6]:
             yield from [row[0] for row in unpacked(block).task_rows if called in row[1:3]]
-
-
-def change_rows(connection: sqlite3.Connection, key: int, first: int = 1, last: int = LAST) -> Iterator[Row]:
-    """Yield the rows of the state changes of these task runs, by number and sequence."""
-    pending: list[Row] = []
-    for block in connection.execute(statements.READ_BLOCKS, _bounds(key, first, last)):
-        yield from _before(block[2], pending)
-        pending += [row for row in unpacked(block).change_rows if first <= row[0] <= last]
-        pending.sort(key=_place)
-    yield from pending
 
 
 def _bounds(key: int, first: int, last: int) -> Row:

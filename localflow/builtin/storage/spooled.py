@@ -71,11 +71,7 @@ class _Packing:
         self.change_rows: list[Row] = []
 
     def pack(self, flow_run_id: str) -> Pack:
-        numbers, task_rows, change_rows = self.numbers, self.task_rows, self.change_rows
-        content = marshal.dumps((task_rows, change_rows), FORMAT)
-        counts = (len(task_rows), len(change_rows))
-        # `tuple.__new__` makes a named tuple in a third of the time: this is done at every commit.
-        return tuple.__new__(Pack, (flow_run_id, min(numbers), max(numbers), *counts, content))
+        return packed(flow_run_id, self.task_rows, self.change_rows, self.numbers)
 
 
 def entry_of(records: Sequence[Record], ledgers: Ledgers) -> Entry | None:
@@ -132,11 +128,12 @@ def entry_of(records: Sequence[Record], ledgers: Ledgers) -> Entry | None:
     return Entry(packs, others)
 
 
-def packed(flow_run_id: str, task_rows: list[Row], change_rows: list[Row]) -> Pack:
-    """Return rows as a pack."""
-    numbers = [row[0] for row in (*task_rows, *change_rows)]
+def packed(flow_run_id: str, task_rows: list[Row], change_rows: list[Row], numbers: Sequence[int]) -> Pack:
+    """Return rows as a pack; `numbers` are those of the task runs in them."""
     content = marshal.dumps((task_rows, change_rows), FORMAT)
-    return Pack(flow_run_id, min(numbers), max(numbers), len(task_rows), len(change_rows), content)
+    counts = (len(task_rows), len(change_rows))
+    # `tuple.__new__` makes a named tuple in a third of the time: this is done at every commit.
+    return tuple.__new__(Pack, (flow_run_id, min(numbers), max(numbers), *counts, content))
 
 
 def _is_short(result: Payload) -> bool:
