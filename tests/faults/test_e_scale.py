@@ -12,8 +12,8 @@ from localflow.graph import COMPLETED, FAILED, RunGraph
 if TYPE_CHECKING:
     from tests.faults.conftest import Place
 
-FEW = 10_000
-MANY = 30_000
+FEW = 20_000
+MANY = 100_000
 LONG = 10_000
 KIB = 1_024
 PENDING_BYTES = 2 * KIB  # of the engine's memory for a task run that waits
