@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import subprocess
 import sys
+from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
 import pytest
@@ -96,3 +97,14 @@ def run(start: Callable[..., subprocess.Popen[str]]) -> Callable[..., list[str]]
         return output.splitlines()
 
     return run
+
+
+@contextmanager
+def claimed(store: StateStore, flow_run_id: str) -> Iterator[None]:
+    """Hold the claim on a flow run for the block, as an engine at work does."""
+    claim = store.claim(flow_run_id)
+    assert claim is not None
+    try:
+        yield
+    finally:
+        claim.release()

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import marshal
 import sqlite3
-from contextlib import closing, contextmanager
+from contextlib import closing
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -25,6 +25,7 @@ from localflow.testing.store_records import (
     make_running,
     make_task_run,
 )
+from tests.stores.conftest import claimed
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
@@ -49,17 +50,6 @@ def store(path: Path) -> Iterator[SqliteStateStore]:
     with closing(SqliteStateStore(path)) as store:
         store.append([FLOW_RUN, make_running(FLOW_RUN)])
         yield store
-
-
-@contextmanager
-def claimed(store: SqliteStateStore) -> Iterator[None]:
-    """Hold the claim on the flow run for the block, as an engine at work does."""
-    claim = store.claim(FLOW_RUN.id)
-    assert claim is not None
-    try:
-        yield
-    finally:
-        claim.release()
 
 
 def lives(*numbers: int, result: Payload = SHORT) -> list[Record]:
@@ -98,7 +88,7 @@ def without_results(records: list[Record]) -> list[Record]:
 
 def test_many_commits_of_an_engine_become_one_block(store: SqliteStateStore, path: Path) -> None:
     """And every reader finds the same in it as in rows."""
-    with claimed(store):
+    with claimed(store, FLOW_RUN.id):
         for number in range(1, 50):
             store.append(lives(number))
 
@@ -116,7 +106,7 @@ def test_task_runs_are_found_by_what_they_are_called(store: SqliteStateStore, ca
     """By their own name as by that of the task, whatever is in it."""
     runs = [make_task_run(FLOW_RUN, number) for number in (1, 2, 3)]
     runs[1] = runs[1]._replace(name="clean \udc00\n", task="clean")
-    with claimed(store):
+    with claimed(store, FLOW_RUN.id):
         store.append(runs)
 
     found = [record for record in store.read_chosen(FLOW_RUN.id, called=called) if isinstance(record, TaskRun)]
@@ -128,7 +118,7 @@ def test_what_others_must_find_by_itself_becomes_rows(store: SqliteStateStore, p
     """Long results, cached ones and log lines; the rest of the same commits is packed."""
     run = make_task_run(FLOW_RUN, 1)
     cached = make_completed(make_task_run(FLOW_RUN, 2), 1, result=SHORT, cache=CacheEntry("a key"))
-    with claimed(store):
+    with claimed(store, FLOW_RUN.id):
         store.append([run, make_running(run), make_log_entry(run, "said"), make_task_run(FLOW_RUN, 2)])
         store.append([make_completed(run, 2, result=LONG), cached])
 
@@ -145,7 +135,7 @@ def test_what_others_must_find_by_itself_becomes_rows(store: SqliteStateStore, p
 @pytest.mark.parametrize("is_claimed", [True, False])
 def test_a_change_that_is_in_a_block_is_refused(store: SqliteStateStore, is_claimed: bool) -> None:
     """Whoever records it again, the engine itself or another process later."""
-    with claimed(store):
+    with claimed(store, FLOW_RUN.id):
         store.append(lives(1))
         if is_claimed:
             with pytest.raises(StoreError, match="already"):
@@ -162,12 +152,12 @@ def test_a_later_engine_goes_on_where_a_block_ends(path: Path) -> None:
     """The next attempt of a run follows its changes in the block, and its record takes the place of that there."""
     with closing(SqliteStateStore(path)) as store:
         store.append([FLOW_RUN, make_running(FLOW_RUN)])
-        with claimed(store):
+        with claimed(store, FLOW_RUN.id):
             store.append(lives(1, 2))
     again = make_task_run(FLOW_RUN, 2)._replace(version="2")
 
     with closing(SqliteStateStore(path)) as store:
-        with claimed(store):
+        with claimed(store, FLOW_RUN.id):
             store.append([again, make_running(again, 3), make_task_run(FLOW_RUN, 3)])
             store.append([make_completed(again, 4, result=LONG)])
 
@@ -182,9 +172,9 @@ def test_a_later_engine_goes_on_where_a_block_ends(path: Path) -> None:
 
 def test_what_a_later_engine_goes_on_with_is_packed(store: SqliteStateStore, path: Path) -> None:
     """Where an earlier one has ended is looked up, so its commits need not go into the database one by one."""
-    with claimed(store):
+    with claimed(store, FLOW_RUN.id):
         store.append(lives(1, 2))
-    with claimed(store):
+    with claimed(store, FLOW_RUN.id):
         for number in (1, 2):
             store.append([make_running(make_task_run(FLOW_RUN, number), 3)])
 
@@ -194,7 +184,7 @@ def test_what_a_later_engine_goes_on_with_is_packed(store: SqliteStateStore, pat
 
 def test_results_are_removed_from_blocks(store: SqliteStateStore) -> None:
     """The history stays, and so does what else is in the block."""
-    with claimed(store):
+    with claimed(store, FLOW_RUN.id):
         store.append(lives(1, 2))
     history = seen(store)
 
@@ -207,7 +197,7 @@ def test_results_are_removed_from_blocks(store: SqliteStateStore) -> None:
 
 def test_blocks_go_with_their_flow_run(store: SqliteStateStore, path: Path) -> None:
     """Nothing is left of them."""
-    with claimed(store):
+    with claimed(store, FLOW_RUN.id):
         store.append(lives(*range(1, 100)))
 
     store.remove([FLOW_RUN.id])
@@ -230,7 +220,7 @@ def test_a_damaged_block_is_noticed_and_the_others_saved(
     monkeypatch.setattr(blocks, "_MOST_BYTES", 1)
     with closing(SqliteStateStore(path)) as store:
         store.append([FLOW_RUN, make_running(FLOW_RUN)])
-        with claimed(store):
+        with claimed(store, FLOW_RUN.id):
             for number in (1, 2, 3):
                 store.append(lives(number))
     wrong = "zeroblob(200)" if column == "content" else "9"
@@ -251,7 +241,7 @@ def test_a_damaged_block_is_noticed_and_the_others_saved(
 
 def test_a_missing_block_is_noticed(store: SqliteStateStore, path: Path) -> None:
     """Once a flow run has ended it is known how many changes there are."""
-    with claimed(store):
+    with claimed(store, FLOW_RUN.id):
         store.append(lives(1))
         store.append([make_completed(FLOW_RUN, 2)])
     damage(path, "DELETE FROM blocks")
@@ -278,7 +268,7 @@ def test_a_block_that_makes_no_sense_is_damage(path: Path, what: str) -> None:
     """Even if its checksum fits: for readers, for who records more of the same task run, and for a repair."""
     with closing(SqliteStateStore(path)) as store:
         store.append([FLOW_RUN, make_running(FLOW_RUN)])
-        with claimed(store):
+        with claimed(store, FLOW_RUN.id):
             store.append(lives(1))
     content = NONSENSE[what]
     with closing(sqlite3.connect(path)) as connection:
@@ -296,7 +286,7 @@ def test_a_block_that_makes_no_sense_is_damage(path: Path, what: str) -> None:
         ):
             with pytest.raises(CorruptStoreError, match="block 1"):
                 look()
-        with claimed(store), pytest.raises(CorruptStoreError, match="block 1"):
+        with claimed(store, FLOW_RUN.id), pytest.raises(CorruptStoreError, match="block 1"):
             store.append([make_running(make_task_run(FLOW_RUN, 1), 3)])
         assert "block 1" in store.check()[0]
     SqliteStateStore.repair(path)
@@ -307,7 +297,7 @@ def test_a_block_that_makes_no_sense_is_damage(path: Path, what: str) -> None:
 
 def test_who_looks_for_a_name_notices_a_damaged_block(store: SqliteStateStore, path: Path) -> None:
     """The name may be what is damaged."""
-    with claimed(store):
+    with claimed(store, FLOW_RUN.id):
         store.append(lives(1))
     damage(path, "UPDATE blocks SET content = CAST(replace(content, 'load-1', 'lord-1') AS BLOB)")
 
@@ -319,7 +309,7 @@ def test_what_ends_far_from_what_it_began_with_becomes_rows(store: SqliteStateSt
     """Else all blocks would have something of all task runs, and who looks for one would have to read them all."""
     count = 3_000
     runs = [make_task_run(FLOW_RUN, number) for number in range(1, count + 1)]
-    with claimed(store):
+    with claimed(store, FLOW_RUN.id):
         for start in range(0, count, 1_000):
             store.append([record for run in runs[start : start + 1_000] for record in (run, make_running(run))])
         store.list_flow_runs()  # files
@@ -340,7 +330,7 @@ def test_what_ends_far_from_what_it_began_with_becomes_rows(store: SqliteStateSt
 
 def test_who_is_called_otherwise_by_now_is_not_found_by_an_old_name(store: SqliteStateStore) -> None:
     """A task run in a block that was recorded again."""
-    with claimed(store):
+    with claimed(store, FLOW_RUN.id):
         store.append(lives(1))
         store.append([make_task_run(FLOW_RUN, 1)._replace(name="other", task="another")])
 
@@ -351,7 +341,7 @@ def test_who_is_called_otherwise_by_now_is_not_found_by_an_old_name(store: Sqlit
 def test_texts_given_as_lists_come_back_as_tuples(store: SqliteStateStore) -> None:
     """From blocks as from rows."""
     run = make_task_run(FLOW_RUN, 1)._replace(upstreams=["a"], tags=["b"])  # type: ignore[arg-type]
-    with claimed(store):
+    with claimed(store, FLOW_RUN.id):
         store.append([run])
 
     assert seen(store) == [run._replace(upstreams=("a",), tags=("b",))]
@@ -378,11 +368,11 @@ def test_nothing_is_recorded_twice_whatever_the_order(path: Path, order: str, re
         if reopened:
             store.close()
             store = SqliteStateStore(path)
-        with claimed(store):
+        with claimed(store, FLOW_RUN.id):
             store.append(batch)
             if order == "a number far above":
                 store.append([make_task_run(FLOW_RUN, 120_000)])
-    with closing(store), claimed(store):
+    with closing(store), claimed(store, FLOW_RUN.id):
         with pytest.raises(StoreError, match=r"already|nothing of its batch"):
             store.append([last])
         store.append([again])
@@ -395,7 +385,7 @@ def test_nothing_is_recorded_twice_whatever_the_order(path: Path, order: str, re
 def test_a_change_that_came_before_its_task_run_is_known(store: SqliteStateStore) -> None:
     """To a later engine that records the task run, too."""
     store.append([make_running(RUN)])
-    with claimed(store):
+    with claimed(store, FLOW_RUN.id):
         store.append([RUN])
         with pytest.raises(StoreError):
             store.append([make_running(RUN)])
@@ -408,7 +398,7 @@ def test_who_was_stopped_just_after_a_commit_cannot_record_it_again(
 ) -> None:
     """Then nothing is taken for known until it was looked up."""
     run = make_task_run(FLOW_RUN, 1)
-    with claimed(store):
+    with claimed(store, FLOW_RUN.id):
         store.append(lives(2))
         write = store._filing.write
 
@@ -445,7 +435,7 @@ def test_rows_and_blocks_are_read_as_one(data: st.DataObject, tmp_path_factory: 
             size, is_claimed = batches[len(order) % len(batches)]
             batch, order = order[:size], order[size:]
             if is_claimed:
-                with claimed(store):
+                with claimed(store, FLOW_RUN.id):
                     store.append(batch)
             else:
                 store.append(batch)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import signal
 import sqlite3
-from contextlib import closing, contextmanager
+from contextlib import closing
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -26,13 +26,13 @@ from localflow.testing.store_records import (
     make_task_run,
 )
 from tests.faults.conftest import eventually
+from tests.stores.conftest import claimed
 
 if TYPE_CHECKING:
     import subprocess
     from collections.abc import Callable, Iterator
     from pathlib import Path
 
-    from localflow.interfaces import StateStore
 
 FLOW_RUN = make_flow_run(id="spooled-run")
 
@@ -74,20 +74,9 @@ def engine(path: Path, start: Callable[..., subprocess.Popen[str]]) -> subproces
 def store(path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[SqliteStateStore]:
     """Open the store, with a claimed flow run in it; what is in its spool is not filed of itself."""
     monkeypatch.setattr("localflow.builtin.storage.filing.DELAY_SECONDS", 3600.0)
-    with closing(SqliteStateStore(path)) as store, claimed(store):
+    with closing(SqliteStateStore(path)) as store, claimed(store, FLOW_RUN.id):
         store.append([FLOW_RUN])
         yield store
-
-
-@contextmanager
-def claimed(store: StateStore) -> Iterator[None]:
-    """Hold the claim on the flow run for the block."""
-    claim = store.claim(FLOW_RUN.id)
-    assert claim is not None
-    try:
-        yield
-    finally:
-        claim.release()
 
 
 def spools(path: Path) -> list[Path]:
@@ -170,7 +159,7 @@ def test_a_full_spool_begins_anew(store: SqliteStateStore, path: Path) -> None:
 
 def test_the_spool_is_filed_soon_and_removed_at_the_end(path: Path) -> None:
     """A thread files what lies there; closing the store files the rest and removes the file."""
-    with closing(SqliteStateStore(path)) as store, claimed(store):
+    with closing(SqliteStateStore(path)) as store, claimed(store, FLOW_RUN.id):
         store.append([FLOW_RUN])
         add_runs(store, [1])
         eventually(lambda: rows(path) == 1)
@@ -272,7 +261,7 @@ def test_a_spool_that_may_not_be_made_is_done_without(path: Path, monkeypatch: p
         raise OSError(28, "No space left on device")
 
     monkeypatch.setattr(os, "posix_fallocate", no_room)
-    with closing(SqliteStateStore(path)) as store, claimed(store):
+    with closing(SqliteStateStore(path)) as store, claimed(store, FLOW_RUN.id):
         store.append([FLOW_RUN])
         add_runs(store, [1])
 
@@ -282,7 +271,7 @@ def test_a_spool_that_may_not_be_made_is_done_without(path: Path, monkeypatch: p
 
 def test_with_durability_full_there_is_no_spool(path: Path) -> None:
     """What has been copied into memory only would not survive a power loss."""
-    with closing(SqliteStateStore(path, durability="full")) as store, claimed(store):
+    with closing(SqliteStateStore(path, durability="full")) as store, claimed(store, FLOW_RUN.id):
         store.append([FLOW_RUN])
         add_runs(store, [1])
 
@@ -396,5 +385,5 @@ def test_a_stop_at_the_end_of_a_claim_lets_the_run_go(path: Path, monkeypatch: p
             with pytest.raises(KeyboardInterrupt):
                 claim.release()
 
-        with claimed(store):
+        with claimed(store, FLOW_RUN.id):
             pass

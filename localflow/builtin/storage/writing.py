@@ -175,7 +175,7 @@ class Writer:
                         raise already_recorded(self._path, f"state change {sequence} of task run {number}")
 
     def ends(self, flow_run_id: str) -> tuple[int, int] | None:
-        """Return the highest number of a task run of a flow run, and the newest sequence of its own changes.
+        """Return the highest number that anything is recorded of in a flow run, and the newest of its own sequences.
 
         None if the flow run is not recorded.
         """
