@@ -15,7 +15,7 @@ from bisect import bisect_left
 from collections import OrderedDict
 from itertools import chain
 from operator import attrgetter, itemgetter
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 from localflow.builtin.storage import statements
 from localflow.builtin.storage.checksums import DamagedRowError, Row, block_checksum
@@ -24,7 +24,7 @@ from localflow.interfaces import StateType, TaskRun
 
 if TYPE_CHECKING:
     import sqlite3
-    from collections.abc import Callable, Iterable, Iterator, Sequence
+    from collections.abc import Iterable, Iterator, Sequence
 
     from localflow.builtin.storage.spooled import Pack
 
@@ -147,29 +147,28 @@ def are_there(connection: sqlite3.Connection | sqlite3.Cursor, key: int) -> bool
 
 def task_rows(connection: sqlite3.Connection, key: int, first: int = 1, last: int = LAST) -> Iterator[Row]:
     """Yield the rows of task runs from one number to another, in the order of their numbers."""
-    return _in_order(connection, key, first, last, lambda found: found.task_rows, _number)
+    for found in in_order(connection, key, first, last):
+        yield from found.task_rows
 
 
 def change_rows(connection: sqlite3.Connection, key: int, first: int = 1, last: int = LAST) -> Iterator[Row]:
     """Yield the rows of the state changes of these task runs, by number and sequence."""
-    return _in_order(connection, key, first, last, lambda found: found.change_rows, _place)
+    for found in in_order(connection, key, first, last):
+        yield from found.change_rows
 
 
-def _in_order(
-    connection: sqlite3.Connection,
-    key: int,
-    first: int,
-    last: int,
-    chosen: Callable[[Unpacked], list[Row]],
-    place: Callable[[Row], Any],
-) -> Iterator[Row]:
-    """Yield the rows of one kind in all blocks, in the order of their places."""
-    pending: list[Row] = []
+def in_order(connection: sqlite3.Connection, key: int, first: int = 1, last: int = LAST) -> Iterator[Unpacked]:
+    """Yield what all blocks have of these task runs, in the order of their numbers: all of one of them at once."""
+    tasks: list[Row] = []
+    changes: list[Row] = []
     for block in connection.execute(statements.READ_BLOCKS, _bounds(key, first, last)):
-        yield from _before(block[2], pending)
-        pending += [row for row in chosen(unpacked(block)) if first <= row[0] <= last]
-        pending.sort(key=place)
-    yield from pending
+        if tasks or changes:
+            yield Unpacked(_before(block[2], tasks), _before(block[2], changes))
+        is_within = first <= block[2] and block[3] <= last
+        for pending, rows, place in zip((tasks, changes), unpacked(block), (_number, _place), strict=True):
+            pending += rows if is_within else [row for row in rows if first <= row[0] <= last]
+            pending.sort(key=place)
+    yield Unpacked(tasks, changes)
 
 
 def numbers_called(connection: sqlite3.Connection, key: int, called: str) -> Iterator[int]:

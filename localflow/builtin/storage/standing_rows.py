@@ -6,7 +6,6 @@ done once when a large flow run ends. What was counted is forgotten with the nex
 
 from __future__ import annotations
 
-from heapq import merge
 from operator import itemgetter
 from typing import TYPE_CHECKING, Any
 
@@ -21,8 +20,8 @@ if TYPE_CHECKING:
     import sqlite3
     from collections.abc import Iterator
 
-_NO_MOMENTS = (None, None)
-_number, _place = itemgetter(0), itemgetter(0, 1)
+_TYPES = {type.value: type for type in StateType}
+_place = itemgetter(0, 1)
 
 #: Up to so many state changes are counted whenever somebody asks: that takes as long as to start Python.
 FEW_CHANGES = 100_000
@@ -52,48 +51,74 @@ def kept_standings(connection: sqlite3.Connection, key: int) -> list[Standing] |
 def count_standings(connection: sqlite3.Connection, key: int) -> list[Standing]:
     """Return how the task runs of a flow run stand, from all their rows. Raises DamagedRowError."""
     standings = Standings()
-    types = {type.value: type for type in StateType}
-    changes = _moments(connection, key)
-    change = next(changes, None)
-    for number, map_number in _map_numbers(connection, key):
+    tasks_in_rows = _Rows(connection.execute(statements.READ_MAP_NUMBERS, (key,)))
+    changes_in_rows = _Rows(connection.execute(statements.READ_MOMENTS, (key,)))
+    for tasks, changes in blocks.in_order(connection, key):
+        end = max([rows[-1][0] for rows in (tasks, changes) if rows], default=0) + 1
+        _count(key, standings, tasks, changes, tasks_in_rows.before(end), changes_in_rows.before(end))
+    _count(key, standings, [], [], tasks_in_rows.before(blocks.LAST), changes_in_rows.before(blocks.LAST))
+    return standings.as_list()
+
+
+class _Rows:
+    """Rows in the order of their numbers, to be had piece by piece."""
+
+    def __init__(self, rows: Iterator[Row]) -> None:
+        self._rows = rows
+        self._next = next(rows, None)
+
+    def before(self, number: int) -> list[Row]:
+        """Return those with lower numbers that were not returned before."""
+        found = []
+        while self._next is not None and self._next[0] < number:
+            found.append(self._next)
+            self._next = next(self._rows, None)
+        return found
+
+
+def _count(
+    key: int,
+    standings: Standings,
+    tasks: list[Row],
+    changes: list[Row],
+    tasks_in_rows: list[Row],
+    changes_in_rows: list[Row],
+) -> None:
+    """Add task runs of which all that is recorded is given, by number and sequence, from blocks and from rows."""
+    map_numbers = {row[0]: row[8] for row in tasks}
+    if tasks_in_rows:
+        map_numbers.update(tasks_in_rows)  # what is in both was recorded again, which made it a row
+        map_numbers = dict(sorted(map_numbers.items()))
+    if changes_in_rows:
+        changes = sorted([*changes, *map(_as_packed, changes_in_rows)], key=_place)
+    remaining = iter(changes)
+    change = next(remaining, None)
+    for number, map_number in map_numbers.items():
         type, name, start, running_at, end = "PENDING", "Pending", None, None, None
         while change is not None and change[0] == number:
-            _, _, type, name, timestamp, started_at, ended_at = change
-            if start is None:
-                start = started_at
+            type, name, end = change[2], change[3], change[5]
             if running_at is None and type == "RUNNING":
-                running_at = timestamp
-            end = timestamp if ended_at is None else ended_at
-            change = next(changes, None)
-        if bytes in (name.__class__, start.__class__, running_at.__class__, end.__class__):
-            name, start, running_at, end = map(rows.unboxed, (name, start, running_at, end))
-        newest = types[type]
+                running_at = end
+            if len(change) > 8 and change[8] is not None:
+                _, _, started_at, ended_at, *_ = change[8]
+                if start is None:
+                    start = started_at
+                if ended_at is not None:
+                    end = ended_at
+            change = next(remaining, None)
+        newest = _TYPES[type]
         if start is None:
             start = running_at
         standings.add(number, map_number, newest, name, start, end if newest in FINAL_TYPES else None)
     if change is not None:
         raise DamagedRowError(f"task run {change[0]} of flow run {key} is not there")
-    return standings.as_list()
 
 
-def _map_numbers(connection: sqlite3.Connection, key: int) -> Iterator[Row]:
-    """Yield the number and map number of each task run."""
-    last = 0
-    in_rows = connection.execute(statements.READ_MAP_NUMBERS, (key,))
-    packed = ((row[0], row[8]) for row in blocks.task_rows(connection, key))
-    for number, map_number in merge(in_rows, packed, key=_number):
-        if number != last:  # else it was recorded again, which made it a row
-            last = number
-            yield number, map_number
-
-
-def _moments(connection: sqlite3.Connection, key: int) -> Iterator[Row]:
-    """Yield what counts of each state change, by number and sequence."""
-    packed = (
-        (*row[:4], row[5], *(row[8][2:4] if len(row) > 8 and row[8] is not None else _NO_MOMENTS))
-        for row in blocks.change_rows(connection, key)
-    )
-    return merge(connection.execute(statements.READ_MOMENTS, (key,)), packed, key=_place)
+def _as_packed(row: Row) -> Row:
+    """Return a state change as it would be in a block, as far as it counts."""
+    number, sequence, type, *rest = row
+    name, timestamp, started_at, ended_at = map(rows.unboxed, rest)
+    return number, sequence, type, name, "", timestamp, "", 0, (None, None, started_at, ended_at)
 
 
 def _content(standings: list[Standing]) -> str:
