@@ -6,8 +6,9 @@ and a thread that finds the baton taken leaves its news to the holder. So the mo
 handles.
 
 A turn: take all news -> end, block and ready nodes in the graph -> take what executors have room for -> commit
-everything that happened as one append to the store -> show it (futures, notifiers, hooks) -> hand calls to executors.
+everything that happened as one append to the store -> hand calls to executors -> show it (futures, notifiers, hooks).
 That order is the durability contract: nothing is shown before it is stored, no call leaves before its start is stored.
+Calls leave first, so that workers are at work meanwhile.
 
 Lives of a task run:  PENDING (waits in the graph, passes the `Admission`, waits in its lane) -> RUNNING (handed over)
 -> an executor's outcome, or AwaitingRetry -> Retrying -> ...; or PENDING -> NotReady, when an upstream did not
@@ -23,7 +24,7 @@ from __future__ import annotations
 import logging
 import threading
 from collections import deque
-from functools import lru_cache, partial
+from functools import lru_cache
 from typing import TYPE_CHECKING, Any
 
 from localflow.admission import Admission
@@ -50,7 +51,7 @@ from localflow.states import (
 )
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+    from collections.abc import Callable, Iterable, Sequence
 
     from localflow.active import ActiveFlow
     from localflow.callbacks import Callback
@@ -367,14 +368,12 @@ class Engine:
                 self._baton.release()
 
     def _decide(self) -> None:
-        """Do one turn's work up to the commit and what it allows to be shown; calls to hand over join the actions."""
+        """Do one turn's work; what is to be done when others may have theirs joins the actions."""
         scheduler = self._scheduler
         scheduler.take_news(self._news)
         calls = scheduler.take_ready(self.lanes)
         if scheduler.ended or scheduler.moved or self._must_save or len(scheduler.unsaved) >= _UNSAVED_LIMIT:
-            self._save()
-        for lane, runs in calls.items():
-            scheduler.actions.append(partial(self._hand_over, lane, runs))
+            self._save(calls.items())
 
     def _guarded(self, work: Callable[[], None]) -> None:
         """Do what only the baton's holder may; whatever goes wrong there breaks the engine instead of being lost."""
@@ -389,10 +388,12 @@ class Engine:
 
     # -- starting and showing ----------------------------------------------------------------------------------------
 
-    def _save(self) -> None:
-        """Commit what has happened, then show it."""
+    def _save(self, calls: Iterable[tuple[Lane, Sequence[LiveRun]]] = ()) -> None:
+        """Commit what has happened, then hand calls over and show it."""
         self._must_save = False
         records = self._commit()
+        for lane, runs in calls:
+            self._hand_over(lane, runs)
         scheduler = self._scheduler
         moved, scheduler.moved = scheduler.moved, []
         ended, scheduler.ended = scheduler.ended, []
