@@ -146,7 +146,7 @@ def _listen(project: Project, active: ActiveFlow) -> ControlChannel:
     """Let other processes cancel a flow run."""
 
     def cancel() -> None:
-        active.engine.stop_flow(active, Cancelled("the flow run was cancelled from outside"))
+        active.engine.stopping.stop_flow(active, Cancelled("the flow run was cancelled from outside"))
 
     channel = ControlChannel(control_path(project.state_directory, active.record.id), cancel)
     channel.open()
