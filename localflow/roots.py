@@ -14,7 +14,6 @@ from localflow.engine import Engine
 from localflow.errors import PluginError
 from localflow.flow_records import flow_record, flow_record_again
 from localflow.flow_runs import FlowCall
-from localflow.garbage import collected_rarely
 from localflow.logs import recording
 from localflow.states import Cancelled
 
@@ -87,7 +86,7 @@ def begun(
         folder = store.value_folder(record.root_id)
         if folder is not None:
             engine.folder.place, engine.folder.power_safe = folder.place, folder.power_safe
-        with engine.shield.listening(), recording(), collected_rarely():
+        with engine.shield.listening(), recording():
             yield FlowCall(
                 engine, flow, record, lambda: flow.body(parameters), lane, 0, blocker, started, left_flow,
                 resumption,
