@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any, Protocol, TypeAlias
 
 from localflow import arguments
 from localflow.active import ActiveFlow
-from localflow.calls import failed_state
+from localflow.calls import failed_state, recordable_here
 from localflow.context import FlowContext, entered, flow_run_info
 from localflow.coroutines import in_thread, is_being_cancelled
 from localflow.errors import FlowDepthError, StoreError
@@ -273,7 +273,7 @@ class FlowCall:
         before = [] if self._is_recorded else [record]
         self._is_recorded = True
         self._sequence += 1
-        result = None if self.flow.persist_result is False else state.recordable()
+        result = None if self.flow.persist_result is False else recordable_here(state, engine.folder)
         change = StateChange(
             record, self._sequence, state.type, state.name, state.message, state.instant, self._state or "Pending",
             active.attempt, None, state.cause, result,

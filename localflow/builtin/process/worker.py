@@ -249,7 +249,7 @@ class Work:
         # Here `tuple.__new__` makes the named tuples, at half the cost: this is done for every call.
         task_run = tuple.__new__(TaskRun, (flow_run, *fields))
         self.call = tuple.__new__(
-            Call, (call_id, task_run, attempt, self, (), {}, False, attempts, timeout_seconds, log_prints, None)
+            Call, (call_id, task_run, attempt, self, (), {}, False, attempts, timeout_seconds, log_prints, None, None)
         )
 
     def do(self, worker: str, meter: Meter, log: Callable[[LogLine], None], folder: Folder | None) -> Outcome:
