@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import time
 from types import AsyncGeneratorType, CoroutineType, GeneratorType
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any
 
 from localflow import arguments, logs
 from localflow.callables import is_coroutine_function, is_generator
@@ -16,6 +16,7 @@ from localflow.payloads import Packed
 from localflow.records import Execution
 from localflow.states import State, StateType, exception_message, timed_out
 from localflow.tracebacks import cause_of, described_arguments
+from localflow.tuples import NamedTuple
 from localflow.usage import LoopMeter, ThreadMeter
 
 if TYPE_CHECKING:

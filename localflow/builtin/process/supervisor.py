@@ -28,7 +28,7 @@ import sys
 import time
 import types
 from collections import deque
-from typing import Any, NamedTuple, NoReturn
+from typing import Any, NoReturn
 
 from localflow.builtin.process import shortage, worker
 from localflow.builtin.process.families import Family
@@ -45,6 +45,7 @@ from localflow.builtin.process.transport import (
     FrameReader,
     frame,
 )
+from localflow.tuples import NamedTuple
 
 _PIECE = 1 << 16
 _WORKER_FILES = 7
