@@ -15,7 +15,7 @@ from localflow.interrupts import STOPS
 from localflow.payloads import type_name, unpack
 from localflow.printable import shortened
 from localflow.states import type_and_text
-from localflow.tuples import NamedTuple
+from localflow.typed import NamedTuple
 
 if TYPE_CHECKING:
     from datetime import timedelta

@@ -16,7 +16,7 @@ from localflow.payloads import Packed
 from localflow.records import Execution
 from localflow.states import State, StateType, exception_message, timed_out
 from localflow.tracebacks import cause_of, described_arguments
-from localflow.tuples import NamedTuple
+from localflow.typed import NamedTuple
 from localflow.usage import LoopMeter, ThreadMeter
 
 if TYPE_CHECKING:

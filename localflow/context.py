@@ -6,7 +6,7 @@ from contextvars import ContextVar
 from typing import TYPE_CHECKING
 
 from localflow.errors import NoRunError
-from localflow.tuples import NamedTuple
+from localflow.typed import NamedTuple
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping

@@ -25,7 +25,7 @@ from zlib import crc32
 
 from localflow.errors import LargeValueError
 from localflow.failpoints import reach
-from localflow.tuples import NamedTuple
+from localflow.typed import NamedTuple
 
 if TYPE_CHECKING:
     from collections.abc import Sequence

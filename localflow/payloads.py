@@ -19,7 +19,7 @@ from localflow import classes
 from localflow.errors import LargeValueError, StoreError, TaskFailedError, UnpicklableError
 from localflow.interrupts import STOPS
 from localflow.large_values import FILE, LARGE_BYTES, Draft, Reference, mapped, read_parts, write_buffer
-from localflow.tuples import NamedTuple
+from localflow.typed import NamedTuple
 
 if TYPE_CHECKING:
     from collections.abc import Callable

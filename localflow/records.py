@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, TypeAlias
 
-from localflow.tuples import NamedTuple
+from localflow.typed import NamedTuple
 
 if TYPE_CHECKING:
     from collections.abc import Mapping

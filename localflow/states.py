@@ -20,7 +20,7 @@ from localflow.errors import (
 )
 from localflow.payloads import Packed, pack
 from localflow.printable import shortened
-from localflow.tuples import NamedTuple
+from localflow.typed import NamedTuple
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping, Sequence

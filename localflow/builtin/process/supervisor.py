@@ -45,7 +45,7 @@ from localflow.builtin.process.transport import (
     FrameReader,
     frame,
 )
-from localflow.tuples import NamedTuple
+from localflow.typed import NamedTuple
 
 _PIECE = 1 << 16
 _WORKER_FILES = 7

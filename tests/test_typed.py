@@ -1,11 +1,11 @@
-"""`NamedTuple` of localflow.tuples: what it makes is what that of `typing` makes."""
+"""What `NamedTuple` and `TypedDict` of localflow.typed make is what those of `typing` make."""
 
 from __future__ import annotations
 
 import pickle
 import typing
 
-from localflow.tuples import NamedTuple
+from localflow.typed import NamedTuple, TypedDict
 
 
 class Point(NamedTuple):
@@ -53,3 +53,24 @@ def test_it_is_pickled_by_its_name() -> None:
 
     assert type(copy) is Point
     assert copy == (3, 4)
+
+
+class Size(TypedDict, total=False):
+    """How large something is."""
+
+    width: int
+
+
+class Box(Size, total=False):
+    """A size with one more side."""
+
+    depth: int
+
+
+def test_keys_of_a_typed_dict_are_those_of_its_bases_too() -> None:
+    """Its annotations name all keys, those of the base first, and a call of it makes a dict."""
+    box: Box = Box(width=1, depth=2)
+
+    assert [*Box.__annotations__] == ["width", "depth"]
+    assert [*Size.__annotations__] == ["width"]
+    assert box == {"width": 1, "depth": 2}
