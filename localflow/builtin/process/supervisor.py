@@ -56,8 +56,9 @@ _END_DEADLINE = 1.0
 _FIRST_CALLS_SECONDS = 0.1
 #: What the first call of each worker would import otherwise.
 _ALWAYS_NEEDED = ("resource", "localflow.tasks")
-#: What it would import often: with a module of tasks and flows, and for functions and results without a module.
-_OFTEN_NEEDED = ("localflow.flows", "cloudpickle")
+#: What it would import often: with a module of tasks and flows, with one that logs, for a task that fails, and for
+#: functions and results without a module, with which comes the most of the others.
+_OFTEN_NEEDED = ("localflow.flows", "localflow.logs", "localflow.tracebacks", "cloudpickle")
 _PR_SET_PDEATHSIG, _PR_SET_CHILD_SUBREAPER = 1, 36
 # Opened here and not again in each worker.
 _libc = ctypes.CDLL(None) if sys.platform == "linux" else None
@@ -153,13 +154,12 @@ class _Supervisor:
             if self._has_ended:
                 return
             if not ready and self._to_import:
-                self._import_early(self._to_import[0])
+                self._import_early()
             for number in [number for number in self._widowed if not self._ending[number].is_alive()]:
                 self._report_death(number, self._widowed.pop(number))
 
-    def _import_early(self, name: str) -> None:
-        self._to_import.remove(name)
-        _import(name)
+    def _import_early(self) -> None:
+        _import(self._to_import.popleft())
         if not self._to_import:
             _begin_to_collect()
 
@@ -196,8 +196,8 @@ class _Supervisor:
                 self._has_ended = True
 
     def _spawn(self, number: int, needs_cloudpickle: bool) -> None:
-        if needs_cloudpickle and "cloudpickle" in self._to_import:
-            self._import_early("cloudpickle")
+        while needs_cloudpickle and self._to_import:
+            self._import_early()
         files = [self._received.popleft() for _ in range(min(_WORKER_FILES, len(self._received)))]
         try:
             if len(files) < _WORKER_FILES:
