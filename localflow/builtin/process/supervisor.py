@@ -59,6 +59,7 @@ _ALWAYS_NEEDED = ("resource", "localflow.tasks")
 #: What it would import often: with a module of tasks and flows, with one that logs, for a task that fails, and for
 #: functions and results without a module, with which comes the most of the others.
 _OFTEN_NEEDED = ("localflow.flows", "localflow.logs", "localflow.tracebacks", "cloudpickle")
+_CORES = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 _PR_SET_PDEATHSIG, _PR_SET_CHILD_SUBREAPER = 1, 36
 # Opened here and not again in each worker.
 _libc = ctypes.CDLL(None) if sys.platform == "linux" else None
@@ -196,7 +197,8 @@ class _Supervisor:
                 self._has_ended = True
 
     def _spawn(self, number: int, needs_cloudpickle: bool) -> None:
-        while needs_cloudpickle and self._to_import:
+        # There is no core for one worker more than there are cores; better import once now than in each of them.
+        while self._to_import and (needs_cloudpickle or len(self._pids) >= _CORES):
             self._import_early()
         files = [self._received.popleft() for _ in range(min(_WORKER_FILES, len(self._received)))]
         try:
