@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import logging
 from contextlib import ExitStack, contextmanager
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any
 
 from localflow.control import ControlChannel, control_path
 from localflow.engine import Engine
@@ -17,6 +17,7 @@ from localflow.flow_runs import FlowCall
 from localflow.garbage import collected_rarely
 from localflow.logs import recording
 from localflow.states import Cancelled
+from localflow.typed import NamedTuple
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
