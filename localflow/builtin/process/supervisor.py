@@ -2,7 +2,8 @@
 
 It is exec'd once by the engine, has one thread, and imports what workers need, so that a fork (a millisecond) gives a
 worker ready to work, with no lock of anybody's held. What not every worker needs it imports while nobody asks for one:
-a worker that is wanted at once imports the rest itself, if its tasks need it. It waits for three things at once:
+a worker that is wanted at once, and has a core for itself, imports the rest if its tasks need it. It waits for three
+things at once:
 
     - frames from the engine, with the pipes of new workers; the end of them means that the engine is gone
     - the death of the engine itself, for a process forked by user code may keep the engine's end of the socket open
