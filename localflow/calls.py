@@ -5,18 +5,19 @@ from __future__ import annotations
 import os
 import time
 from types import AsyncGeneratorType, CoroutineType, GeneratorType
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any
 
-from localflow import arguments, logs
+from localflow import arguments
 from localflow.callables import is_coroutine_function, is_generator
 from localflow.context import TaskContext, enter, entered, flow_depth, leave
 from localflow.coroutines import Expired, drained, is_being_cancelled, run_to_its_end
 from localflow.errors import LargeValueError
 from localflow.interrupts import STOPS
 from localflow.payloads import Packed
+from localflow.recording import flush, recorder
 from localflow.records import Execution
 from localflow.states import State, StateType, exception_message, timed_out
-from localflow.tracebacks import cause_of, described_arguments
+from localflow.typed import NamedTuple
 from localflow.usage import LoopMeter, ThreadMeter
 
 if TYPE_CHECKING:
@@ -77,7 +78,9 @@ class Call(NamedTuple):
             log: takes what the call says instead of the outcome.
             folder: where a large result is written, which then is the outcome's only way to tell it.
         """
-        if log is None and self.log is None and not logs.is_installed():
+        if log is None and self.log is None and not recorder.is_installed:
+            from localflow import logs  # not for workers of the process executor, which may need no `logging`
+
             with logs.recording_elsewhere():
                 return self._run(_Running(self, worker, meter or ThreadMeter(), log, folder))
         return self._run(_Running(self, worker, meter or ThreadMeter(), log, folder))
@@ -109,7 +112,7 @@ class Call(NamedTuple):
                     value = await drained(value, self.timeout_seconds)
             except BaseException as error:
                 if is_being_cancelled(error):
-                    logs.flush(running.context)
+                    flush(running.context)
                     raise
                 return running.failed(error)
             return running.returned(value)
@@ -195,7 +198,7 @@ class _Running:
 
     def _ended(self, state: State, result: Payload | None = None) -> Outcome:
         context, started_at = self.context, self._started_at
-        logs.flush(context)
+        flush(context)
         ended_at = started_at + (time.monotonic() - self._began)  # right also if the clock was set meanwhile
         execution = tuple.__new__(Execution, (self._worker, os.getpid(), started_at, ended_at, *self._meter.end()))
         records, lines = tuple(context.records), tuple(self._lines)
@@ -212,6 +215,8 @@ def recordable_here(state: State, folder: Folder | None) -> Payload | None:
 
 def failed_state(error: BaseException, run: str = "Task", call: Call | None = None) -> State:
     """Return the FAILED state for an exception of a task (or of a flow's body)."""
+    from localflow.tracebacks import cause_of, described_arguments  # once something fails, as it takes its time
+
     called_with = {} if call is None else described_arguments(call.function, call.args, call.kwargs)
     cause = cause_of(error, called_with)
     return State(StateType.FAILED, message=exception_message(run, error), data=error, cause=cause)

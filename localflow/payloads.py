@@ -12,13 +12,14 @@ import pickle
 import sys
 from functools import cache
 from types import CodeType, FunctionType
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any
 from zlib import crc32
 
 from localflow import classes
 from localflow.errors import LargeValueError, StoreError, TaskFailedError, UnpicklableError
 from localflow.interrupts import STOPS
 from localflow.large_values import FILE, LARGE_BYTES, Draft, Reference, mapped, read_parts, write_buffer
+from localflow.typed import NamedTuple
 
 if TYPE_CHECKING:
     from collections.abc import Callable

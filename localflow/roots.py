@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import logging
 from contextlib import ExitStack, contextmanager
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any
 
 from localflow.control import ControlChannel, control_path
 from localflow.engine import Engine
@@ -16,6 +16,7 @@ from localflow.flow_records import flow_record, flow_record_again
 from localflow.flow_runs import FlowCall
 from localflow.logs import recording
 from localflow.states import Cancelled
+from localflow.typed import NamedTuple
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence

@@ -15,7 +15,7 @@ import os
 import signal
 import sys
 import time
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any
 
 from localflow.builtin.process import shortage
 from localflow.builtin.process.deaths import execution_until_now, lost_state
@@ -25,6 +25,7 @@ from localflow.builtin.process.transport import START, frame
 from localflow.builtin.process.workers import Worker
 from localflow.calls import Outcome
 from localflow.states import WORKER_LOST, Cause, State, StateType
+from localflow.typed import NamedTuple
 
 if TYPE_CHECKING:
     from collections.abc import Mapping

@@ -49,7 +49,6 @@ from localflow.large_values import Folder
 from localflow.payloads import Payload, unpack
 from localflow.printable import shortened
 from localflow.records import FlowRun, TaskRun
-from localflow.tracebacks import described_arguments, traceback_text
 from localflow.usage import ProcessMeter
 
 if TYPE_CHECKING:
@@ -140,6 +139,8 @@ class _Worker:
             if initializer is not None:
                 _find_initializer(initializer)()
         except BaseException as error:  # sys.exit() in an initializer is a failure like any other
+            from localflow.tracebacks import traceback_text  # only now, for it takes a while
+
             text = f"the initializer failed: {shortened(reason(error), _REASON_LIMIT)}"
             self._write(frame((UNABLE, text, traceback_text(error))))
             return False
@@ -265,6 +266,8 @@ class Work:
             outcome = Outcome(call.id, unsendable(result_message(call.task_run.task, self._value, error)))
         cause = outcome.state.cause
         if cause is not None and self._called_with is not None:
+            from localflow.tracebacks import described_arguments  # it is there: the cause was made with it
+
             outcome.state.cause = cause._replace(arguments=described_arguments(*self._called_with))
         self._called_with = self._value = None
         return outcome
