@@ -179,7 +179,7 @@ def test_an_exception_that_cannot_be_printed_is_told_all_the_same() -> None:
 
     assert cause.exception_type == "Hostile"
     assert cause.message == "<no message: str() of it raised RuntimeError>"
-    assert cause.traceback_text.startswith("Hostile: <")
+    assert "Hostile: <" in cause.traceback_text  # from Python 3.13 on `traceback` has words of its own for it
 
 
 def test_groups_nested_beyond_reason_are_told_in_a_line() -> None:

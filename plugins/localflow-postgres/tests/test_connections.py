@@ -109,6 +109,20 @@ def test_nothing_is_written_twice_however_often_connections_are_cut(
     claim.release()
 
 
+def test_refused_records_do_not_spoil_the_connection(open_store: Callable[..., PostgresStateStore]) -> None:
+    """However often the server has refused something in between, what comes next is recorded."""
+    store = open_store()
+    store.append([RUN])
+
+    for number in range(1, 11):
+        with pytest.raises(StoreError, match=f"run '{RUN.id}' has a state change {number} in this state store already"):
+            store.append([change(number), change(number), said("never")])
+        store.append([change(number), said(str(number))])
+
+    assert [record.sequence for record in store.read(RUN.id) if isinstance(record, StateChange)] == [*range(1, 11)]
+    assert [entry.message for _, entry in store.read_logs(RUN.id)] == [str(number) for number in range(1, 11)]
+
+
 def test_server_is_restarted_under_a_run(open_store: Callable[..., PostgresStateStore], server: Any) -> None:
     """An engine goes on when its server was killed and started again: with its claim, and with all it had recorded."""
     store, other = open_store(), open_store()

@@ -96,9 +96,9 @@ class Writer:
                 try:
                     xid = work(connection)
                 except psycopg.Error as error:
+                    ids = {key: id for id, key in self._keys.items()}
                     is_repeatable = self._abandon(connection) or isinstance(error, REPEATABLE)
                     if attempt == _ATTEMPTS or not is_repeatable:
-                        ids = {key: id for id, key in self._keys.items()}
                         raise database_failure(self._place, error, ids) from error
                     continue
                 except BaseException:
@@ -158,16 +158,21 @@ class Writer:
         return self._connection
 
     def _abandon(self, connection: psycopg.Connection) -> bool:
-        """Roll back what is open; return whether the connection was lost."""
+        """Roll back what is open and end the connection; return whether it was lost before that.
+
+        After an error the server passes by the rest of a pipeline. What psycopg had it prepare there is not prepared,
+        and psycopg believes that it is, so the next use of such a statement on this connection would fail.
+        """
         self._keys.clear()
         try:
-            if not is_lost(connection):
-                connection.execute("ROLLBACK")
-                return False
+            if is_lost(connection):
+                return True
+            connection.execute("ROLLBACK")
+            return False
         except psycopg.Error:
-            pass
-        self._drop()
-        return True
+            return True
+        finally:
+            self._drop()
 
     def _drop(self) -> None:
         connection, self._connection = self._connection, None
