@@ -256,8 +256,8 @@ class RecentBuffers:
     def share(self, buffer: memoryview) -> tuple[Reference, Temporary]:
         """Return where the content of a buffer is, which is written if need be; raises LargeValueError."""
         # An array that was changed between two calls has another checksum; the address alone would not tell.
-        owner = _owner(buffer)
-        key = (id(owner), buffer.nbytes, crc32(buffer))
+        owner, address = _memory(buffer)
+        key = (address, buffer.nbytes, crc32(buffer))
         known = self._known.pop(key, None)
         if known is None:
             reference = write_buffer(self._folder, buffer)
@@ -282,12 +282,17 @@ class RecentBuffers:
             return None
 
 
-def _owner(buffer: memoryview) -> object:
-    """Return whose memory it is: a transposed array, say, is pickled as a view that is made for that alone."""
+def _memory(buffer: memoryview) -> tuple[object, int]:
+    """Return whose memory it is, and what tells it from other memory.
+
+    An array that is not in C order is pickled as a view that is made for that alone: it is the memory that counts.
+    """
     owner: object = buffer.obj
+    interface = getattr(owner, "__array_interface__", None)
+    address = id(owner) if interface is None else interface["data"][0]
     while (base := getattr(owner, "base", None)) is not None:
         owner = base
-    return owner
+    return owner, address
 
 
 def read_parts(content: memoryview) -> tuple[memoryview, list[memoryview]]:

@@ -253,6 +253,23 @@ def test_the_umask_of_a_task_leaves_its_owner_the_result() -> None:
     assert [file.stat().st_mode & 0o777 for file in value_files()] == [0o600]
 
 
+def test_parts_of_an_array_are_told_apart_whatever_their_checksum(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Two parts of one array are two values."""
+    numpy = pytest.importorskip("numpy")
+    monkeypatch.setattr("localflow.large_values.crc32", lambda *_: 0)
+
+    @task
+    def first(values: Any) -> float:
+        return float(values[0])
+
+    @flow(executor=ProcessExecutor(workers=1))
+    def main() -> Any:
+        values = numpy.arange(SIZE // 4, dtype="f8")
+        return first(values[: SIZE // 8]).result(), first(values[SIZE // 8 :]).result()
+
+    assert returned(main()) == (0, SIZE // 8)
+
+
 def test_an_array_that_was_changed_between_two_calls_is_written_again() -> None:
     """Each call sees the array as it was when it was handed over."""
     numpy = pytest.importorskip("numpy")
