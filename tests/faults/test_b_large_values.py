@@ -473,6 +473,7 @@ def limited():
     assert done.returncode == 1
     assert "File too large" in found["make-0"]["state"]["message"]
     assert "bytes are needed" in found["make-0"]["state"]["message"]
+    assert "return what it is made from" not in found["make-0"]["state"]["message"]
     assert found["other-0"]["state"]["type"] == "COMPLETED"
     assert [*place.folder.rglob(f"*{DRAFT}")] == []
 
