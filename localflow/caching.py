@@ -8,13 +8,14 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping
-from typing import TYPE_CHECKING, Any, NamedTuple, TypeAlias
+from typing import TYPE_CHECKING, Any, TypeAlias
 
 from localflow.errors import NoFingerprintError, NotCacheableError
 from localflow.interrupts import STOPS
 from localflow.payloads import type_name, unpack
 from localflow.printable import shortened
 from localflow.states import type_and_text
+from localflow.typed import NamedTuple
 
 if TYPE_CHECKING:
     from datetime import timedelta

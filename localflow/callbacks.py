@@ -9,9 +9,10 @@ from __future__ import annotations
 import logging
 import threading
 from collections import deque
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any
 
 from localflow.interrupts import STOPS, NappingCondition
+from localflow.typed import NamedTuple
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable

@@ -5,17 +5,19 @@ from __future__ import annotations
 import os
 import time
 from types import AsyncGeneratorType, CoroutineType, GeneratorType
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any
 
-from localflow import arguments, logs
+from localflow import arguments
 from localflow.callables import is_coroutine_function, is_generator
 from localflow.context import TaskContext, enter, entered, flow_depth, leave
 from localflow.coroutines import Expired, drained, is_being_cancelled, run_to_its_end
+from localflow.errors import LargeValueError
 from localflow.interrupts import STOPS
 from localflow.payloads import Packed
+from localflow.recording import flush, recorder
 from localflow.records import Execution
 from localflow.states import State, StateType, exception_message, timed_out
-from localflow.tracebacks import cause_of, described_arguments
+from localflow.typed import NamedTuple
 from localflow.usage import LoopMeter, ThreadMeter
 
 if TYPE_CHECKING:
@@ -50,6 +52,8 @@ class Call(NamedTuple):
     """Whether what it prints becomes log lines."""
     log: Callable[[LogLine], None] | None = None
     """Takes what it says; set where the engine shares memory with it. Otherwise the outcome brings the lines."""
+    folder: Folder | None = None
+    """Where a large result is written that is to be recorded; set where the engine shares memory with it."""
 
     @property
     def is_async(self) -> bool:
@@ -72,9 +76,11 @@ class Call(NamedTuple):
             worker: the name of the worker that runs it, as `localflow show` prints it.
             meter: measures what the call uses; without one its thread is measured.
             log: takes what the call says instead of the outcome.
-            folder: where a large result is written.
+            folder: where a large result is written, which then is the outcome's only way to tell it.
         """
-        if log is None and self.log is None and not logs.is_installed():
+        if log is None and self.log is None and not recorder.is_installed:
+            from localflow import logs  # not for workers of the process executor, which may need no `logging`
+
             with logs.recording_elsewhere():
                 return self._run(_Running(self, worker, meter or ThreadMeter(), log, folder))
         return self._run(_Running(self, worker, meter or ThreadMeter(), log, folder))
@@ -106,7 +112,7 @@ class Call(NamedTuple):
                     value = await drained(value, self.timeout_seconds)
             except BaseException as error:
                 if is_being_cancelled(error):
-                    logs.flush(running.context)
+                    flush(running.context)
                     raise
                 return running.failed(error)
             return running.returned(value)
@@ -176,7 +182,12 @@ class _Running:
         if limit is not None and time.monotonic() - self._began > limit:
             return self._ended(timed_out(limit))
         state = value if isinstance(value, State) else State(StateType.COMPLETED, "Completed", "", value)
-        return self._ended(state, state.recordable(self._folder))
+        return self._ended(state, self._recordable(state))
+
+    def _recordable(self, state: State) -> Payload | None:
+        if self._folder is not None:
+            return state.recordable(self._folder)
+        return recordable_here(state, self._call.folder)
 
     def failed(self, error: BaseException) -> Outcome:
         limit = self._call.timeout_seconds
@@ -187,15 +198,25 @@ class _Running:
 
     def _ended(self, state: State, result: Payload | None = None) -> Outcome:
         context, started_at = self.context, self._started_at
-        logs.flush(context)
+        flush(context)
         ended_at = started_at + (time.monotonic() - self._began)  # right also if the clock was set meanwhile
         execution = tuple.__new__(Execution, (self._worker, os.getpid(), started_at, ended_at, *self._meter.end()))
         records, lines = tuple(context.records), tuple(self._lines)
         return tuple.__new__(Outcome, (self._call.id, state, result, execution, records, lines))
 
 
+def recordable_here(state: State, folder: Folder | None) -> Payload | None:
+    """Return what is to be recorded of a value that is in the engine's own memory; a large one is in `folder` then."""
+    try:
+        return state.recordable(folder)
+    except LargeValueError:  # as bytes it goes into the store, which tells if there is no room for it there either
+        return state.recordable()
+
+
 def failed_state(error: BaseException, run: str = "Task", call: Call | None = None) -> State:
     """Return the FAILED state for an exception of a task (or of a flow's body)."""
+    from localflow.tracebacks import cause_of, described_arguments  # once something fails, as it takes its time
+
     called_with = {} if call is None else described_arguments(call.function, call.args, call.kwargs)
     cause = cause_of(error, called_with)
     return State(StateType.FAILED, message=exception_message(run, error), data=error, cause=cause)

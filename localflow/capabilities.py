@@ -7,9 +7,10 @@ read off what the interface has anyway: an attribute such as `kills_on_timeout`,
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from typing import Any, NamedTuple, TypeAlias, get_type_hints
+from typing import Any, TypeAlias, get_type_hints
 
 from localflow.interfaces import Executor, Notifier, StateStore
+from localflow.typed import NamedTuple
 
 #: Whether an object, or every object of a class, promises something; None if only an object can tell.
 Choice: TypeAlias = Callable[[Any], bool | None]

@@ -10,13 +10,14 @@ import os
 import re
 from pathlib import Path
 from types import MappingProxyType
-from typing import TYPE_CHECKING, Any, Literal, NamedTuple
+from typing import TYPE_CHECKING, Any, Literal
 
 from localflow.errors import ConfigError, suggestion
 from localflow.masking import dotted, found
 from localflow.printable import printable
 from localflow.retention import EXPECTED, is_right, unknown_states
 from localflow.tomlfile import TomlFile, nests_too_deeply, parse_value, read_toml
+from localflow.typed import NamedTuple
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Mapping

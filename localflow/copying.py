@@ -17,7 +17,7 @@ from __future__ import annotations
 
 from contextlib import ExitStack, suppress
 from hashlib import blake2b
-from typing import TYPE_CHECKING, Literal, NamedTuple
+from typing import TYPE_CHECKING, Literal
 from zlib import crc32
 
 from localflow.errors import StoreError
@@ -26,6 +26,7 @@ from localflow.large_values import FILE, Reference, mapped
 from localflow.payloads import CONTENT, Payload
 from localflow.records import INCOMPLETE, FlowRun, StateChange, TaskRun
 from localflow.states import StateType
+from localflow.typed import NamedTuple
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Mapping, Sequence

@@ -10,7 +10,8 @@ from itertools import groupby
 from operator import attrgetter
 from typing import TYPE_CHECKING
 
-from localflow.loggers import RUN_LOGGERS, level_of_user
+from localflow.log_records import level_of_user
+from localflow.loggers import RUN_LOGGERS, run_names
 from localflow.printable import printable, printable_lines
 from localflow.streams import LEVELS, aside
 
@@ -77,13 +78,3 @@ def _record(run: FlowRun | TaskRun, line: LogLine) -> logging.LogRecord:
     record.created, record.msecs = line.timestamp, line.timestamp % 1 * 1000
     record.__dict__.update(run_names(run))
     return record
-
-
-def run_names(run: FlowRun | TaskRun) -> dict[str, str]:
-    """Return what a formatter can name of a run: `%(run_name)s` and so on."""
-    return {
-        "run_name": run.name,
-        "run_id": run.id,
-        "flow_run_name": run.flow_run.name,
-        "flow_run_id": run.flow_run.id,
-    }

@@ -16,7 +16,7 @@ complete. A *lane* is one executor with its queue of ready runs. Executors that 
 handed a call by the thread that made it, never by another.
 
 If the store fails, the engine is broken for good: nothing more is started or shown, who waits gets the StoreError.
-Flow runs themselves are driven by `flow_runs`.
+Flow runs themselves are driven by `flow_runs`; what is to end before its time, by `stopping`.
 """
 
 from __future__ import annotations
@@ -35,27 +35,22 @@ from localflow.context import task_run_info
 from localflow.errors import LocalflowError, RunCancelledError, StoreError
 from localflow.failpoints import reach
 from localflow.hooks import call_here, hooks_of
-from localflow.interrupts import SHIELD, STOPS, FlowStop, NappingCondition
+from localflow.interrupts import SHIELD, STOPS, NappingCondition
 from localflow.lanes import Lane, Lanes
 from localflow.large_values import Folder
 from localflow.live import MOST_WAITING, NO_KEYWORDS, LiveRun
 from localflow.logbook import LogBook
 from localflow.payloads import type_name
 from localflow.records import StateChange
-from localflow.scheduler import Scheduler, interrupted, stopped
-from localflow.states import (
-    Cancelled,
-    Crashed,
-    State,
-    type_and_text,
-)
+from localflow.scheduler import Scheduler, interrupted
+from localflow.states import Crashed, State, type_and_text
+from localflow.stopping import STOP_DEADLINE, Stopping
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Sequence
 
     from localflow.active import ActiveFlow
     from localflow.callbacks import Callback
-    from localflow.futures import TaskFuture
     from localflow.interfaces import Executor, StateStore
     from localflow.limits import Limits
     from localflow.notifications import Notifications
@@ -65,7 +60,6 @@ _log = logging.getLogger("localflow.engine")
 
 _UNSAVED_LIMIT = 512
 _LOG_DELAY = 0.2  # seconds for which log lines may wait for something else to be stored
-_STOP_DEADLINE = 7.0  # seconds in which executors stop what runs: their grace, and some
 
 
 class _Here(threading.local):
@@ -110,6 +104,8 @@ class Engine:
         self._admission = Admission(store, make_limits, self.tell)
         self._log_book = LogBook(self._schedule_logs)
         self._scheduler = Scheduler(self._admission, self.alarms, self._log_book, self.tell)
+        self.stopping = Stopping(self._scheduler, self._flows, self.progress, self.tell, lambda: self.error is not None)
+        """What ends runs before their time."""
         self._must_save = False
         self._here = _Here()
 
@@ -229,55 +225,6 @@ class Engine:
 
     # -- stopping ----------------------------------------------------------------------------------------------------
 
-    def cancel(self, future: TaskFuture[Any]) -> bool:
-        """End a task run CANCELLED if that can be done; return whether it can."""
-        answer: list[bool] = []
-
-        def cancel() -> None:
-            run = self._scheduler.open_runs.get(future._node)
-            answer.append(run is not None and self._scheduler.cancel(run, Cancelled("the task run was cancelled")))
-            self.progress.tell()
-
-        self.tell(cancel)
-        with self.progress:
-            self.progress.wait_for(lambda: answer or self.error is not None)
-        return bool(answer and answer[0])
-
-    def cancel_runs(self, actives: Sequence[ActiveFlow], state: Callable[[], State]) -> None:
-        """End all open task runs of these flow runs with a state; what cannot be stopped is given up."""
-
-        def cancel() -> None:
-            for run in self._scheduler.open_runs:
-                if run.active in actives and not self._scheduler.cancel(run, state()):
-                    self._scheduler.finish(run, state())
-
-        self.tell(cancel)
-
-    def stop_flow(self, active: ActiveFlow, state: State) -> None:
-        """Have a flow run end with `state`: its task runs are cancelled, its body is ended where that can be done.
-
-        May be called in any thread but the body's.
-        """
-        stop = FlowStop(active.record.id, state)
-        family = self.subtree(active)
-        for each in family:
-            each.stop = stop
-            each.stopped.set()
-        self.cancel_runs(family, stopped)
-        with active.lock:
-            if active.interrupt is not None:
-                active.interrupt(stop)
-
-    def subtree(self, active: ActiveFlow) -> list[ActiveFlow]:
-        """Return a flow run with the flow runs below it that are at work."""
-        ids = {active.record.id}
-        found = [active]
-        for other in self._flows:  # parents come before their children
-            if other.record.parent_id in ids:
-                ids.add(other.record.id)
-                found.append(other)
-        return found
-
     def interrupt(self) -> None:
         """Stop everything: open runs end CANCELLED; running ones are given the chance to end in good order.
 
@@ -288,48 +235,13 @@ class Engine:
             return
         self._scheduler.is_closed = True
         try:
-            waits = self._stop_orderly()
-            if waits:
-                with self.progress:
-                    self.progress.wait_for(lambda: not any(map(self._is_stopping, waits)), _STOP_DEADLINE)
+            self.stopping.stop_all()
         finally:
             with self.shield, self._baton:
                 if self.error is None:
                     self._guarded(self._give_up)
-            self.callbacks.wait_idle(_STOP_DEADLINE)
+            self.callbacks.wait_idle(STOP_DEADLINE)
             self.close()
-
-    def _stop_orderly(self) -> list[LiveRun]:
-        """Cancel everything; return the runs that are being stopped at their work."""
-        stopping: list[LiveRun] = []
-        given_up: list[LiveRun] = []
-        waiting, done = 0, False
-
-        def stop() -> None:
-            nonlocal waiting, done
-            done = True
-            for run in self._scheduler.open_runs:
-                if run.in_hand:
-                    (stopping if run.lane.can_stop(run) else given_up).append(run)
-                else:
-                    waiting += 1
-                self._scheduler.cancel(run, interrupted())
-            self.progress.tell()
-
-        self.tell(stop)
-        with self.progress:  # another thread may be in a turn
-            self.progress.wait_for(lambda: done or self.error is not None)
-        parts = [
-            *([f"stopping {_counted(stopping, 'running ')}"] if stopping else []),
-            *([f"giving up {_counted(given_up)}, which cannot be stopped"] if given_up else []),
-            *([f"{waiting} {'more' if stopping or given_up else _noun(waiting)} will not start"] if waiting else []),
-        ]
-        if parts:
-            _log.warning("interrupted: %s (press Ctrl-C again to kill)", ", ".join(parts))
-        return stopping
-
-    def _is_stopping(self, run: LiveRun) -> bool:
-        return self.error is None and not run.has_ended
 
     def _give_up(self) -> None:
         self._scheduler.take_news(self._news)
@@ -503,12 +415,3 @@ class Engine:
             for future in active.futures:
                 future._abandon()
         self.progress.tell()
-
-
-def _counted(runs: Sequence[LiveRun], adjective: str = "") -> str:
-    names = ", ".join(f"'{run.record.name}'" for run in runs[:5])
-    return f"{len(runs)} {adjective}{_noun(len(runs))} ({names}{', ...' if len(runs) > 5 else ''})"
-
-
-def _noun(count: int) -> str:
-    return "task run" if count == 1 else "task runs"

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any, Protocol, TypeAlias
 
 from localflow import arguments
 from localflow.active import ActiveFlow
-from localflow.calls import failed_state
+from localflow.calls import failed_state, recordable_here
 from localflow.context import FlowContext, entered, flow_run_info
 from localflow.coroutines import in_thread, is_being_cancelled
 from localflow.errors import FlowDepthError, StoreError
@@ -238,7 +238,7 @@ class FlowCall:
     def _expire(self, attempt: object, seconds: float) -> None:
         """End the flow run if it is still in the attempt that took too long."""
         if self._expires is attempt and self.active.stop is None:
-            self.engine.stop_flow(self.active, timed_out(seconds, "Flow"))
+            self.engine.stopping.stop_flow(self.active, timed_out(seconds, "Flow"))
 
     def _obey(self, stop: FlowStop) -> Generator[Step, _Answer, State]:
         """End what still runs, and return the state to end in; raise the stop if it is for an outer flow run."""
@@ -250,8 +250,9 @@ class FlowCall:
         return stop.state
 
     def _end_runs(self) -> Generator[Step, _Answer, None]:
-        engine, family = self.engine, self.engine.subtree(self.active)
-        engine.cancel_runs(family, stopped)
+        engine, stopping = self.engine, self.engine.stopping
+        family = stopping.family_of(self.active)
+        stopping.cancel_runs(family, stopped)
         for each in family:
             wait, is_over = partial(engine.wait_for_all, each), partial(engine.has_ended, each)
             with suppress(StoreError):
@@ -272,7 +273,7 @@ class FlowCall:
         before = [] if self._is_recorded else [record]
         self._is_recorded = True
         self._sequence += 1
-        result = None if self.flow.persist_result is False else state.recordable()
+        result = None if self.flow.persist_result is False else recordable_here(state, engine.folder)
         change = StateChange(
             record, self._sequence, state.type, state.name, state.message, state.instant, self._state or "Pending",
             active.attempt, None, state.cause, result,

@@ -177,7 +177,7 @@ class TaskFuture(Handle[R_co]):
             Whether that will be so. False if the run has ended, or is at work where it cannot be stopped: in a thread,
             unless its function is async.
         """
-        return not self._done and bool(self._engine.cancel(self))
+        return not self._done and bool(self._engine.stopping.cancel(self))
 
     def __await__(self) -> Generator[Any, None, R_co]:
         """Wait without blocking the event loop, and return the task's data as `result()` does."""

@@ -8,7 +8,7 @@ import shlex
 import stat
 import sys
 import time
-from typing import TYPE_CHECKING, Literal, NamedTuple, TypeAlias
+from typing import TYPE_CHECKING, Literal, TypeAlias
 
 from localflow.errors import ConfigError, CorruptStoreError, LocalflowError, StoreError
 from localflow.housekeeping import disk_usage, find_leftovers, remove_leftovers, store_path
@@ -18,6 +18,7 @@ from localflow.plugins import installed_plugins
 from localflow.project import Project
 from localflow.strays import find_strays, kill_stray
 from localflow.tomlfile import shown_path
+from localflow.typed import NamedTuple
 from localflow.version import __version__
 
 if TYPE_CHECKING:

@@ -10,13 +10,14 @@ import math
 from collections import Counter
 from datetime import UTC, datetime
 from itertools import chain
-from typing import TYPE_CHECKING, Any, NamedTuple, TypeAlias
+from typing import TYPE_CHECKING, Any, TypeAlias
 
 from localflow.large_values import FILE, Reference
 from localflow.masking import masked
 from localflow.records import FlowRun, StateChange, TaskRun
 from localflow.standings import first_start, last_end
 from localflow.states import NOT_READY, StateType
+from localflow.typed import NamedTuple
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Sequence

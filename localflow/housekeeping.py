@@ -13,12 +13,13 @@ import stat
 import time
 from contextlib import ExitStack, suppress
 from pathlib import Path
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING
 
 from localflow.locks import is_claim_of_nobody, take_claim
 from localflow.masking import MASK, dotted
 from localflow.retention import Rule
 from localflow.states import FINAL_TYPES, NOT_READY
+from localflow.typed import NamedTuple
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence

@@ -10,10 +10,11 @@ from __future__ import annotations
 
 import sys
 import threading
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any
 
 from localflow.digests import blake2b
 from localflow.input_values import LONG, QUICK, Encoder, TooMuchError, digest, type_name
+from localflow.typed import NamedTuple
 
 if TYPE_CHECKING:
     import weakref

@@ -29,7 +29,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Collection, Iterator, Sequence
-from typing import ClassVar, NamedTuple, Protocol, TypeAlias
+from typing import ClassVar, Protocol, TypeAlias
 
 from localflow.calls import Call, Outcome, Output
 from localflow.errors import StoreError
@@ -50,6 +50,7 @@ from localflow.records import (
 )
 from localflow.standings import chosen, standings_of
 from localflow.states import Cause, State, StateType
+from localflow.typed import NamedTuple
 
 __all__ = [
     "API_VERSION",

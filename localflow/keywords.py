@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from typing import TYPE_CHECKING, Any, TypeAlias, TypedDict
+from typing import TYPE_CHECKING, Any, TypeAlias
 
 from localflow.callables import is_coroutine_function
 from localflow.errors import suggestion
 from localflow.states import StateType
+from localflow.typed import TypedDict
 
 if TYPE_CHECKING:
     from datetime import timedelta

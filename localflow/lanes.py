@@ -8,6 +8,7 @@ import threading
 from typing import TYPE_CHECKING
 
 from localflow.errors import ExecutorError, PluginError
+from localflow.garbage import RareCollection
 from localflow.instances import release
 from localflow.interrupts import STOPS
 from localflow.payloads import type_name
@@ -147,6 +148,7 @@ class Lanes:
         self._lanes: dict[object, Lane] = {}
         self._lock = threading.Lock()
         self._warned: set[tuple[str, str]] = set()
+        self._rare_collection = RareCollection()
 
     def __iter__(self) -> Iterator[Lane]:
         return iter([*self._lanes.values()])
@@ -161,6 +163,10 @@ class Lanes:
                 lane.executor.folder = self._folder
                 lane.start(self._report)
                 self._lanes[key] = lane
+                if any(each.executor.shares_memory for each in self._lanes.values()):
+                    self._rare_collection.end()
+                else:
+                    self._rare_collection.begin()
         return lane
 
     def warn_of_timeout(self, task: str, lane: Lane) -> None:
@@ -179,6 +185,7 @@ class Lanes:
         """Shut the executors down."""
         with self._lock:
             lanes, self._lanes = list(self._lanes.values()), {}
+            self._rare_collection.end()
         for lane in lanes:
             try:
                 lane.executor.shutdown()

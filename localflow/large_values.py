@@ -20,11 +20,12 @@ import os
 import weakref
 from contextlib import suppress
 from struct import Struct
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING
 from zlib import crc32
 
 from localflow.errors import LargeValueError
 from localflow.failpoints import reach
+from localflow.typed import NamedTuple
 
 if TYPE_CHECKING:
     from collections.abc import Sequence

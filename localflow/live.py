@@ -187,13 +187,15 @@ class LiveRun:
             except Exception as error:  # such as a list put in the place of a future in a set
                 function, args, kwargs = _raise, (error,), {}
             holds_packed = bool(packed)
+        is_here = self.lane.executor.shares_memory
         self.call = call = tuple.__new__(
             Call,
             (
                 self.node, self.record, self.attempt, function, args, kwargs, holds_packed,
                 self.first_attempt + task.retry.retries, task.timeout_seconds,
                 active.log_prints if task.log_prints is None else task.log_prints,
-                self._log if self.lane.executor.shares_memory else None,
+                self._log if is_here else None,
+                active.engine.folder if is_here and task.persist_result is not False else None,
             ),
         )  # fmt: skip
         return call

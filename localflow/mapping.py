@@ -10,7 +10,7 @@ from __future__ import annotations
 import io
 import itertools
 import time
-from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar, overload
+from typing import TYPE_CHECKING, Any, TypeVar, overload
 
 from localflow.arguments import Marker, allow_failure, quote
 from localflow.batches import Batch
@@ -20,6 +20,7 @@ from localflow.interrupts import NappingCondition
 from localflow.live import MOST_WAITING
 from localflow.signatures import StandIn
 from localflow.states import State
+from localflow.typed import NamedTuple
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Mapping, Sequence

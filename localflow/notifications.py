@@ -17,12 +17,13 @@ from __future__ import annotations
 import queue
 import threading
 import time
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING
 
 from localflow.events import duration
 from localflow.interfaces import Notifier
 from localflow.printable import printable, shortened
 from localflow.states import StateType, exception_text
+from localflow.typed import NamedTuple
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence

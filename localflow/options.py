@@ -8,7 +8,7 @@ import re
 import types
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Literal, NamedTuple, Optional, Union, get_args, get_origin
+from typing import TYPE_CHECKING, Annotated, Any, Literal, Optional, Union, get_args, get_origin
 
 from localflow import masking
 from localflow.errors import suggestion
@@ -16,6 +16,7 @@ from localflow.interfaces import AtLeast, Secret
 from localflow.masking import found, quoted
 from localflow.printable import printable
 from localflow.tomlfile import parse_value
+from localflow.typed import NamedTuple
 
 if TYPE_CHECKING:
     from localflow.config import Problem, Table

@@ -14,12 +14,13 @@ from contextlib import suppress
 from functools import cache
 from importlib import import_module
 from types import CodeType, FunctionType
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any
 
 from localflow import classes
 from localflow.errors import LargeValueError, StoreError, TaskFailedError, UnpicklableError
 from localflow.interrupts import STOPS
 from localflow.large_values import FILE, LARGE_BYTES, Draft, RecentBuffers, Reference, mapped, read_parts
+from localflow.typed import NamedTuple
 
 if TYPE_CHECKING:
     from collections.abc import Callable

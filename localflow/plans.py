@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import defaultdict
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any
 
 from localflow.code import code_of, is_changed, is_own
 from localflow.earlier import OUTDATED
@@ -11,6 +11,7 @@ from localflow.states import (
     ENGINE_LOST,
     NOT_READY,
 )
+from localflow.typed import NamedTuple
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping

@@ -22,7 +22,7 @@ import sys
 import threading
 from collections import deque
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal, NamedTuple, TypeAlias
+from typing import TYPE_CHECKING, Any, Literal, TypeAlias
 
 import pluggy
 
@@ -31,6 +31,7 @@ from localflow.errors import PluginError, PluginLoadError, UnknownPluginError, s
 from localflow.interfaces import API_VERSION
 from localflow.printable import printable
 from localflow.states import exception_text
+from localflow.typed import NamedTuple
 from localflow.version import DISTRIBUTION, __version__
 
 if TYPE_CHECKING:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 from contextlib import contextmanager, suppress
 from contextvars import ContextVar
-from typing import TYPE_CHECKING, Annotated, Any, NamedTuple
+from typing import TYPE_CHECKING, Annotated, Any
 
 from localflow.config import DEFAULT, LIMITS, RETENTION, SECTIONS, Problem, Settings, Table, config_error, load_settings
 from localflow.errors import LocalflowError, PluginError, StoreError, UnknownPluginError, suggestion
@@ -17,6 +17,7 @@ from localflow.options import REQUIRED, Bound, Option, Options, bind, read_optio
 from localflow.plugins import BUILTIN, Plugins, installed_plugins
 from localflow.printable import printable
 from localflow.states import STATE_NAMES, exception_text
+from localflow.typed import NamedTuple
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator, Mapping

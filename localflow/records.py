@@ -8,7 +8,9 @@ Instants are seconds since the epoch, in UTC; readers order by `sequence`, never
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, NamedTuple, TypeAlias
+from typing import TYPE_CHECKING, TypeAlias
+
+from localflow.typed import NamedTuple
 
 if TYPE_CHECKING:
     from collections.abc import Mapping

@@ -7,7 +7,7 @@ from collections import defaultdict
 from contextlib import contextmanager
 from datetime import UTC, datetime
 from fnmatch import fnmatchcase
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any
 
 from localflow.code import is_changed
 from localflow.earlier import EarlierRun, EarlierRuns
@@ -24,6 +24,7 @@ from localflow.states import (
     type_and_text,
 )
 from localflow.strays import birth_of
+from localflow.typed import NamedTuple
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence

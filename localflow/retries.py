@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
-from typing import TYPE_CHECKING, Any, NamedTuple, TypeAlias
+from typing import TYPE_CHECKING, Any, TypeAlias
 
 from localflow.callables import is_coroutine_function
 from localflow.states import StateType
+from localflow.typed import NamedTuple
 
 if TYPE_CHECKING:
     from localflow.states import State

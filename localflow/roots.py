@@ -7,16 +7,16 @@ from __future__ import annotations
 
 import logging
 from contextlib import ExitStack, contextmanager
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any
 
 from localflow.control import ControlChannel, control_path
 from localflow.engine import Engine
 from localflow.errors import PluginError
 from localflow.flow_records import flow_record, flow_record_again
 from localflow.flow_runs import FlowCall
-from localflow.garbage import collected_rarely
 from localflow.logs import recording
 from localflow.states import Cancelled
+from localflow.typed import NamedTuple
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
@@ -87,7 +87,7 @@ def begun(
         folder = store.value_folder(record.root_id)
         if folder is not None:
             engine.folder.place, engine.folder.power_safe = folder.place, folder.power_safe
-        with engine.shield.listening(), recording(), collected_rarely():
+        with engine.shield.listening(), recording():
             yield FlowCall(
                 engine, flow, record, lambda: flow.body(parameters), lane, 0, blocker, started, left_flow,
                 resumption,
@@ -146,7 +146,7 @@ def _listen(project: Project, active: ActiveFlow) -> ControlChannel:
     """Let other processes cancel a flow run."""
 
     def cancel() -> None:
-        active.engine.stop_flow(active, Cancelled("the flow run was cancelled from outside"))
+        active.engine.stopping.stop_flow(active, Cancelled("the flow run was cancelled from outside"))
 
     channel = ControlChannel(control_path(project.state_directory, active.record.id), cancel)
     channel.open()

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import linecache
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any
+
+from localflow.typed import NamedTuple
 
 if TYPE_CHECKING:
     import ast

@@ -5,7 +5,7 @@ from __future__ import annotations
 import enum
 import time
 from collections import Counter
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any
 
 from localflow import arguments
 from localflow.errors import (
@@ -20,6 +20,7 @@ from localflow.errors import (
 )
 from localflow.payloads import Packed, pack
 from localflow.printable import shortened
+from localflow.typed import NamedTuple
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping, Sequence

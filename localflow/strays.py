@@ -12,7 +12,9 @@ import os
 import sys
 import time
 from contextlib import suppress
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING
+
+from localflow.typed import NamedTuple
 
 if TYPE_CHECKING:
     import psutil

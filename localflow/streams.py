@@ -9,7 +9,6 @@ A signal handler may write while its thread is in the middle of a write, so the 
 
 from __future__ import annotations
 
-import logging
 import sys
 import threading
 import time
@@ -25,8 +24,8 @@ if TYPE_CHECKING:
 
     from localflow.context import FlowContext, TaskContext
 
-#: The sources of lines that were written, not logged, and the level they count as.
-LEVELS = {"stdout": logging.INFO, "stderr": logging.WARNING}
+#: The sources of lines that were written, not logged, and the level they count as: INFO and WARNING of `logging`.
+LEVELS = {"stdout": 20, "stderr": 30}
 
 #: The longest line that is kept whole, in characters; a longer one becomes several.
 LINE_LIMIT = 1 << 16

@@ -5,10 +5,11 @@ from __future__ import annotations
 import re
 import stat
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any
 
 from localflow.errors import ConfigError
 from localflow.printable import printable
+from localflow.typed import NamedTuple
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping

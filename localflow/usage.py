@@ -30,16 +30,12 @@ class ThreadMeter:
 
     def begin(self) -> None:
         """Note that a call begins in this thread."""
-        self._cpu = time.thread_time()
+        self._cpu, _ = _thread_usage()
 
     def end(self) -> tuple[float | None, int | None]:
         """Return the CPU seconds of this thread since then, and the most memory the process has had."""
-        resource = _resource()
-        whose = getattr(resource, "RUSAGE_THREAD", None)
-        if whose is None:
-            return time.thread_time() - self._cpu, peak_rss_bytes()
-        usage = resource.getrusage(whose)  # Linux tells both at once
-        return max(0.0, usage[0] + usage[1] - self._cpu), usage[2] * 1024
+        cpu, peak = _thread_usage()
+        return cpu - self._cpu, peak
 
 
 class LoopMeter:
@@ -81,6 +77,14 @@ class ProcessMeter:
 def peak_rss_bytes() -> int | None:
     """Return the largest resident size this process has had, or None where the system does not tell."""
     return _process_usage()[1]
+
+
+def _thread_usage() -> tuple[float, int | None]:
+    resource = _resource()
+    if not hasattr(resource, "RUSAGE_THREAD"):
+        return time.thread_time(), peak_rss_bytes()
+    usage = resource.getrusage(resource.RUSAGE_THREAD)  # Linux tells both at once, sooner than the time alone
+    return usage[0] + usage[1], usage[2] * 1024
 
 
 def _process_usage() -> tuple[float, int | None]:

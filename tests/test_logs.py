@@ -438,6 +438,100 @@ main()
     assert done.stdout == "shown: hello\n"
 
 
+# -- a worker that has needed no `logging` so far ----------------------------------------------------------------------
+
+AS_A_WORKER = """
+import os, sys, types
+builtin = sys.modules["localflow.builtin"] = types.ModuleType("localflow.builtin")
+import localflow
+builtin.__path__ = [os.path.join(localflow.__path__[0], "builtin")]
+from localflow.builtin.process.worker import Capture
+from localflow.context import TaskContext, entered
+from localflow.records import FlowRun, TaskRun
+
+told = os.dup(1)
+Capture(*[os.open(name, os.O_CREAT | os.O_RDWR) for name in ("stdout", "stderr", "log")])
+assert "logging" not in sys.modules
+lines = []
+run = TaskRun(FlowRun("id", "name", "flow", 0.0, "id"), 1, "run", "task", 0, 0.0)
+with entered(TaskContext(run, 1, [], lines.append, log_prints=True)):
+    call()
+os.write(told, repr([line.message for line in lines]).encode())
+"""
+
+LOG = 'logging.getLogger("lib").info("said")'
+
+
+@pytest.mark.parametrize(
+    ("body", "said"),
+    [
+        (f"import logging; {LOG}", 1),
+        (f"import logging.handlers; {LOG.replace('logging', 'logging.handlers.logging')}", 1),
+        (f"import localflow.echo, logging; {LOG}", 1),
+        (f"import localflow.log_records, logging; {LOG}", 1),
+        ("from localflow import get_run_logger; get_run_logger().info('said')", 1),
+        ("print('said')", 1),
+        (f"import logging; logging.basicConfig(level=20, filename='configured'); {LOG}", 1),
+        (f"import logging; logging.getLogger().setLevel(30); {LOG}", 0),
+        ("import logging; logging.getLogger('localflow.own').warning('not said')", 0),
+    ],
+)
+def test_whoever_imports_logging_first_in_a_worker_no_record_is_missed(own_folder: Path, body: str, said: int) -> None:
+    """It is there from the start for the task, and nobody has to wait for it where no task logs."""
+    source = f"def call(): {body}\n{AS_A_WORKER}"
+
+    done = subprocess.run([sys.executable, "-c", source], capture_output=True, encoding="utf-8", timeout=50, check=True)
+
+    assert done.stdout == str(["said"] * said)
+
+
+def test_threads_that_import_logging_at_once_miss_no_record(own_folder: Path) -> None:
+    """Whichever of them comes first, by whatever module, all go on with records taken."""
+    source = f"""
+import contextvars, threading
+
+def log(module):
+    together.wait()
+    __import__(module)
+    import logging
+    {LOG}
+
+def call():
+    threads = [
+        threading.Thread(target=contextvars.copy_context().run, args=(log, module))
+        for module in ("logging", "logging.handlers", "localflow.logs", "localflow.echo") * 2
+    ]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+
+together = threading.Barrier(8)
+{AS_A_WORKER}"""
+
+    done = subprocess.run([sys.executable, "-c", source], capture_output=True, encoding="utf-8", timeout=50, check=True)
+
+    assert done.stdout == str(["said"] * 8)
+
+
+def test_a_child_that_imports_logging_first_logs_as_it_would_without_us(own_folder: Path) -> None:
+    """What a task forks is no worker: its records go to Python's own handler."""
+    source = f"""
+def call():
+    pid = os.fork()
+    if not pid:
+        import logging
+        logging.getLogger("lib").info("quiet")
+        logging.getLogger("lib").warning("from the child")
+        os._exit(len(lines))
+    assert os.waitpid(pid, 0)[1] == 0
+{AS_A_WORKER}"""
+
+    subprocess.run([sys.executable, "-c", source], timeout=50, check=True)
+
+    assert Path("stderr").read_text() == "from the child\n"
+
+
 # -- print -----------------------------------------------------------------------------------------------------------
 
 

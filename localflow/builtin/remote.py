@@ -17,7 +17,7 @@ import socket
 import sys
 import threading
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any
 
 from localflow import arguments, logs
 from localflow.builtin.process.outcomes import outcome_frame, read_outcome
@@ -27,6 +27,7 @@ from localflow.builtin.process.worker import Function, Work
 from localflow.large_values import FILE, Folder, Reference, mapped
 from localflow.payloads import CONTENT, Packed, Payload
 from localflow.records import FlowRun, LogLine
+from localflow.typed import NamedTuple
 from localflow.usage import ThreadMeter
 
 if TYPE_CHECKING:

@@ -83,6 +83,32 @@ def test_workers_know_nothing_of_the_engine(runner: CallRunner) -> None:
     assert ours.intersection(loaded) == set()
 
 
+@pytest.mark.skipif(not hasattr(os, "sched_setaffinity"), reason="cores cannot be taken away here")
+def test_workers_beyond_the_cores_begin_with_what_tasks_often_need(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """They would get in each other's way if each imported it, so their supervisor does it for them."""
+    (tmp_path / "meeting.py").write_text(
+        "import sys\n"
+        "is_prepared = 'cloudpickle' in sys.modules\n"
+        "from localflow.testing.workloads import meet\n"
+        "def prepared(*arguments): return meet(*arguments) and is_prepared\n"
+    )
+    monkeypatch.syspath_prepend(str(tmp_path))
+    cores = os.sched_getaffinity(0)
+    os.sched_setaffinity(0, {min(cores)})
+    try:
+        with CallRunner(ProcessExecutor(workers=2)) as runner:
+            import meeting  # type: ignore[import-not-found]
+
+            calls = [runner.call(meeting.prepared, str(tmp_path / "met"), name, 2) for name in ("one", "other")]
+            outcomes = runner.run(*calls)
+    finally:
+        os.sched_setaffinity(0, cores)
+
+    assert any(outcome.state.result() for outcome in outcomes)
+
+
 @pytest.fixture
 def remembering(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> str:
     """Name an initializer after which a worker can tell what calls have imported."""

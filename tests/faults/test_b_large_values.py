@@ -5,7 +5,9 @@ from __future__ import annotations
 import errno
 import os
 import resource
+import shutil
 from array import array
+from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -14,6 +16,8 @@ import pytest
 
 from localflow import ProcessExecutor, SequentialExecutor, ThreadExecutor, flow, task
 from localflow.large_values import DRAFT, LARGE_BYTES
+from localflow.payloads import unpack
+from localflow.project import Project
 
 if TYPE_CHECKING:
     from localflow import State
@@ -345,6 +349,49 @@ def test_executors_that_share_memory_pass_the_very_object(executor: Any) -> None
 
     assert returned(main()) is True
     assert value_files() == []
+
+
+IN_PROCESS = [SequentialExecutor(), ThreadExecutor(workers=1)]
+
+
+@pytest.mark.parametrize("executor", IN_PROCESS)
+def test_what_a_task_and_its_flow_return_in_the_engines_process_is_in_files(executor: Any) -> None:
+    """The database has what tells of them; who asks another time maps them."""
+
+    @task
+    def make() -> bytes:
+        return bytes(SIZE)
+
+    @flow(executor=executor)
+    def main() -> Any:
+        return make().result() + b"!"
+
+    returned(main())
+
+    files = sorted(value_files(), key=lambda path: path.stat().st_size)
+    assert [path.parent.parent.name for path in files] == ["localflow.db-values"] * 2
+    assert [path.stat().st_size // SIZE for path in files] == [1, 1]
+    with closing(Project.load().open_store()) as store:
+        [run] = store.list_flow_runs()
+        kept = [store.load_result(run.flow_run.id, number) for number in (0, 1)]
+    assert [unpack(payload) for payload in kept if payload is not None] == [bytes(SIZE) + b"!", bytes(SIZE)]
+
+
+@pytest.mark.parametrize("executor", IN_PROCESS)
+def test_where_no_file_can_be_written_a_result_of_the_engines_process_is_stored_all_the_same(executor: Any) -> None:
+    """Its task has done its work, and the store may have room for it."""
+
+    @task
+    def make() -> bytes:
+        shutil.rmtree(".localflow/localflow.db-values", ignore_errors=True)
+        Path(".localflow/localflow.db-values").write_bytes(b"in the way")
+        return bytes(SIZE)
+
+    @flow(executor=executor)
+    def main() -> int:
+        return len(make().result())
+
+    assert returned(main()) == SIZE
 
 
 FLOWS = """

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import signal
 import sqlite3
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing
 from typing import TYPE_CHECKING, Any
 
@@ -155,6 +156,27 @@ def test_a_full_spool_begins_anew(store: SqliteStateStore, path: Path) -> None:
     (file,) = spools(path)
     assert file.stat().st_size == SPOOL_BYTES
     assert [change.sequence for change in changes_of(list(store.read(FLOW_RUN.id)))] == [*range(1, 3000)]
+
+
+def test_readers_beside_appends_find_all_that_was_committed_before_they_looked(store: SqliteStateStore) -> None:
+    """Nothing of it is left out or filed twice while a thread goes on appending."""
+    appended = 0
+
+    def append() -> None:
+        nonlocal appended
+        for number in range(1, 1001):
+            add_runs(store, [number])
+            appended = number
+
+    with ThreadPoolExecutor(1) as pool:
+        appending = pool.submit(append)
+        while not appending.done():
+            before = appended
+            found = [change.run.number for change in changes_of(list(store.read(FLOW_RUN.id)))]
+            assert found == [*range(1, len(found) + 1)]
+            assert len(found) >= before
+        appending.result()
+    assert len(changes_of(list(store.read(FLOW_RUN.id)))) == 1000
 
 
 def test_the_spool_is_filed_soon_and_removed_at_the_end(path: Path) -> None:

@@ -9,17 +9,20 @@ from __future__ import annotations
 
 import contextlib
 import ctypes
+import importlib.util
 import os
 import sys
 from functools import partial
 from os import SEEK_END, lseek  # for each call
 from typing import TYPE_CHECKING, TypeAlias
 
-from localflow import logs
 from localflow.builtin.process.transport import OUTPUT_BEGIN, frame
+from localflow.recording import recorder
 
 if TYPE_CHECKING:
     from collections.abc import Callable
+    from importlib.machinery import ModuleSpec
+    from types import ModuleType
 
     from localflow.records import LogLine
 
@@ -44,7 +47,11 @@ class Capture:
                 stream = open(target, "w", 1, "utf-8", "backslashreplace", closefd=False)  # noqa: SIM115
                 setattr(sys, name, stream)
         self._flush_c = _c_flush()
-        logs.install()
+        recorder.install()
+        if "logging" in sys.modules:
+            _take_records()
+        else:
+            sys.meta_path.insert(0, _LoggingFinder())
 
     def log(self, line: LogLine) -> None:
         """Take what a task logs; what it has written before comes before it."""
@@ -77,6 +84,32 @@ class Capture:
             except BaseException:  # closed, or something of the task's own
                 continue
         self._flush_c()
+
+
+class _LoggingFinder:
+    """Has records taken as soon as there is `logging`, by whomever it is imported: many a worker never needs it."""
+
+    _has_found = False
+
+    def find_spec(self, name: str, path: object = None, target: object = None) -> ModuleSpec | None:
+        """Find `logging` as it would be found without this."""
+        if name != "logging" or self._has_found:
+            return None
+        self._has_found = True
+        spec = importlib.util.find_spec(name)
+        if spec is not None and spec.loader is not None:
+            load = spec.loader.exec_module
+
+            def load_and_take(module: ModuleType) -> None:
+                load(module)
+                _take_records()
+
+            spec.loader.exec_module = load_and_take  # type: ignore[method-assign]
+        return spec
+
+
+def _take_records() -> None:
+    import localflow.log_records  # noqa: F401  # which does it
 
 
 def _c_flush() -> Callable[[], object]:

@@ -5,11 +5,12 @@ from __future__ import annotations
 import os
 import signal
 import time
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING
 
 from localflow.builtin.process.memory import available_bytes, size_in_words
 from localflow.records import Execution
 from localflow.states import OOM_KILLED, WORKER_LOST, Cause, State, StateType
+from localflow.typed import NamedTuple
 
 if TYPE_CHECKING:
     from localflow.builtin.process.packing import Shipment

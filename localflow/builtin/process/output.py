@@ -18,10 +18,11 @@ import logging
 import os
 import sys
 import time
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any
 
 from localflow.builtin.process.transport import OUTPUT_BEGIN, FrameReader
 from localflow.records import LogLine
+from localflow.typed import NamedTuple
 
 if TYPE_CHECKING:
     from localflow.builtin.process.capture import Ends

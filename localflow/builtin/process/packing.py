@@ -119,7 +119,7 @@ class CallPacker:
         self._path_is_relative = path != self._seen_path
 
     def _pack(self, call: Call) -> Shipment:
-        call_id, run, attempt, called, _, _, _, attempts, timeout_seconds, log_prints, _ = call
+        call_id, run, attempt, called, _, _, _, attempts, timeout_seconds, log_prints, *_ = call
         known = self._definitions
         function = known.get(id(called)) or self._define_function(called, run.task)
         if function.problem:

@@ -27,7 +27,6 @@ from __future__ import annotations
 
 import logging
 import os
-import selectors
 import threading
 import time
 from functools import partial
@@ -37,6 +36,7 @@ from localflow.builtin.cores import usable_cores
 from localflow.builtin.process.assignment import OVERDUE_SECONDS, Assignment, recall_all
 from localflow.builtin.process.deaths import Death, outgrown_state
 from localflow.builtin.process.memory import resident_bytes
+from localflow.builtin.process.news import News
 from localflow.builtin.process.outcomes import read_outcome
 from localflow.builtin.process.output import FIRST_LOOK, show
 from localflow.builtin.process.packing import CallPacker
@@ -98,12 +98,12 @@ class Pool:
         self._cores = usable_cores()
         self._closing = False
         self._woken = False
-        self._selector = selectors.DefaultSelector()
+        self._news: News[Worker | Supervisor | None] = News()
         self._wakes, self._waker = os.pipe()
         for descriptor in (self._wakes, self._waker):
             os.set_blocking(descriptor, False)
-        self._selector.register(self._wakes, selectors.EVENT_READ)
-        self._staff = Staff(settings, self._assignment, self._packer, self._selector)
+        self._news.add(self._wakes, None)
+        self._staff = Staff(settings, self._assignment, self._packer, self._news)
         if supervisor is not None:
             self._staff.take_over(supervisor)
         self._thread = threading.Thread(target=self._run, name="localflow-process-pool", daemon=True)
@@ -202,31 +202,30 @@ class Pool:
             self._staff.watch_choked_pipes()
         self._is_alert, self._is_idle = bool(answers), not (news or said or answers)
 
-    def _await(self) -> list[tuple[selectors.SelectorKey, int]]:
+    def _await(self) -> list[tuple[int, Worker | Supervisor | None]]:
         """Wait for news; return where there is some.
 
         While outcomes come one after the other, all that can wait a moment does.
         """
-        select = self._selector.select
+        wait = self._news.wait
         if self._is_alert and time.monotonic() < self._manage_at:
             # Awake, but not if a worker would miss the core.
             is_free = 0 < self._assignment.busy() < self._cores
-            ready = self._lookout.find(lambda: select(0)) if is_free else select(_MANAGE_SECONDS)
+            ready = self._lookout.find(lambda: wait(0)) if is_free else wait(_MANAGE_SECONDS)
             if ready:
                 return ready
         with self._lock:
             self._manage_at = time.monotonic() + _MANAGE_SECONDS
             self._patience = patience = self._manage()
-        return select(patience)
+        return wait(patience)
 
     def _listen(
-        self, ready: Sequence[tuple[selectors.SelectorKey, int]]
+        self, ready: Sequence[tuple[int, Worker | Supervisor | None]]
     ) -> tuple[list[tuple[Worker, list[Any]]], list[Any]]:
         """Return what workers have written, and what the supervisor has said."""
         news: list[tuple[Worker, list[Any]]] = []
         said: list[Any] = []
-        for key, _ in ready:
-            source = key.data
+        for descriptor, source in ready:
             if source is None:
                 with self._lock:
                     self._woken = False
@@ -234,7 +233,7 @@ class Pool:
             elif isinstance(source, Supervisor):
                 messages = source.read()
                 said.extend([(None,)] if messages is None else messages)
-            elif key.fd == source.outcomes_file:
+            elif descriptor == source.outcomes_file:
                 news.append((source, self._staff.read(source)))
             else:
                 with self._lock:
@@ -414,7 +413,7 @@ class Pool:
             self._assignment.take_backlog()
             self._staff.dismiss()
         while (patience := self._staff.dismissal_patience()) is not None:
-            _, said = self._listen(self._selector.select(patience))
+            _, said = self._listen(self._news.wait(patience))
             with self._lock:
                 for kind, *rest in said:
                     if kind is None:
@@ -423,6 +422,5 @@ class Pool:
                         self._staff.forget(rest[0])
         self._staff.close()
         show(self._staff.unclaimed)
-        self._selector.close()
         for descriptor in (self._wakes, self._waker):
             os.close(descriptor)

@@ -31,6 +31,7 @@ if TYPE_CHECKING:
 
 _PIECE = 1 << 16
 _END_DEADLINE = 3.0
+_NAP = 1  # millisecond, where nobody tells of its death
 _QUIET = getattr(_socket, "MSG_NOSIGNAL", 0)
 _CONTROL = 3
 
@@ -155,12 +156,15 @@ class Supervisor:
     def bury(self) -> int | None:
         """Release everything; return how the process ended, negative for a signal, None if nobody knows."""
         self._socket.close()  # which ends it, if it is still alive
+        death = select.poll()
+        if self._death is not None:
+            death.register(self._death, select.POLLIN)
         deadline = time.monotonic() + _END_DEADLINE
         while not self._has_died():
             if time.monotonic() > deadline:
                 with contextlib.suppress(ProcessLookupError):
                     os.kill(self.pid, signal.SIGKILL)
-            time.sleep(0.0005)
+            death.poll(_NAP)
         if self._death is not None:
             os.close(self._death)
         return None if self._status is None else os.waitstatus_to_exitcode(self._status)

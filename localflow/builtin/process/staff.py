@@ -12,11 +12,10 @@ from __future__ import annotations
 import contextlib
 import logging
 import os
-import selectors
 import signal
 import sys
 import time
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any
 
 from localflow.builtin.process import shortage
 from localflow.builtin.process.deaths import execution_until_now, lost_state
@@ -26,6 +25,7 @@ from localflow.builtin.process.transport import START, frame
 from localflow.builtin.process.workers import Worker
 from localflow.calls import Outcome
 from localflow.states import WORKER_LOST, Cause, State, StateType
+from localflow.typed import NamedTuple
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -33,6 +33,7 @@ if TYPE_CHECKING:
     from localflow.builtin.process.assignment import Assignment
     from localflow.builtin.process.capture import Ends
     from localflow.builtin.process.deaths import Death
+    from localflow.builtin.process.news import News
     from localflow.builtin.process.output import Unclaimed
     from localflow.builtin.process.packing import CallPacker, Shipment
     from localflow.large_values import Folder
@@ -67,7 +68,7 @@ class Staff:
     """The supervisor and its workers."""
 
     def __init__(
-        self, settings: Settings, assignment: Assignment, packer: CallPacker, selector: selectors.BaseSelector
+        self, settings: Settings, assignment: Assignment, packer: CallPacker, news: News[Worker | Supervisor | None]
     ) -> None:
         self.problem: tuple[str, str] | None = None
         """Why no worker can be started, with the traceback of it; None as long as there is hope."""
@@ -78,7 +79,7 @@ class Staff:
         self._settings = settings
         self._assignment = assignment
         self._packer = packer
-        self._selector = selector
+        self._news = news
         self._supervisor: Supervisor | None = None
         self._supervisor_is_proven = False
         self._workers = assignment.workers
@@ -127,7 +128,7 @@ class Staff:
     def take_over(self, supervisor: Supervisor) -> Supervisor:
         """Have workers started by a supervisor."""
         for descriptor in supervisor.files:
-            self._selector.register(descriptor, selectors.EVENT_READ, supervisor)
+            self._news.add(descriptor, supervisor)
         self._supervisor, self._supervisor_is_proven, self.supervisor_problem = supervisor, False, ""
         return supervisor
 
@@ -141,7 +142,7 @@ class Staff:
         start = frame((START, self._packer.path, self._directory, sys.argv, settings.initializer, place, power_safe))
         worker = Worker(self._last_number, start, self._packer.path_frame, settings.max_tasks_per_worker or _UNLIMITED)
         self._workers[worker.number] = worker
-        self._selector.register(worker.outcomes_file, selectors.EVENT_READ, worker)
+        self._news.add(worker.outcomes_file, worker)
         supervisor.spawn(worker.number, worker.worker_files, self._travels_by_value())
         worker.let_go()
 
@@ -241,8 +242,7 @@ class Staff:
         worker = self._workers.pop(number, None)
         if worker is not None:
             for descriptor in (worker.outcomes_file, worker.calls_file):
-                with contextlib.suppress(KeyError):
-                    self._selector.unregister(descriptor)
+                self._news.remove(descriptor)
             self._choked.discard(worker)
             self.unclaimed += worker.output.unclaimed()
             worker.close()
@@ -253,7 +253,7 @@ class Staff:
         if supervisor is None:
             return []
         for descriptor in supervisor.files:
-            self._selector.unregister(descriptor)
+            self._news.remove(descriptor)
         ending = supervisor.bury()
         text = self.supervisor_problem or f"the supervisor of the workers {_ending_in_words(ending)}"
         if not self._supervisor_is_proven:
@@ -292,7 +292,7 @@ class Staff:
         """End the supervisor; what completed tasks have left running may go on, and is told."""
         if self._supervisor is not None:
             for descriptor in self._supervisor.files:
-                self._selector.unregister(descriptor)
+                self._news.remove(descriptor)
             left = self._supervisor.end(kill=self._dismissed_at_work)
             if left:
                 ending = "which were killed" if self._dismissed_at_work else "which go on"
@@ -310,7 +310,7 @@ class Staff:
             self.kill(worker)
             contents = None
         if contents is None:  # the end of the pipe, or of any use for it: how it died the supervisor will tell
-            self._selector.unregister(worker.outcomes_file)
+            self._news.remove(worker.outcomes_file)
             return []
         return contents
 
@@ -324,10 +324,10 @@ class Staff:
             if worker.pending != (worker in self._choked):
                 if worker.pending:
                     self._choked.add(worker)
-                    self._selector.register(worker.calls_file, selectors.EVENT_WRITE, worker)
+                    self._news.add(worker.calls_file, worker, to_write=True)
                 else:
                     self._choked.discard(worker)
-                    self._selector.unregister(worker.calls_file)
+                    self._news.remove(worker.calls_file)
 
     def waits(self) -> list[float]:
         """Return after how many seconds something is to be done here even if nothing happens."""

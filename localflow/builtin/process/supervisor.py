@@ -2,7 +2,8 @@
 
 It is exec'd once by the engine, has one thread, and imports what workers need, so that a fork (a millisecond) gives a
 worker ready to work, with no lock of anybody's held. What not every worker needs it imports while nobody asks for one:
-a worker that is wanted at once imports the rest itself, if its tasks need it. It waits for three things at once:
+a worker that is wanted at once, and has a core for itself, imports the rest if its tasks need it. It waits for three
+things at once:
 
     - frames from the engine, with the pipes of new workers; the end of them means that the engine is gone
     - the death of the engine itself, for a process forked by user code may keep the engine's end of the socket open
@@ -28,7 +29,7 @@ import sys
 import time
 import types
 from collections import deque
-from typing import Any, NamedTuple, NoReturn
+from typing import Any, NoReturn
 
 from localflow.builtin.process import shortage, worker
 from localflow.builtin.process.families import Family
@@ -45,6 +46,7 @@ from localflow.builtin.process.transport import (
     FrameReader,
     frame,
 )
+from localflow.typed import NamedTuple
 
 _PIECE = 1 << 16
 _WORKER_FILES = 7
@@ -55,8 +57,10 @@ _END_DEADLINE = 1.0
 _FIRST_CALLS_SECONDS = 0.1
 #: What the first call of each worker would import otherwise.
 _ALWAYS_NEEDED = ("resource", "localflow.tasks")
-#: What it would import often: with a module of tasks and flows, and for functions and results without a module.
-_OFTEN_NEEDED = ("localflow.flows", "cloudpickle")
+#: What it would import often: with a module of tasks and flows, with one that logs, for a task that fails, and for
+#: functions and results without a module, with which comes the most of the others.
+_OFTEN_NEEDED = ("localflow.flows", "localflow.logs", "localflow.tracebacks", "cloudpickle")
+_CORES = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 _PR_SET_PDEATHSIG, _PR_SET_CHILD_SUBREAPER = 1, 36
 # Opened here and not again in each worker.
 _libc = ctypes.CDLL(None) if sys.platform == "linux" else None
@@ -152,13 +156,12 @@ class _Supervisor:
             if self._has_ended:
                 return
             if not ready and self._to_import:
-                self._import_early(self._to_import[0])
+                self._import_early()
             for number in [number for number in self._widowed if not self._ending[number].is_alive()]:
                 self._report_death(number, self._widowed.pop(number))
 
-    def _import_early(self, name: str) -> None:
-        self._to_import.remove(name)
-        _import(name)
+    def _import_early(self) -> None:
+        _import(self._to_import.popleft())
         if not self._to_import:
             _begin_to_collect()
 
@@ -195,8 +198,9 @@ class _Supervisor:
                 self._has_ended = True
 
     def _spawn(self, number: int, needs_cloudpickle: bool) -> None:
-        if needs_cloudpickle and "cloudpickle" in self._to_import:
-            self._import_early("cloudpickle")
+        # There is no core for one worker more than there are cores; better import once now than in each of them.
+        while self._to_import and (needs_cloudpickle or len(self._pids) >= _CORES):
+            self._import_early()
         files = [self._received.popleft() for _ in range(min(_WORKER_FILES, len(self._received)))]
         try:
             if len(files) < _WORKER_FILES:

@@ -50,7 +50,6 @@ from localflow.payloads import Payload, unpack
 from localflow.printable import shortened
 from localflow.records import FlowRun, TaskRun
 from localflow.shadowing import step_aside
-from localflow.tracebacks import described_arguments, traceback_text
 from localflow.usage import ProcessMeter
 
 if TYPE_CHECKING:
@@ -142,6 +141,8 @@ class _Worker:
             if initializer is not None:
                 _find_initializer(initializer)()
         except BaseException as error:  # sys.exit() in an initializer is a failure like any other
+            from localflow.tracebacks import traceback_text  # only now, for it takes a while
+
             text = f"the initializer failed: {shortened(reason(error), _REASON_LIMIT)}"
             self._write(frame((UNABLE, text, traceback_text(error))))
             return False
@@ -251,7 +252,7 @@ class Work:
         # Here `tuple.__new__` makes the named tuples, at half the cost: this is done for every call.
         task_run = tuple.__new__(TaskRun, (flow_run, *fields))
         self.call = tuple.__new__(
-            Call, (call_id, task_run, attempt, self, (), {}, False, attempts, timeout_seconds, log_prints, None)
+            Call, (call_id, task_run, attempt, self, (), {}, False, attempts, timeout_seconds, log_prints, None, None)
         )
 
     def do(self, worker: str, meter: Meter, log: Callable[[LogLine], None], folder: Folder | None) -> Outcome:
@@ -267,6 +268,8 @@ class Work:
             outcome = Outcome(call.id, unsendable(result_message(call.task_run.task, self._value, error)))
         cause = outcome.state.cause
         if cause is not None and self._called_with is not None:
+            from localflow.tracebacks import described_arguments  # it is there: the cause was made with it
+
             outcome.state.cause = cause._replace(arguments=described_arguments(*self._called_with))
         self._called_with = self._value = None
         return outcome

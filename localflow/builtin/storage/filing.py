@@ -13,7 +13,10 @@ import logging
 import os
 import threading
 import time
+from bisect import bisect_right
 from contextlib import closing, suppress
+from itertools import chain
+from operator import attrgetter, itemgetter
 from typing import TYPE_CHECKING
 
 from localflow.builtin.storage.directory import make_private_directory
@@ -45,7 +48,7 @@ class Filing:
     """Records on their way into the database at `path`, which `writer` writes.
 
     Locks, in the order in which they are taken: `_appending` keeps appends in order; `_writing` is held by who uses the
-    writer; `_adding` guards spool and backlog, for moments only.
+    writer. The backlog needs none: who appends adds at its end, who files cuts off its beginning, each in one step.
     """
 
     def __init__(self, path: Path, writer: Writer, *, uses_spool: bool) -> None:
@@ -63,7 +66,6 @@ class Filing:
         """Why the thread could not file."""
         self._appending = threading.Lock()
         self._writing = threading.Lock()
-        self._adding = threading.Lock()
         self._wanted = threading.Event()
         self._closing = threading.Event()
         self._thread: threading.Thread | None = None
@@ -96,13 +98,12 @@ class Filing:
                     self._ledgers.forget()
                     raise
                 return
-            with self._adding:
-                before = spool.mark
-                try:
-                    spool.add(content)
-                finally:  # also if it was stopped just after that
-                    if spool.mark != before:
-                        self._backlog.append((spool.mark, entry))
+            before = spool.mark
+            try:
+                spool.add(content)
+            finally:  # also if it was stopped just after that
+                if spool.mark is not before:
+                    self._backlog.append((spool.mark, entry))
             if not self._wanted.is_set():
                 self._wanted.set()
 
@@ -178,21 +179,20 @@ class Filing:
         with self._writing:
             spool = self._spool
             assert spool is not None  # or there would be no backlog
-            with self._adding:
-                batches = self._backlog[:]
+            batches = self._backlog[:]
             if not batches and not anew:  # another thread has filed it
                 return
             end = Mark(spool.mark.generation + 1) if anew else batches[-1][0]
 
             def work(box: bool) -> None:
                 filed = self._writer.filed(spool.name) or Mark()  # others file, too
-                self._insert([entry for mark, entry in batches if mark > filed], box)
+                done = bisect_right(batches, filed, key=itemgetter(0))
+                self._insert([entry for _, entry in batches[done:]], box)
                 self._writer.set_filed(spool.name, max(end, filed))
 
             try:
                 self._writer.transact(work)
-                with self._adding:  # not before: who finds nothing in the backlog reads without waiting
-                    del self._backlog[: len(batches)]
+                del self._backlog[: len(batches)]  # not before: who finds nothing there reads without waiting
                 if anew:
                     spool.begin_anew()
             except BaseException:
@@ -202,9 +202,9 @@ class Filing:
                 raise
 
     def _insert(self, entries: Sequence[Entry], box: bool) -> None:
-        left = self._writer.insert_packs([pack for entry in entries for pack in entry.packs])
+        left = self._writer.insert_packs(chain.from_iterable(map(attrgetter("packs"), entries)))
         records = [record for pack in left for record in packed_records(pack)]  # older than any other of its task run
-        records += [record for entry in entries for record in entry.others]
+        records += chain.from_iterable(map(attrgetter("others"), entries))
         self._writer.insert(records, box, are_known_to_fit=True)
 
     def file_all(self) -> None:

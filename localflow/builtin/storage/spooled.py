@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
 
     from localflow.builtin.storage.checksums import Row
-    from localflow.builtin.storage.ledgers import Ledger, Ledgers
+    from localflow.builtin.storage.ledgers import Ledgers
     from localflow.interfaces import Record
 
 FORMAT = 2  # the newest that tells no more than plain data need, and all versions of Python read
@@ -59,81 +59,58 @@ class Entry(NamedTuple):
     others: Sequence[Record]
 
 
-class _Packing:
-    """The rows of a flow run's pack that is being made."""
-
-    __slots__ = ("change_rows", "ledger", "numbers", "task_rows")
-
-    def __init__(self, ledger: Ledger) -> None:
-        self.ledger = ledger
-        self.numbers: list[int] = []
-        self.task_rows: list[Row] = []
-        self.change_rows: list[Row] = []
-
-    def pack(self, flow_run_id: str) -> Pack:
-        return packed(flow_run_id, self.task_rows, self.change_rows, self.numbers)
-
-
 def entry_of(records: Sequence[Record], ledgers: Ledgers) -> Entry | None:
     """Return records as an entry, and note them in the ledgers.
 
     None for what does not go through a spool: flow runs themselves, what belongs to no ledger, changes that do not
     follow the one before as far as the ledgers know, and values that cannot be marshalled.
     """
-    packings: dict[str, _Packing] = {}
+    packings: dict[str, tuple[list[Row], list[Row], list[int]]] = {}  # by flow run, what `packed` takes
     others: list[Record] = []
-    packing: _Packing | None = None
-    known_id = ""
+    known: FlowRun | None = None
     for record in records:
         if isinstance(record, (StateChange, LogEntry)):
-            flow_run = record.run.flow_run
+            run = record.run
         elif isinstance(record, TaskRun):
-            flow_run = record.flow_run
+            run = record
         else:
             return None
-        if packing is None or flow_run.id is not known_id:
-            known_id = flow_run.id
-            packing = packings.get(known_id)
-            if packing is None:
-                ledger = ledgers.of(flow_run)
-                if ledger is None:
-                    return None
-                packing = packings[known_id] = _Packing(ledger)
+        flow_run, number = run.flow_run, run.number
+        if flow_run is not known:
+            found = ledgers.of(flow_run)
+            if found is None:
+                return None
+            known, ledger = flow_run, found
+            task_rows, change_rows, numbers = packings.setdefault(flow_run.id, ([], [], []))
         if isinstance(record, StateChange):
-            run, sequence, type, name, message, timestamp, previous, attempt, execution, cause, result, cache = record
-            number = run.number
-            if not packing.ledger.add_change(number, sequence):
+            _, sequence, type, name, message, timestamp, previous, attempt, execution, cause, result, cache = record
+            if not ledger.add_change(number, sequence):
                 return None
             if not number or cache is not None or (result is not None and not _is_short(result)):
                 others.append(record)
                 continue
             row: Row = (number, sequence, type._value_, name, message, timestamp, previous, attempt)
             if execution is not None or cause is not None or result is not None:
-                row += (
-                    None if execution is None else tuple(execution),
-                    None if cause is None else tuple(cause),
-                    None if result is None else tuple(result),
-                )
-            packing.change_rows.append(row)
-            packing.numbers.append(number)
-        elif isinstance(record, TaskRun) and packing.ledger.add_task_run(record.number):
-            packing.task_rows.append(record[1:])
-            packing.numbers.append(record.number)
+                row += (execution and tuple(execution), cause and tuple(cause), result and tuple(result))
+            change_rows.append(row)
+            numbers.append(number)
+        elif isinstance(record, TaskRun) and ledger.add_task_run(number):
+            task_rows.append(record[1:])
+            numbers.append(number)
         else:  # a task run may take the place of one that is in a pack: a row does that
             others.append(record)
     try:
-        packs = [each.pack(id) for id, each in packings.items() if each.numbers]
+        return Entry([packed(id, *rows) for id, rows in packings.items() if rows[2]], others)
     except ValueError:  # an instance of a subclass of str, say
         return None
-    return Entry(packs, others)
 
 
 def packed(flow_run_id: str, task_rows: list[Row], change_rows: list[Row], numbers: Sequence[int]) -> Pack:
     """Return rows as a pack; `numbers` are those of the task runs in them."""
     content = marshal.dumps((task_rows, change_rows), FORMAT)
-    counts = (len(task_rows), len(change_rows))
+    first, last = min(numbers), max(numbers)
     # `tuple.__new__` makes a named tuple in a third of the time: this is done at every commit.
-    return tuple.__new__(Pack, (flow_run_id, min(numbers), max(numbers), *counts, content))
+    return tuple.__new__(Pack, (flow_run_id, first, last, len(task_rows), len(change_rows), content))
 
 
 def _is_short(result: Payload) -> bool:
@@ -155,7 +132,7 @@ def spooled(entry: Entry) -> bytes | None:
         elif isinstance(record, LogEntry):
             rows.append((_LOG_ENTRY, known, run.number, *record[1:]))
     try:
-        return marshal.dumps(([tuple(pack) for pack in entry.packs], tuple(flow_runs), rows), FORMAT)
+        return marshal.dumps(([*map(tuple, entry.packs)], tuple(flow_runs), rows), FORMAT)
     except ValueError:
         return None
 

@@ -166,7 +166,3 @@ class ValueFiles:
         if found is None:
             raise ValueError(f"{reference.file!r} is no name of a large result's file")
         return reference._replace(file=str(self._path_of(found[1]) / found[2]))
-
-
-def _names_file(record: Record) -> bool:
-    return type(record) is StateChange and record.result is not None and record.result[0] == FILE
