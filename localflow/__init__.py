@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import sys
 from typing import TYPE_CHECKING, Any
 
+from localflow.shadowing import step_aside as _step_aside
 from localflow.tags import tags  # at once: when it is first touched it would be the module of this name
 from localflow.version import __version__
 
@@ -99,6 +101,9 @@ _HOMES = {
     "localflow.waiting": "as_completed wait",
 }
 _LAZY = {name: home for home, names in _HOMES.items() for name in names.split()}
+
+
+_step_aside(*getattr(sys, "argv", ())[:1])
 
 
 def __dir__() -> list[str]:

@@ -43,6 +43,7 @@ _ENTRY = Struct("<QQ")
 _FOOTER = Struct("<QQ8s")
 _MAGIC = b"lflwval1"
 _PIECE = 1 << 26
+_RECENT_BUFFERS = 8  # written, and kept for the next call though no call has them
 _FLAGS = getattr(os, "O_CLOEXEC", 0) | getattr(os, "O_NOFOLLOW", 0)
 
 
@@ -219,6 +220,7 @@ class Draft:
         except FileNotFoundError:
             make_folder(folder)
             self._descriptor = os.open(self._path + DRAFT, flags, 0o600)
+        os.fchmod(self._descriptor, 0o600)  # a task's umask may have taken away our own rights
 
     def _failure(self, error: OSError, needed: int) -> LargeValueError:
         size = self._size + needed
@@ -243,6 +245,55 @@ def write_buffer(folder: Folder, buffer: memoryview) -> Reference:
         raise
     assert isinstance(written, Reference)
     return written
+
+
+class RecentBuffers:
+    """The buffers that were written last, for the next calls with the same memory in their arguments."""
+
+    def __init__(self, folder: Folder) -> None:
+        self._folder = folder
+        self._known: dict[tuple[int, int, int], tuple[Reference, Temporary, object]] = {}
+
+    def share(self, buffer: memoryview) -> tuple[Reference, Temporary]:
+        """Return where the content of a buffer is, which is written if need be; raises LargeValueError."""
+        # An array that was changed between two calls has another checksum; the address alone would not tell.
+        owner, address = _memory(buffer)
+        key = (address, buffer.nbytes, crc32(buffer))
+        known = self._known.pop(key, None)
+        if known is None:
+            reference = write_buffer(self._folder, buffer)
+            known = reference, self._folder.hold(reference.file), self._until_gone(owner, key)
+        self._known[key] = known  # as the newest
+        for old in [*self._known][:-_RECENT_BUFFERS]:
+            self._known.pop(old, None)
+        return known[:2]
+
+    def forget(self) -> bool:
+        """Let go of all files that no call has; return whether any were kept."""
+        kept = bool(self._known)
+        self._known.clear()
+        return kept
+
+    def _until_gone(self, owner: object, key: tuple[int, int, int]) -> object:
+        """Return what forgets a buffer as soon as there is nobody who could pass it again."""
+        known = self._known
+        try:
+            return weakref.ref(owner, lambda _: known.pop(key, None))
+        except TypeError:  # such as bytes, of which nothing tells when they go
+            return None
+
+
+def _memory(buffer: memoryview) -> tuple[object, int]:
+    """Return whose memory it is, and what tells it from other memory.
+
+    An array that is not in C order is pickled as a view that is made for that alone: it is the memory that counts.
+    """
+    owner: object = buffer.obj
+    interface = getattr(owner, "__array_interface__", None)
+    address = id(owner) if interface is None else interface["data"][0]
+    while (base := getattr(owner, "base", None)) is not None:
+        owner = base
+    return owner, address
 
 
 def read_parts(content: memoryview) -> tuple[memoryview, list[memoryview]]:

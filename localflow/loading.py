@@ -15,6 +15,7 @@ from localflow.errors import FlowNotFoundError, NotResumableError, UsageError, s
 from localflow.flows import Flow
 from localflow.interrupts import STOPS
 from localflow.payloads import by_value
+from localflow.shadowing import step_aside
 from localflow.tracebacks import traceback_text
 
 #: The name a flow's file is loaded under. Nothing importable has it, and `if __name__ == "__main__"` is false.
@@ -131,6 +132,7 @@ def _load_module(file: str) -> types.ModuleType:
     sys.modules[MODULE_NAME] = module  # dataclasses, pickle and others look a class up by its module's name
     sys.path.insert(0, str(path.parent))
     sys.argv = [str(path)]
+    step_aside(str(path))
     try:
         exec(compile(source, str(path), "exec", dont_inherit=True), vars(module))
     except (SyntaxError, ValueError) as error:

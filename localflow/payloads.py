@@ -10,15 +10,16 @@ import json
 import marshal
 import pickle
 import sys
+from contextlib import suppress
 from functools import cache
+from importlib import import_module
 from types import CodeType, FunctionType
 from typing import TYPE_CHECKING, Any
-from zlib import crc32
 
 from localflow import classes
 from localflow.errors import LargeValueError, StoreError, TaskFailedError, UnpicklableError
 from localflow.interrupts import STOPS
-from localflow.large_values import FILE, LARGE_BYTES, Draft, Reference, mapped, read_parts, write_buffer
+from localflow.large_values import FILE, LARGE_BYTES, Draft, RecentBuffers, Reference, mapped, read_parts
 from localflow.typed import NamedTuple
 
 if TYPE_CHECKING:
@@ -33,7 +34,6 @@ CONTENT = "content"
 APART = "apart"
 
 _NODE_LIMIT = 1000
-_RECENT_BUFFERS = 8  # files of arguments that are kept for the next call, though no call has them
 
 
 class Payload(NamedTuple):
@@ -196,6 +196,7 @@ def _pickler() -> Any:
             is_class = issubclass(type(obj), type)
             if not (is_class or type(obj) is FunctionType):
                 return NotImplemented
+            _load_home(obj)
             parts = super().reducer_override(obj)
             if is_class and type(parts) is tuple and len(parts) == 6:
                 return classes.reduced(obj, parts, self.defines_classes)
@@ -204,12 +205,23 @@ def _pickler() -> Any:
     return Pickler
 
 
+def _load_home(obj: Any) -> None:
+    """Import the module in which a class or function says it is, where only its package is there, as for `numpy.rec`.
+
+    It is found there by whoever imports it, but cloudpickle looks at loaded modules alone.
+    """
+    name = getattr(obj, "__module__", None)
+    if type(name) is str and name not in sys.modules and name.rpartition(".")[0] in sys.modules:
+        with suppress(ImportError):
+            import_module(name)
+
+
 class SharedBuffers:
     """The large buffers of arguments, each in a file that is written once while its content stays the same."""
 
     def __init__(self, folder: Folder) -> None:
         self._folder = folder
-        self._recent: dict[tuple[int, int, int], tuple[Reference, Temporary]] = {}
+        self._recent = RecentBuffers(folder)
 
     def pickle(self, value: object) -> tuple[Payload, list[Temporary]]:
         """Return arguments as a payload, with what keeps the files of their large buffers.
@@ -219,6 +231,14 @@ class SharedBuffers:
             LargeValueError: they are large and cannot be written.
             StoreError: they hold something `Stored` that cannot be loaded.
         """
+        try:
+            return self._pickle(value)
+        except LargeValueError:
+            if not self._recent.forget():  # what no call needs any more may be what fills the disk
+                raise
+            return self._pickle(value)
+
+    def _pickle(self, value: object) -> tuple[Payload, list[Temporary]]:
         draft = Draft(self._folder)
         try:
             buffers: list[memoryview] = []
@@ -228,7 +248,7 @@ class SharedBuffers:
                 if isinstance(written, bytes):
                     return Payload("pickle", written), []
                 return Payload(FILE, written.data()), [self._folder.hold(written.file)]
-            shared = [self._share(buffer) for buffer in buffers]
+            shared = [self._recent.share(buffer) for buffer in buffers]
             data = draft.finish(())
             held = [temporary for _, temporary in shared]
             if isinstance(data, Reference):  # there is more beside the buffers: let it be one file
@@ -239,18 +259,6 @@ class SharedBuffers:
             raise
         references = [tuple(reference) for reference, _ in shared]
         return Payload(APART, marshal.dumps((data, references))), held
-
-    def _share(self, buffer: memoryview) -> tuple[Reference, Temporary]:
-        # An array that was changed between two calls has another checksum; the address alone would not tell.
-        key = (id(buffer.obj), buffer.nbytes, crc32(buffer))
-        shared = self._recent.pop(key, None)
-        if shared is None:
-            reference = write_buffer(self._folder, buffer)
-            shared = reference, self._folder.hold(reference.file)
-        self._recent[key] = shared  # as the newest
-        while len(self._recent) > _RECENT_BUFFERS:
-            del self._recent[next(iter(self._recent))]
-        return shared
 
 
 class Packed:

@@ -477,3 +477,22 @@ def test_a_stored_value_that_cannot_be_loaded_is_a_failure_of_the_store() -> Non
 
     with pytest.raises(StoreError, match="the disk is gone"):
         pack([Stored(load)])
+
+
+def test_a_class_whose_module_is_not_loaded_is_still_the_class(tmp_path: Path) -> None:
+    """A class that its package shows under the name of a module to be imported arrives as that very class."""
+    (tmp_path / "package").mkdir()
+    (tmp_path / "package" / "__init__.py").write_text("class Kind: pass\nKind.__module__ = 'package.kinds'\n")
+    (tmp_path / "package" / "kinds.py").write_text("from package import Kind\n")
+    (tmp_path / "sender.py").write_text(
+        "import sys, package\nfrom localflow.payloads import pack\nsys.stdout.buffer.write(pack(package.Kind()).data)\n"
+    )
+    (tmp_path / "receiver.py").write_text(
+        "import sys, package\n"
+        "from localflow.payloads import Payload, unpack\n"
+        "assert type(unpack(Payload('pickle', sys.stdin.buffer.read()))) is package.Kind\n"
+    )
+
+    sent = subprocess.run([sys.executable, "sender.py"], cwd=tmp_path, check=True, timeout=30, capture_output=True)
+
+    subprocess.run([sys.executable, "receiver.py"], cwd=tmp_path, check=True, timeout=30, input=sent.stdout)

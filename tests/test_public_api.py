@@ -103,7 +103,7 @@ def test_import_loads_no_part_before_it_is_touched() -> None:
     """Whoever needs one name, such as a worker process that loads a task, does not pay for the others."""
     code = "import localflow, sys; print(*sorted(name for name in sys.modules if name.startswith('localflow.')))"
 
-    assert run(code) == "localflow.tags localflow.version"
+    assert run(code) == "localflow.shadowing localflow.tags localflow.version"
 
 
 def test_tags_is_the_function_whatever_is_imported() -> None:

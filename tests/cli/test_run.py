@@ -291,6 +291,22 @@ def test_functions_of_the_file_travel_to_worker_processes(cli: Cli, own_folder: 
     assert done.stdout.splitlines()[0] == "True 42 True", done.stderr
 
 
+@pytest.mark.parametrize("executor", ["sequential", "process"])
+def test_a_file_may_be_called_like_a_module_of_the_standard_library(own_folder: Path, executor: str) -> None:
+    """Tasks that import the module get that one, not the file of the flow."""
+    (own_folder / "flows").mkdir()
+    (own_folder / "flows" / "colorsys.py").write_text(
+        "from localflow import flow, task\n"
+        "@task\ndef look():\n    import colorsys\n    return hasattr(colorsys, 'rgb_to_hls')\n"
+        "@flow\ndef main(): print(look().result())\n"
+    )
+    command = [sys.executable, "-m", "localflow", "run", "flows/colorsys.py", "--executor", executor]
+
+    done = subprocess.run(command, cwd=own_folder, capture_output=True, text=True, timeout=30, check=False)
+
+    assert done.stdout.splitlines()[:1] == ["True"], done.stderr
+
+
 @pytest.mark.parametrize(
     ("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143), (signal.SIGHUP, 129)], ids=["int", "term", "hup"]
 )

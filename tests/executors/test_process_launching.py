@@ -128,6 +128,15 @@ def test_isolated_mode(tmp_path: Path) -> None:
     assert run(["-I", "script.py"], tmp_path) == EXPECTED
 
 
+@pytest.mark.parametrize("name", ["dataclasses", "json", "logging", "queue", "select", "sqlite3"])
+def test_a_script_called_like_a_module_of_the_standard_library(tmp_path: Path, name: str) -> None:
+    """Whoever imports the module gets that and not the script, which is executed once."""
+    (tmp_path / f"{name}.py").write_text(PROGRAM)
+
+    assert run([f"{name}.py"], tmp_path) == EXPECTED
+    assert (tmp_path / "executed").read_text() == "once\n"
+
+
 def test_modules_beside_the_script_do_not_hide_the_standard_library(tmp_path: Path) -> None:
     """A file that is named like a module of the standard library, in the current folder, disturbs no worker."""
     (tmp_path / "marshal.py").write_text("raise SystemExit('the wrong marshal')")

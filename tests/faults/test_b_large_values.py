@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import resource
 import shutil
@@ -156,7 +157,16 @@ def test_what_is_one_object_in_the_engine_is_one_in_the_worker() -> None:
     assert returned(main()) is True
 
 
-@pytest.mark.parametrize("make", [lambda: pytest.importorskip("numpy").zeros(SIZE // 8), lambda: bytes(SIZE)])
+@pytest.mark.parametrize(
+    "make",
+    [
+        lambda: pytest.importorskip("numpy").zeros(SIZE // 8),
+        lambda: pytest.importorskip("numpy").zeros((1024, SIZE // 8192)).T,
+        lambda: pytest.importorskip("numpy").zeros(SIZE // 4)[SIZE // 8 :],
+        lambda: bytes(SIZE),
+    ],
+    ids=["array", "transposed", "slice", "bytes"],
+)
 def test_an_argument_of_many_calls_is_written_once(make: Any) -> None:
     """While a hundred calls have the same argument there is one file of it, and none when they have ended."""
     value = make()
@@ -172,6 +182,96 @@ def test_an_argument_of_many_calls_is_written_once(make: Any) -> None:
 
     assert returned(main()) == [1] * 100
     assert value_files() == []
+
+
+def test_the_file_of_an_argument_goes_when_nobody_can_pass_it_again() -> None:
+    """A flow that makes one array after the other needs room for one, not for all."""
+    numpy = pytest.importorskip("numpy")
+
+    @task
+    def total(values: Any) -> float:
+        return float(values.sum())
+
+    @flow(executor=ProcessExecutor(workers=1))
+    def main() -> Any:
+        counts = []
+        for number in range(5):
+            assert total(numpy.full(SIZE // 8, number)).result() == number * SIZE // 8
+            counts.append(len([*Path(".localflow").rglob(f"*{DRAFT}")]))
+        return counts
+
+    assert max(returned(main())) <= 2
+
+
+def test_files_that_no_call_needs_do_not_fill_the_disk(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Where there is no room for an argument, files that were kept for calls to come go first."""
+    write = os.write
+
+    def write_if_there_is_room(descriptor: int, data: Any) -> int:
+        if memoryview(data).nbytes >= SIZE and len([*Path(".localflow").rglob(f"*{DRAFT}")]) > 1:
+            raise OSError(errno.ENOSPC, "No space left on device")
+        return write(descriptor, data)
+
+    @task
+    def size(value: bytes) -> int:
+        return len(value)
+
+    @flow(executor=ProcessExecutor(workers=1))
+    def main() -> Any:
+        sizes = [size(bytes(SIZE)).result()]
+        monkeypatch.setattr(os, "write", write_if_there_is_room)
+        return [*sizes, size(bytes(SIZE + 1)).result()]
+
+    assert returned(main()) == [SIZE, SIZE + 1]
+
+
+@pytest.mark.parametrize("make", [lambda: bytes(SIZE), lambda: [bytes(SIZE)]], ids=["bytes", "list"])
+def test_bytes_that_are_passed_twice_are_there_once(make: Any) -> None:
+    """An argument that a call has twice takes memory once."""
+
+    @task
+    def is_same(first: Any, second: Any) -> bool:
+        return first is second
+
+    @flow(executor=ProcessExecutor(workers=1))
+    def main() -> Any:
+        value = make()
+        return is_same(value, second=value).result()
+
+    assert returned(main()) is True
+
+
+def test_the_umask_of_a_task_leaves_its_owner_the_result() -> None:
+    """The file of a result can be read again, whatever rights a task takes away from new files."""
+
+    @task
+    def make() -> bytes:
+        os.umask(0o777)
+        return bytes(SIZE)
+
+    @flow(executor=ProcessExecutor(workers=1))
+    def main() -> Any:
+        return make()
+
+    assert len(returned(main())) == SIZE
+    assert [file.stat().st_mode & 0o777 for file in value_files()] == [0o600]
+
+
+def test_parts_of_an_array_are_told_apart_whatever_their_checksum(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Two parts of one array are two values."""
+    numpy = pytest.importorskip("numpy")
+    monkeypatch.setattr("localflow.large_values.crc32", lambda *_: 0)
+
+    @task
+    def first(values: Any) -> float:
+        return float(values[0])
+
+    @flow(executor=ProcessExecutor(workers=1))
+    def main() -> Any:
+        values = numpy.arange(SIZE // 4, dtype="f8")
+        return first(values[: SIZE // 8]).result(), first(values[SIZE // 8 :]).result()
+
+    assert returned(main()) == (0, SIZE // 8)
 
 
 def test_an_array_that_was_changed_between_two_calls_is_written_again() -> None:
@@ -420,6 +520,7 @@ def limited():
     assert done.returncode == 1
     assert "File too large" in found["make-0"]["state"]["message"]
     assert "bytes are needed" in found["make-0"]["state"]["message"]
+    assert "return what it is made from" not in found["make-0"]["state"]["message"]
     assert found["other-0"]["state"]["type"] == "COMPLETED"
     assert [*place.folder.rglob(f"*{DRAFT}")] == []
 

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 from localflow.builtin.process.transport import DONE, FLAT, OUTCOME, frame
 from localflow.calls import Outcome
-from localflow.errors import UnpicklableError
+from localflow.errors import LargeValueError, UnpicklableError
 from localflow.large_values import FILE, Reference
 from localflow.payloads import Packed, Payload, pack, pickle_value, type_name
 from localflow.printable import shortened
@@ -90,11 +90,13 @@ def unsendable(message: str) -> State:
 
 def result_message(task: str, value: object, error: BaseException) -> str:
     """Word the failure of a task whose result cannot travel."""
+    said = f"Task '{task}' succeeded but its result ({type_name(value)}) cannot be sent from a worker process"
+    if isinstance(error, LargeValueError):  # nothing is wrong with the value
+        return f"{said}: {error}"
     from localflow.builtin.process.parts import culprit
 
     return (
-        f"Task '{task}' succeeded but its result ({type_name(value)}) cannot be sent from a worker process"
-        f"{culprit('result', value)}; "
+        f"{said}{culprit('result', value)}; "
         f"return what it is made from, such as a path or plain data, or use the thread executor ({reason(error)})"
     )
 

@@ -169,7 +169,11 @@ class CallPacker:
                 count = len(args)
                 return tuple(travelling[:count]), dict(zip(kwargs, travelling[count:], strict=True)), ()
         try:
-            content = tuple([_apart(value) for value in args]), {name: _apart(value) for name, value in kwargs.items()}
+            apart: dict[int, _Bytes] = {}
+            content = (
+                tuple([_apart(value, apart) for value in args]),
+                {name: _apart(value, apart) for name, value in kwargs.items()},
+            )
             if self._shared is None or self._folder is None or self._folder.place is None:
                 return ("pickle", pickle_value(content, defines_classes=True)), None, ()
             payload, files = self._shared.pickle(content)
@@ -217,9 +221,11 @@ class CallPacker:
         return definition
 
 
-def _apart(value: object) -> object:
-    """Return large bytes as what is pickled into a buffer, everything else as it is."""
-    return _Bytes(value) if type(value) is bytes and len(value) >= LARGE_BYTES else value
+def _apart(value: object, apart: dict[int, _Bytes]) -> object:
+    """Return large bytes as what is pickled into a buffer, the same each time; everything else as it is."""
+    if type(value) is not bytes or len(value) < LARGE_BYTES:
+        return value
+    return apart.setdefault(id(value), _Bytes(value))
 
 
 class _Bytes:

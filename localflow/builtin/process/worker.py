@@ -49,6 +49,7 @@ from localflow.large_values import Folder
 from localflow.payloads import Payload, unpack
 from localflow.printable import shortened
 from localflow.records import FlowRun, TaskRun
+from localflow.shadowing import step_aside
 from localflow.usage import ProcessMeter
 
 if TYPE_CHECKING:
@@ -135,6 +136,7 @@ class _Worker:
         sys.argv[:] = argv
         with contextlib.suppress(OSError):  # it may be gone; tasks that do not use it need not care
             os.chdir(directory)
+        step_aside(*argv[:1])
         try:
             if initializer is not None:
                 _find_initializer(initializer)()
