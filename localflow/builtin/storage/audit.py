@@ -39,7 +39,7 @@ _READ_REFERENCES = (
     "SELECT result_format, coalesce(result, data), result_checksum "
     "FROM state_changes LEFT JOIN large_results USING (flow_run, number, sequence) "
     "WHERE result_format = 'file' AND result_checksum IS NOT NULL "
-    "AND (?1 IS NULL OR flow_run IN (SELECT key FROM flow_runs WHERE root_id = ?1))"
+    "AND (:root_id IS NULL OR flow_run IN (SELECT key FROM flow_runs WHERE root_id = :root_id))"
 )
 _READ_CACHE_ENTRIES = (
     "SELECT key, expires_at, flow_run, number, sequence, checksum FROM cache_entries WHERE flow_run = ?"
@@ -53,7 +53,7 @@ def wrongs(connection: sqlite3.Connection) -> Iterator[str]:
 
 def references(connection: sqlite3.Connection, root_id: str | None = None) -> Iterator[Payload]:
     """Return the results that name files, of all runs or of one tree; raises DamagedRowError."""
-    return map(rows.result_of, connection.execute(_READ_REFERENCES, (root_id,)))
+    return map(rows.result_of, connection.execute(_READ_REFERENCES, {"root_id": root_id}))
 
 
 def _all_wrongs(connection: sqlite3.Connection) -> Iterator[str]:

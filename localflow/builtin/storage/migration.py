@@ -129,8 +129,8 @@ def _fill(cursor: sqlite3.Cursor) -> None:
     _convert(cursor, _READ_LOG_ENTRIES, statements.ADD_LOG_ENTRY, lambda row: (*row, log_checksum(row)))
     for (key,) in cursor.execute("SELECT key FROM flow_runs").fetchall():
         cursor.execute(statements.ADD_PROGRESS, (key,))
-        cursor.execute(statements.SET_FINAL, (key,))
-        cursor.execute(statements.COUNT_ALL, (key,))
+        cursor.execute(statements.SET_FINAL, {"flow_run": key})
+        cursor.execute(statements.COUNT_ALL, {"flow_run": key})
 
 
 def _convert(cursor: sqlite3.Cursor, read: str, add: str, convert: Callable[[Row], Row]) -> None:

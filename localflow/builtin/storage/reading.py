@@ -126,7 +126,8 @@ def chosen_records(
     found = {number for number in numbers if -(2**63) <= number < 2**63}
     if called is not None:
         (called_in_row,) = rows.boxed((called,))
-        found.update(number for (number,) in connection.execute(statements.FIND_CALLED, (run.key, called_in_row)))
+        wanted = {"flow_run": run.key, "called": called_in_row}
+        found.update(number for (number,) in connection.execute(statements.FIND_CALLED, wanted))
         packed = set(blocks.numbers_called(connection, run.key, called))
         if packed:  # and not recorded again under another name
             packed.difference_update(number for (number,) in connection.execute(statements.LIST_NUMBERS, (run.key,)))

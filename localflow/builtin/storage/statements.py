@@ -32,19 +32,20 @@ ADD_BLOCK = """
 """
 ADD_LOG_ENTRY = "INSERT INTO log_entries VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?)"
 
-#: Note whether a flow run has ended; then, if it has, what it consists of.
+#: Note whether a flow run has ended; then, if it has, what it consists of. What is said twice has a name, not a
+#: number: some releases of Python 3.12 warn of those.
 SET_FINAL = """
     UPDATE progress SET changes = NULL, log_entries = NULL, is_final = (
         SELECT type IN ('COMPLETED', 'FAILED', 'CRASHED', 'CANCELLED') FROM state_changes
-        WHERE flow_run = ?1 AND number = 0 ORDER BY sequence DESC LIMIT 1
-    ) WHERE flow_run = ?1 AND EXISTS (SELECT 1 FROM state_changes WHERE flow_run = ?1 AND number = 0)
+        WHERE flow_run = :flow_run AND number = 0 ORDER BY sequence DESC LIMIT 1
+    ) WHERE flow_run = :flow_run AND EXISTS (SELECT 1 FROM state_changes WHERE flow_run = :flow_run AND number = 0)
 """
 COUNT_ALL = """
     UPDATE progress SET
-        changes = (SELECT count(*) FROM state_changes WHERE flow_run = ?1)
-                  + (SELECT coalesce(sum(changes), 0) FROM blocks WHERE flow_run = ?1),
-        log_entries = (SELECT count(*) FROM log_entries WHERE flow_run = ?1)
-    WHERE flow_run = ?1 AND is_final
+        changes = (SELECT count(*) FROM state_changes WHERE flow_run = :flow_run)
+                  + (SELECT coalesce(sum(changes), 0) FROM blocks WHERE flow_run = :flow_run),
+        log_entries = (SELECT count(*) FROM log_entries WHERE flow_run = :flow_run)
+    WHERE flow_run = :flow_run AND is_final
 """
 FIND_COUNT = "SELECT changes FROM progress WHERE flow_run = ? AND is_final"
 #: How task runs stand: what is kept of a flow run, and what it is counted from.
@@ -111,7 +112,7 @@ _SELECT_TASK_RUNS = """
     FROM task_runs
 """
 READ_TASK_RUNS_OF = _SELECT_TASK_RUNS + "WHERE flow_run = ? AND number BETWEEN ? AND ? ORDER BY number"
-FIND_CALLED = "SELECT number FROM task_runs WHERE flow_run = ?1 AND (name = ?2 OR task = ?2)"
+FIND_CALLED = "SELECT number FROM task_runs WHERE flow_run = :flow_run AND (name = :called OR task = :called)"
 LIST_NUMBERS = "SELECT number FROM task_runs WHERE flow_run = ?"
 READ_TASK_RUN = _SELECT_TASK_RUNS + "WHERE flow_run = ? AND number = ?"
 

@@ -146,8 +146,8 @@ class Writer:
         for key in touched:
             self._cursor.execute(statements.FORGET_STANDINGS, (key,))
         for key in moved:
-            self._cursor.execute(statements.SET_FINAL, (key,))
-            self._cursor.execute(statements.COUNT_ALL, (key,))
+            self._cursor.execute(statements.SET_FINAL, {"flow_run": key})
+            self._cursor.execute(statements.COUNT_ALL, {"flow_run": key})
             keep_standings(self._connection, key)
 
     def insert_packs(self, packs: Iterable[Pack]) -> list[Pack]:
