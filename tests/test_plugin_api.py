@@ -19,6 +19,7 @@ from localflow import hookspecs, interfaces
 from localflow.hookspecs import RegisterExecutor, RegisterNotifier, RegisterStateStore
 from localflow.interfaces import API_VERSION
 from localflow.plugins import Plugins, Source
+from tests.faults.conftest import eventually
 
 PLUGINS = Path(__file__).parent / "plugins"
 OLD = PLUGINS / "old_plugin_v1"
@@ -135,7 +136,7 @@ def test_flow_runs_on_the_old_plugin(project: Path) -> None:
     assert [task_run["state"]["name"] for task_run in task_runs] == ["Cached", "Cached", "Cached", "Completed"]
     assert task_runs[-1]["worker"] in ("old 0", "old 1", "old 2")
     assert len(json.loads(run("runs", "--json").stdout)) == 2
-    assert run("doctor").returncode == 0
+    eventually(lambda: run("doctor").returncode == 0)  # other tests have strays for a moment, on the whole machine
     told = (project / "told.txt").read_text().splitlines()
     assert "add_up-0 is Failed" in told
     assert "add_up-0 is Completed" in told

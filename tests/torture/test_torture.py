@@ -74,7 +74,11 @@ def test_fault_C5_torture_with_more_that_goes_wrong(
     [
         ("in-place", "--in-store-only", "the store cannot be read: "),
         # What it says too early may be that a task has completed, or that a run is lost: `localflow runs` marks that.
-        ("early-answer", "", "was shown COMPLETED, the store has it |`localflow runs` says .*'RUNNING'"),
+        (
+            "early-answer",
+            "",
+            "was shown COMPLETED, the store has it |`localflow runs` says .*'RUNNING'|a notifier was told that ",
+        ),
         ("result-after-record", "--in-store-only", "the file is missing"),
         ("lock-file", "", "the run cannot be claimed though its engine is dead"),
     ],
