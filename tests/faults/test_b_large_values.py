@@ -33,6 +33,12 @@ class Box:
     content: Any
 
 
+@task
+def total(values: Any) -> float:
+    """Return the sum of an array."""
+    return float(values.sum())
+
+
 def value_files() -> list[Path]:
     """Return the files of large values that there are."""
     return [path for path in Path(".localflow").rglob("*") if path.is_file() and path.stat().st_size >= LARGE_BYTES]
@@ -188,10 +194,6 @@ def test_the_file_of_an_argument_goes_when_nobody_can_pass_it_again() -> None:
     """A flow that makes one array after the other needs room for one, not for all."""
     numpy = pytest.importorskip("numpy")
 
-    @task
-    def total(values: Any) -> float:
-        return float(values.sum())
-
     @flow(executor=ProcessExecutor(workers=1))
     def main() -> Any:
         counts = []
@@ -277,10 +279,6 @@ def test_parts_of_an_array_are_told_apart_whatever_their_checksum(monkeypatch: p
 def test_an_array_that_was_changed_between_two_calls_is_written_again() -> None:
     """Each call sees the array as it was when it was handed over."""
     numpy = pytest.importorskip("numpy")
-
-    @task
-    def total(values: Any) -> float:
-        return float(values.sum())
 
     @flow(executor=ProcessExecutor(workers=1))
     def main() -> Any:

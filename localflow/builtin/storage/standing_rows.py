@@ -56,7 +56,7 @@ def count_standings(connection: sqlite3.Connection, key: int) -> list[Standing]:
     for tasks, changes in blocks.in_order(connection, key):
         end = max([rows[-1][0] for rows in (tasks, changes) if rows], default=0) + 1
         _count(key, standings, tasks, changes, tasks_in_rows.before(end), changes_in_rows.before(end))
-    _count(key, standings, [], [], tasks_in_rows.before(blocks.LAST), changes_in_rows.before(blocks.LAST))
+    _count(key, standings, [], [], tasks_in_rows.before(blocks.LAST + 1), changes_in_rows.before(blocks.LAST + 1))
     return standings.as_list()
 
 
