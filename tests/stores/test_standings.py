@@ -88,3 +88,15 @@ def test_a_check_counts_again(path: Path) -> None:
         damage(path, "DELETE FROM state_changes WHERE number = 1")
 
         assert any("stand was not counted rightly" in problem for problem in store.check())
+
+
+def test_the_task_run_with_the_highest_number_counts(tmp_path: Path) -> None:
+    """It is a row, as what was recorded without a claim."""
+    flow_run = make_flow_run()
+    run = make_task_run(flow_run, 2**63 - 1)
+    with closing(SqliteStateStore(tmp_path / "highest.db")) as store:
+        store.append([flow_run, run, make_running(run)])
+
+        [standing] = store.read_standings(flow_run.id)
+
+    assert (standing.name, standing.numbers) == ("Running", (range(2**63 - 1, 2**63),))
