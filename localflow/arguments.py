@@ -8,7 +8,7 @@ by what they hold, and looked into as well, but for `quote(...)`: nothing inside
 from __future__ import annotations
 
 import copy
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar, cast
 
 from localflow.signatures import StandIn
 
@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
 
 T = TypeVar("T")
+P = TypeVar("P")
 
 _ATOMS = frozenset({type(None), bool, int, float, complex, str, bytes, bytearray, type, range})
 
@@ -42,6 +43,21 @@ class unmapped(Marker[T]):
     """Pass `value` whole to every run of a `map`, although it could be mapped over."""
 
     __slots__ = ()
+
+
+class Whole(quote[T]):
+    """What goes to every run of a `map`; nothing in it is to be replaced."""
+
+    __slots__ = ("_packed",)
+    _packed: Any
+
+    def packed_once(self, pack: Callable[[T], P]) -> P:
+        """Return what `pack` makes of the value, for which it is called the first time only."""
+        try:
+            return cast("P", self._packed)
+        except AttributeError:
+            self._packed = packed = pack(self.value)
+            return packed
 
 
 class allow_failure(Marker[T]):
@@ -140,14 +156,16 @@ def replace_in_call(
     args: tuple[Any, ...], kwargs: Mapping[str, Any], kinds: tuple[type, ...], substitute: Callable[[Any], object]
 ) -> tuple[tuple[Any, ...], Mapping[str, Any]]:
     """Do `replace` for the arguments of a call, in most of which there is nothing that has to be looked into."""
-    values = (*args, *kwargs.values())
-    if not all(is_atom(item) or isinstance(item, kinds) for item in values):
-        replaced: tuple[tuple[Any, ...], Mapping[str, Any]] = replace((args, kwargs), kinds, substitute)
-        return replaced
+    values = (*args, *kwargs.values()) if kwargs else args
     substitutes: dict[int, object] = {}
     for item in values:
-        if isinstance(item, kinds) and id(item) not in substitutes:
-            substitutes[id(item)] = substitute(item)
+        if type(item) not in _ATOMS:
+            if not isinstance(item, kinds):
+                replaced: tuple[tuple[Any, ...], Mapping[str, Any]] = replace((args, kwargs), kinds, substitute)
+                return replaced
+            substitutes[id(item)] = item
+    for key, item in substitutes.items():
+        substitutes[key] = substitute(item)
     values = tuple([substitutes.get(id(item), item) for item in values])
     return values[: len(args)], dict(zip(kwargs, values[len(args) :], strict=True))
 

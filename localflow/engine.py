@@ -5,7 +5,7 @@ it into `_news` and takes a *turn*; only the holder of the baton `_baton` change
 and a thread that finds the baton taken leaves its news to the holder. So the more threads press, the more news one turn
 handles.
 
-A turn: take all news -> end, block and ready nodes in the graph -> take what executors have room for -> commit
+A turn: take the news -> end, block and ready nodes in the graph -> take what executors have room for -> commit
 everything that happened as one append to the store -> hand calls to executors -> show it (futures, notifiers, hooks).
 That order is the durability contract: nothing is shown before it is stored, no call leaves before its start is stored.
 Calls leave first, so that workers are at work meanwhile.
@@ -59,6 +59,7 @@ if TYPE_CHECKING:
 _log = logging.getLogger("localflow.engine")
 
 _UNSAVED_LIMIT = 512
+_NEWS_LIMIT = 512  # of a turn: more would keep executors waiting, and make one commit that fits nowhere
 _LOG_DELAY = 0.2  # seconds for which log lines may wait for something else to be stored
 
 
@@ -282,7 +283,7 @@ class Engine:
     def _decide(self) -> None:
         """Do one turn's work; what is to be done when others may have theirs joins the actions."""
         scheduler = self._scheduler
-        scheduler.take_news(self._news)
+        scheduler.take_news(self._news, _NEWS_LIMIT)
         calls = scheduler.take_ready(self.lanes)
         if scheduler.ended or scheduler.moved or self._must_save or len(scheduler.unsaved) >= _UNSAVED_LIMIT:
             self._save(calls.items())

@@ -17,6 +17,7 @@ from __future__ import annotations
 import json
 import mmap
 import os
+import threading
 import weakref
 from contextlib import suppress
 from struct import Struct
@@ -43,6 +44,7 @@ _ENTRY = Struct("<QQ")
 _FOOTER = Struct("<QQ8s")
 _MAGIC = b"lflwval1"
 _PIECE = 1 << 26
+_MUCH_BYTES = 1 << 24  # of which the checksum takes long enough for a thread
 _RECENT_BUFFERS = 8  # written, and kept for the next call though no call has them
 _FLAGS = getattr(os, "O_CLOEXEC", 0) | getattr(os, "O_NOFOLLOW", 0)
 
@@ -201,12 +203,13 @@ class Draft:
                 self._size = 0
                 self._put(b"".join(pieces))
             view = memoryview(data).cast("B") if memoryview(data).nbytes else memoryview(b"")
-            while view:
-                written = os.write(self._descriptor, view[:_PIECE])
-                self._checksum = crc32(view[:written], self._checksum)
-                self._size += written
-                view = view[written:]
-                reach("large-value-written")
+            with _Checksum(view, self._checksum) as checksum:
+                left = view
+                while left:
+                    left = left[os.write(self._descriptor, left[:_PIECE]) :]
+                    reach("large-value-written")
+            self._size += len(view)
+            self._checksum = checksum.value
         except OSError as error:
             raise self._failure(error, memoryview(data).nbytes) from error
 
@@ -225,6 +228,36 @@ class Draft:
     def _failure(self, error: OSError, needed: int) -> LargeValueError:
         size = self._size + needed
         return LargeValueError(self._path or str(self._folder.place), size, error.strerror or str(error))
+
+
+class _Checksum:
+    """The checksum of what is written within a `with` block: of much it is made meanwhile, in a thread of its own.
+
+    Both leave the interpreter to others, and take about as long.
+    """
+
+    def __init__(self, view: memoryview, before: int) -> None:
+        self._view = view
+        self._thread: threading.Thread | None = None
+        self.value = before
+        """That of all before it; behind the block, with it."""
+
+    def __enter__(self) -> _Checksum:
+        if len(self._view) >= _MUCH_BYTES:
+            thread = threading.Thread(target=self._make, name="localflow-checksum", daemon=True)
+            with suppress(RuntimeError):  # there are too many threads already
+                thread.start()
+                self._thread = thread
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        if self._thread is None:
+            self._make()
+        else:
+            self._thread.join()
+
+    def _make(self) -> None:
+        self.value = crc32(self._view, self.value)
 
 
 def make_folder(folder: Path) -> None:

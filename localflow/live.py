@@ -6,10 +6,11 @@ import threading
 from typing import TYPE_CHECKING, Any
 
 from localflow import arguments
+from localflow.arguments import Whole
 from localflow.calls import Call
 from localflow.earlier import EarlierRun
 from localflow.futures import TaskFuture
-from localflow.payloads import Packed
+from localflow.payloads import Packed, pack_once
 from localflow.records import StateChange, TaskRun
 from localflow.states import NOT_READY, Pending, Retrying, Returned, RunRef, State, StateType
 
@@ -164,10 +165,15 @@ class LiveRun:
         args, kwargs, holds_packed = self.args, self.kwargs, False
         task, active = self.task, self.active
         function: Callable[..., Any] = task
+        is_here = self.lane.executor.shares_memory
         if self.resolve:
             packed: list[Packed] = []
+            wholes: list[Whole[Any]] = []
 
-            def data(item: TaskFuture[Any] | State) -> object:
+            def data(item: TaskFuture[Any] | State | Whole[Any]) -> object:
+                if isinstance(item, Whole):
+                    wholes.append(item)
+                    return item
                 state: State | None = item._ending if isinstance(item, TaskFuture) else item
                 assert state is not None  # a run is ready only when its upstreams have ended
                 if id(item) in self.tolerated and not state.is_completed():
@@ -183,11 +189,12 @@ class LiveRun:
                 return value
 
             try:
-                args, kwargs = arguments.replace_in_call(args, kwargs, (TaskFuture, State), data)
+                args, kwargs = arguments.replace_in_call(args, kwargs, (TaskFuture, State, Whole), data)
+                if wholes:
+                    args, kwargs = self._unwrapped(args, kwargs, wholes, packed)
             except Exception as error:  # such as a list put in the place of a future in a set
                 function, args, kwargs = _raise, (error,), {}
             holds_packed = bool(packed)
-        is_here = self.lane.executor.shares_memory
         self.call = call = tuple.__new__(
             Call,
             (
@@ -199,6 +206,30 @@ class LiveRun:
             ),
         )  # fmt: skip
         return call
+
+    def _unwrapped(
+        self, args: tuple[Any, ...], kwargs: Mapping[str, Any], wholes: Sequence[Whole[Any]], packed: list[Packed]
+    ) -> tuple[tuple[Any, ...], Mapping[str, Any]]:
+        """Put data in the place of what goes to all runs of a map: if it is to travel, bytes made once for all of them.
+
+        Pickled apart, two arguments would no longer share what they hold. So there are such bytes only for one that is
+        beside nothing it could share anything with.
+        """
+        [first, *others] = wholes
+        new = first.value
+        rest = (value for value in (*args, *kwargs.values()) if value is not first)
+        if (
+            not (self.lane.executor.shares_memory or others or self.task.caching)
+            and all(arguments.is_atom(value) or isinstance(value, Packed) for value in rest)
+            and (shared := first.packed_once(lambda value: pack_once(value, self.lane.executor.folder))) is not None
+        ):
+            packed.append(shared)
+            new = shared
+
+        def bare(value: object) -> object:
+            return new if value is first else value.value if isinstance(value, Whole) else value
+
+        return tuple(map(bare, args)), {name: bare(value) for name, value in kwargs.items()}
 
     def as_earlier(self) -> EarlierRun[TaskRun]:
         """Return it as the next attempt of its flow sees it."""

@@ -9,14 +9,16 @@ from __future__ import annotations
 
 import io
 import itertools
+import sys
 import time
 from typing import TYPE_CHECKING, Any, TypeVar, overload
 
-from localflow.arguments import Marker, allow_failure, quote
+from localflow.arguments import Marker, Whole, allow_failure, find, is_atom, quote, unmapped
 from localflow.batches import Batch
 from localflow.errors import MappingLengthMismatchError, MappingMissingIterableError
 from localflow.futures import TaskFuture, futures_in
 from localflow.interrupts import NappingCondition
+from localflow.large_values import LARGE_BYTES
 from localflow.live import MOST_WAITING
 from localflow.signatures import StandIn
 from localflow.states import State
@@ -27,6 +29,7 @@ if TYPE_CHECKING:
     from typing import Literal
 
     from localflow.active import ActiveFlow
+    from localflow.inputs import KnownInputs
     from localflow.tasks import Task
 
 R = TypeVar("R")
@@ -164,6 +167,8 @@ def map_task(
     if sources:  # they have completed; the record shall tell where the items come from
         wait_for = sources if wait_for is None else [wait_for, *sources]
     known = active.known_inputs([*(item.value for item in arguments if item.items is None), wait_for])
+    shares_memory = active.lane_of(task).executor.shares_memory
+    arguments = [_seen_through(argument, known, shares_memory) for argument in arguments]
     at_hand = all(argument.at_hand for argument in mapped)
     batch = Batch(active, task, number, wait_for, known, MOST_WAITING if at_hand else 1)
     window = _Window() if any(argument.length is None for argument in mapped) else None
@@ -213,6 +218,22 @@ def _argument(name: str, value: object) -> _Argument:
         return _Argument(name, value)
     items = map(allow_failure, items) if tolerant else items
     return _Argument(name, value, items, _length(held), tolerant, source, at_hand=type(held) in _AT_HAND)
+
+
+def _seen_through(argument: _Argument, known: KnownInputs, shares_memory: bool) -> _Argument:
+    """Return an argument that goes to every run so that it is looked into, and sent elsewhere, once for all of them.
+
+    What is small, and what holds something to be replaced, stays as it is.
+    """
+    value = argument.value
+    if argument.items is not None or id(value) not in known or (shares_memory and type(value) is not unmapped):
+        return argument
+    bare = value.value if type(value) is unmapped else value
+    if (is_atom(bare) and sys.getsizeof(bare) < LARGE_BYTES) or find(bare, (TaskFuture, State, Marker)):
+        return argument
+    whole = Whole(bare)
+    known[id(whole)] = known[id(value)]
+    return argument._replace(value=whole)
 
 
 def _length(items: Any) -> int | None:

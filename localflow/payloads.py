@@ -17,7 +17,7 @@ from types import CodeType, FunctionType
 from typing import TYPE_CHECKING, Any
 
 from localflow import classes
-from localflow.errors import LargeValueError, StoreError, TaskFailedError, UnpicklableError
+from localflow.errors import LargeValueError, LocalflowError, StoreError, TaskFailedError, UnpicklableError
 from localflow.interrupts import STOPS
 from localflow.large_values import FILE, LARGE_BYTES, Draft, RecentBuffers, Reference, mapped, read_parts
 from localflow.typed import NamedTuple
@@ -79,12 +79,27 @@ def pack(value: object, folder: Folder | None = None) -> Payload:
     return Payload("pickle", pickle_value(value))
 
 
-def _pack_apart(value: object, folder: Folder) -> Payload:
+def pack_once(value: object, folder: Folder | None) -> Packed | None:
+    """Return an argument of many calls as bytes for all of them; None if there are none, as any of the calls will tell.
+
+    A large one is in `folder`, if that is somewhere, for as long as this is there.
+    """
+    try:
+        if folder is None or folder.place is None:
+            return Packed(Payload("pickle", pickle_value(value, defines_classes=True)))
+        payload = _pack_apart(value, folder, defines_classes=True)
+    except LocalflowError:
+        return None
+    is_file = payload.format == FILE
+    return Packed(payload, folder.hold(Reference.of(payload.data).file) if is_file else None)
+
+
+def _pack_apart(value: object, folder: Folder, *, defines_classes: bool = False) -> Payload:
     """Return a value as a payload whose data is in a file if that is large."""
     draft = folder.draft()
     try:
         buffers: list[memoryview] = []
-        _write_pickle(value, draft, take_buffers=buffers)
+        _write_pickle(value, draft, defines_classes, take_buffers=buffers)
         written = draft.finish(buffers)
     except BaseException:
         draft.discard()
@@ -95,7 +110,7 @@ def _pack_apart(value: object, folder: Folder) -> Payload:
 def unpack(payload: Payload) -> Any:
     """Return the value again; raises whatever its unpickling raises."""
     if payload.format == "json":
-        return json.loads(payload.data)
+        return json.loads(payload.data.decode())  # of bytes it would find out first which encoding they have
     if payload.format == FILE:
         return _load_parts(mapped(Reference.of(payload.data)))
     if payload.format == CONTENT:

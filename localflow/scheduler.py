@@ -12,6 +12,7 @@ because of it is collected for the engine, which commits before anybody sees or 
 from __future__ import annotations
 
 import logging
+import sys
 from functools import partial
 from typing import TYPE_CHECKING
 
@@ -67,10 +68,12 @@ class Scheduler:
         self._given_up: dict[int, LiveRun] = {}
         """Runs that have ended although an executor still has them."""
 
-    def take_news(self, news: deque[LiveRun | Outcome | Callable[[], None]]) -> None:
-        """Take all that has happened: calls, outcomes, and what is to be done in a turn."""
+    def take_news(self, news: deque[LiveRun | Outcome | Callable[[], None]], most: int = sys.maxsize) -> None:
+        """Take what has happened: calls, outcomes, and what is to be done in a turn; at most so many of them."""
         ready, blocked = self._graph.ready, self._graph.blocked
-        while news:
+        for _ in range(most):
+            if not news:
+                break
             item = news.popleft()
             if isinstance(item, LiveRun):
                 self.add(item)

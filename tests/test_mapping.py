@@ -125,6 +125,76 @@ def test_unmapped_goes_to_every_run() -> None:
     assert mapped([1, 2], unmapped([3, 4]), k=unmapped("x")) == [(1, [3, 4], {"k": "x"}), (2, [3, 4], {"k": "x"})]
 
 
+class Weighed:
+    """A value that counts how often it is pickled here."""
+
+    def __init__(self, content: object) -> None:
+        self.content = content
+        self.pickled = 0
+
+    def __getstate__(self) -> dict[str, Any]:
+        self.pickled += 1
+        return {"content": self.content, "pickled": 0}
+
+
+@task
+def change(number: int, value: Weighed) -> tuple[int, int]:
+    """Change the value, and return how long its content was before."""
+    assert isinstance(value.content, list)
+    value.content.append(number)
+    return number, len(value.content)
+
+
+@pytest.mark.parametrize("size", [1, 500_000])
+def test_what_goes_to_every_run_is_pickled_once_for_all_of_them(size: int) -> None:
+    """Small or large, it is sent to worker processes as bytes that are made once; each run has an object of its own."""
+    value = Weighed([0] * size)
+
+    results = in_flow(lambda: change.map(range(20), value).result(), "process")
+
+    assert results == [(number, size + 1) for number in range(20)]
+    assert value.pickled == 1
+
+
+@task
+def measure(number: int, text: str | bytes) -> int:
+    """Return the length of a text, whatever the number."""
+    return len(text)
+
+
+@pytest.mark.parametrize("text", ["\ud800x" * 200_000, b"\0" * 400_000])
+def test_a_large_text_that_goes_to_every_run_arrives_whole(text: str | bytes) -> None:
+    """Texts and bytes are sent once, too."""
+    assert in_flow(lambda: measure.map([1, 2], unmapped(text)).result(), "process") == [400_000] * 2
+
+
+@task
+def is_in(item: object, whole: list[object]) -> bool:
+    """Return whether the item is one of those in the list, not only equal to one."""
+    return any(item is each for each in whole)
+
+
+def test_items_that_are_parts_of_what_goes_to_every_run_stay_parts_of_it() -> None:
+    """What arguments of one call share they still share in a worker process."""
+    parts: list[object] = [[1], [2], [3]]
+
+    assert in_flow(lambda: is_in.map(parts, unmapped(parts)).result(), "process") == [True, True, True]
+
+
+@pytest.mark.parametrize("executor", ["sequential", "thread", "process"])
+def test_futures_in_what_goes_to_every_run_are_replaced_on_every_executor(executor: str) -> None:
+    """To look into it once is to look into it all the same."""
+    assert in_flow(lambda: give.map([1, 2], unmapped([same(3)])).result(), executor) == [(1, [3]), (2, [3])]
+
+
+def test_what_cannot_be_pickled_for_every_run_is_named_in_each() -> None:
+    """Each run fails by itself, and says which argument it was."""
+    states = in_flow(lambda: give.map([1, 2], unmapped({"lock": threading.Lock()})).wait(), "process")
+
+    assert [state.type for state in states] == [StateType.FAILED] * 2
+    assert all("Task 'give': argument 'args[1]' (dict) cannot be sent" in state.message for state in states)
+
+
 def test_quote_goes_to_every_run_untouched() -> None:
     """A quote is passed whole, and futures in it stay futures."""
 
