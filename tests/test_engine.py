@@ -351,6 +351,41 @@ def test_an_append_covers_many_runs() -> None:
     assert run(body, executor, store).is_completed()
 
 
+class HoldingExecutor(InlineExecutor):
+    """Keeps calls until the test has all of them run, and reported at once."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.calls: list[Call] = []
+
+    def submit(self, calls: Sequence[Call]) -> None:
+        """Keep the calls."""
+        self.calls.extend(calls)
+
+    def run(self) -> None:
+        """Run what it has, and report it."""
+        calls, self.calls = self.calls, []
+        self.report([call.run() for call in calls])
+
+
+def test_of_many_outcomes_some_are_taken_in_each_turn() -> None:
+    """What waits for the first of many outcomes does not wait until all of them are taken."""
+    executor, store = HoldingExecutor(), RecordingStore()
+    batches: list[list[Record]] = []
+
+    def body() -> None:
+        first, *_ = [give(number) for number in range(3_000)]
+        give(first)
+        before = len(store.batches)
+        executor.run()
+        batches.extend(store.batches[before:])
+        executor.run()
+
+    assert run(body, executor, store).is_completed()
+    assert max(map(len, batches)) < 1_000
+    assert [record.name for record in batches[0] if isinstance(record, StateChange)].count("Running") == 1
+
+
 # -- a store that fails ----------------------------------------------------------------------------------------------
 
 
