@@ -232,28 +232,29 @@ class FlowRunHistory(RunHistory):
         return groups
 
     def as_json(self) -> Json:
-        """Return all that is known of the flow run, its task runs in call order."""
-        names = self._names()
+        """Return all that is known of the flow run but its task runs."""
         return {
             **flow_run_json(self.run, self.state, self.started_at, self.ended_at),
             "attempt": self.attempt,
             "history": [moment.as_json() for moment in self.moments],
             "cause": _cause_json(self.cause),
-            "task_runs": [self._task_run_json(history, names) for history in self.task_runs],
             "subflow_runs": [summary_json(summary) for summary in self.subflow_runs],
         }
 
+    def task_runs_as_json(self, histories: Iterable[RunHistory] | None = None) -> Iterator[Json]:
+        """Yield all that is known of task runs, of each of the flow run in call order if none are given."""
+        names = self._names()
+        for history in self.task_runs if histories is None else histories:
+            assert isinstance(history.run, TaskRun)
+            upstreams = history.run.upstreams
+            yield history.as_json() | {
+                "upstreams": [names.get(upstream, upstream) for upstream in upstreams],
+                "upstream_ids": list(upstreams),
+            }
+
     def task_run_json(self, history: RunHistory) -> Json:
         """Return all that is known of one of the task runs."""
-        return self._task_run_json(history, self._names())
-
-    def _task_run_json(self, history: RunHistory, names: dict[str, str]) -> Json:
-        assert isinstance(history.run, TaskRun)
-        upstreams = history.run.upstreams
-        return history.as_json() | {
-            "upstreams": [names.get(upstream, upstream) for upstream in upstreams],
-            "upstream_ids": list(upstreams),
-        }
+        return next(self.task_runs_as_json([history]))
 
     def _names(self) -> dict[str, str]:
         names = {history.run.id: history.run.name for history in self.task_runs}

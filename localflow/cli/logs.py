@@ -55,7 +55,7 @@ def logs(reference: str, follow: bool, level: str, tail: int | None, as_json: bo
             return 0
         entries = _tail(log.read_new(), tail)
         if as_json:
-            output.print_json([_as_json(entry) for entry in entries])
+            output.print_json_list(map(_as_json, entries))
         elif not _print(entries, log.selection):
             output.say_line(f"nothing is recorded of what {reference} has said")
     return 0

@@ -81,7 +81,28 @@ def print_lines(text: str, indent: str = "") -> None:
 
 def print_json(value: object, indent: int | None = 2) -> None:
     """Print a value as JSON in ASCII: whole in every locale, and nothing in it acts on a terminal."""
-    print_data(json.dumps(_readable(value), indent=indent, allow_nan=False).replace("\x7f", "\\u007f"))
+    print_data(_json(value, indent))
+
+
+def print_json_with(value: object, name: str, items: Iterable[object]) -> None:
+    """Print a dict as JSON with one more entry, a list that may be long: see `print_json_list`."""
+    _print_items(_json(value, 2).removesuffix("\n}") + f',\n  "{name}": [', "    ", items, "\n  ]\n}")
+
+
+def print_json_list(items: Iterable[object]) -> None:
+    """Print a list as JSON that may be long: its items are made as they are printed, each on a line."""
+    _print_items("[", "  ", items, "\n]")
+
+
+def _print_items(start: str, indent: str, items: Iterable[object], end: str) -> None:
+    for item in items:
+        print_data(start)
+        start = f"{indent}{_json(item, None)},"
+    print_data(start.removesuffix(",") + end)
+
+
+def _json(value: object, indent: int | None) -> str:
+    return json.dumps(_readable(value), indent=indent, allow_nan=False).replace("\x7f", "\\u007f")
 
 
 def _readable(value: object) -> object:

@@ -43,9 +43,12 @@ def show(reference: str, show_all: bool, full_traceback: bool, as_json: bool) ->
             return
         chosen = task_runs[0] if task_runs else history
         result = result_json(store.load_result(history.run.id, chosen.run.number))
-        if as_json:
-            view = history.task_run_json(chosen) if task_runs else FlowRunHistory.read(store, history.run).as_json()
-            output.print_json({**view, "result": result})
+        if as_json and task_runs:
+            output.print_json({**history.task_run_json(chosen), "result": result})
+        elif as_json:
+            history = FlowRunHistory.read(store, history.run)
+            view = {**history.as_json(), "result": result}
+            output.print_json_with(view, "task_runs", history.task_runs_as_json())
         elif task_runs:
             _print_task_run(history, chosen, result, full_traceback)
         else:
@@ -138,9 +141,8 @@ def _show_members(history: FlowRunHistory, task_runs: Sequence[RunHistory], show
     from localflow.cli.task_runs import counts_text, print_members
     from localflow.history import state_counts
 
-    views = [history.task_run_json(task_run) for task_run in task_runs] if as_json else []
     if as_json:
-        output.print_json(views)
+        output.print_json_list(history.task_runs_as_json(task_runs))
         return
     output.print_fields(
         [

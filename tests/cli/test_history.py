@@ -102,15 +102,16 @@ def test_a_flow_run_is_read_with_its_task_runs_and_the_flow_runs_it_called(store
     store.append([RUN, MAKE, ADD, LATER, BELOW, IN_TASK, ELSEWHERE, change(RUN, 1, StateType.RUNNING)])
     store.append([change(MAKE, 1, StateType.RUNNING), change(MAKE, 2, StateType.COMPLETED)])
 
-    view = FlowRunHistory.read(store, RUN).as_json()
+    history = FlowRunHistory.read(store, RUN)
+    view, task_runs = history.as_json(), [*history.task_runs_as_json()]
 
     assert view["state"] == {"type": "RUNNING", "name": "Running", "message": ""}
-    assert [(run["name"], run["state"]["name"]) for run in view["task_runs"]] == [
+    assert [(run["name"], run["state"]["name"]) for run in task_runs] == [
         ("make-0", "Completed"), ("add-0", "Pending"), ("later-0", "Pending"),
     ]  # fmt: skip
-    assert view["task_runs"][1]["tags"] == ["db"]
-    assert view["task_runs"][2]["upstreams"] == ["add-0", "calm-bear", "cccc9999-7"]
-    assert view["task_runs"][2]["upstream_ids"] == [ADD.id, "bbbb2222", "cccc9999-7"]
+    assert task_runs[1]["tags"] == ["db"]
+    assert task_runs[2]["upstreams"] == ["add-0", "calm-bear", "cccc9999-7"]
+    assert task_runs[2]["upstream_ids"] == [ADD.id, "bbbb2222", "cccc9999-7"]
     assert [run["name"] for run in view["subflow_runs"]] == ["calm-bear", "warm-yak"]
 
 
