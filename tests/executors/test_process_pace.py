@@ -6,11 +6,12 @@ import os
 import signal
 import threading
 import time
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, cast
 
 import pytest
 
 from localflow.builtin.process import ProcessExecutor
+from localflow.builtin.process.assignment import Assignment
 from localflow.builtin.process.waiting import Lookout
 from localflow.states import StateType
 from localflow.testing import workloads
@@ -22,6 +23,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
     from pathlib import Path
 
+    from localflow.builtin.process.workers import Worker
     from localflow.interfaces import Call, Outcome, Output
     from localflow.usage import Meter
 
@@ -132,6 +134,57 @@ def test_calls_that_come_during_shutdown_are_given_up() -> None:
     assert not problems
     with pytest.raises(RuntimeError, match="not started"):
         executor.submit([runner.call(workloads.identity)])
+
+
+# -- outcomes that gather --------------------------------------------------------------------------------------------
+
+
+class Laden:
+    """A worker with some calls that it has not begun."""
+
+    def __init__(self, calls: int) -> None:
+        self.calls = calls
+
+    def waiting(self) -> int:
+        """Return how many these are."""
+        return self.calls
+
+
+def leisure(milliseconds: float, *calls: int, size: int = 2) -> float:
+    """Return for how many milliseconds outcomes may gather if calls take so long and workers have so many of them."""
+    assignment = Assignment(size)
+    assignment.workers = {number: cast("Worker", Laden(each)) for number, each in enumerate(calls)}
+    assignment.learn([milliseconds / 1000])
+    return round(assignment.leisure() * 1000, 3)
+
+
+@pytest.mark.parametrize(
+    ("milliseconds", "calls", "most"),
+    [
+        (0.2, (3, 8), 0.2),
+        (0.2, (90, 90), 1.0),
+        (5.0, (2, 2), 1.0),
+    ],
+)
+def test_outcomes_gather_while_all_workers_have_much_to_do(
+    milliseconds: float, calls: tuple[int, ...], most: float
+) -> None:
+    """They do for half as long as the worker with the least has calls besides its next, and a millisecond at most."""
+    assert leisure(milliseconds, *calls) == most
+
+
+@pytest.mark.parametrize(
+    ("milliseconds", "calls"),
+    [
+        (0.2, (1, 8)),
+        (0.2, (0, 8)),
+        (0.2, (8,)),
+        (0.01, (90, 90)),
+    ],
+)
+def test_outcomes_do_not_wait_where_somebody_may(milliseconds: float, calls: tuple[int, ...]) -> None:
+    """A worker that has only its next call, one that is still to start, an engine that is the slowest of all."""
+    assert leisure(milliseconds, *calls) == 0
 
 
 # -- looking out -----------------------------------------------------------------------------------------------------

@@ -84,7 +84,7 @@ class ProcessExecutor(Executor):
 
     @property
     def capacity(self) -> int:
-        """A call for each worker, and while calls are short as many more as make about two milliseconds of work."""
+        """A call for each worker, and while calls are short as many more as make about ten milliseconds of work."""
         return self.workers if self._pool is None else self._pool.capacity
 
     @property

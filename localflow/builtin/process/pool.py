@@ -5,7 +5,7 @@
     report (pool's thread) <-- outcomes <---+<=======pipe============+
 
 A call waits in the *backlog*, is *in hand* of a worker (sent, perhaps not begun), and is answered by one outcome. Calls
-are sent ahead, `depth` to each worker, as many as make about two milliseconds of work; the token of a call (see
+are sent ahead, `depth` to each worker, as many as make about ten milliseconds of work; the token of a call (see
 `worker`) lets the pool take back what has not begun, exactly. It does so when another worker has nothing to do, when
 the calls in front take longer than expected, and to learn what a dead worker was doing.
 
@@ -13,7 +13,8 @@ Threads. `_lock` guards the backlog, what is in hand, and all that is written to
 `report`. Any thread may take calls and send them to workers that are there. The pool's own thread does the rest: it
 starts the supervisor and workers, reads outcomes and reports all it has at once, and buries the dead. `report` runs in
 it, and submits from there. As long as outcomes come one after the other it does only what they ask for, and looks out
-for the next one before it sleeps (see `waiting`); staff and long calls have their turn every millisecond.
+for the next one before it sleeps (see `waiting`); staff and long calls have their turn every millisecond. If all
+workers have enough in hand, it lets outcomes gather for up to a millisecond instead, and takes them at once.
 
 A worker that dies: what it wrote is read first (a result received before death counts), then what it had not begun is
 taken back; the one call left over, if any, is the one it was in. Three failed starts in a row, with no worker ready,
@@ -208,6 +209,11 @@ class Pool:
         While outcomes come one after the other, all that can wait a moment does.
         """
         wait = self._news.wait
+        if self._is_alert:
+            with self._lock:
+                leisure = self._assignment.leisure()
+            if leisure > 0:
+                time.sleep(leisure)
         if self._is_alert and time.monotonic() < self._manage_at:
             # Awake, but not if a worker would miss the core.
             is_free = 0 < self._assignment.busy() < self._cores
