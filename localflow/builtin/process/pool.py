@@ -209,11 +209,8 @@ class Pool:
         While outcomes come one after the other, all that can wait a moment does.
         """
         wait = self._news.wait
-        if self._is_alert:
-            with self._lock:
-                leisure = self._assignment.leisure()
-            if leisure > 0:
-                time.sleep(leisure)
+        if self._is_alert and (leisure := self._assignment.leisure()) > 0:  # who else delivers calls does no harm
+            time.sleep(leisure)
         if self._is_alert and time.monotonic() < self._manage_at:
             # Awake, but not if a worker would miss the core.
             is_free = 0 < self._assignment.busy() < self._cores
