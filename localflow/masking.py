@@ -27,7 +27,8 @@ _SECRET_ENDINGS = (
     "authorization",
     "cookie",
 )
-_URL = r"(?P<scheme>[A-Za-z][A-Za-z0-9+.-]*://)(?P<rest>\S+)"
+# The scheme is of some length at most: else each letter of a long word would have the rest of it read.
+_URL = r"(?P<scheme>[A-Za-z][A-Za-z0-9+.-]{0,30}://)(?P<rest>\S+)"
 _BARE_KEY = r"[A-Za-z0-9_-]+"
 _SHOWN_LENGTH = 80
 
@@ -55,7 +56,7 @@ def masked(value: object, key: str = "") -> object:
     if value is not None and is_secret(key):
         return MASK
     if isinstance(value, str):
-        return MASK if value.startswith(ENV_PREFIX) else re.sub(_URL, _masked_url, value)
+        return MASK if value.startswith(ENV_PREFIX) else _without_userinfo(value)
     if isinstance(value, dict):
         return {str(inner): masked(item, str(inner)) for inner, item in value.items()}
     if isinstance(value, (list, tuple, set, frozenset)):
@@ -84,7 +85,7 @@ def without(secrets: Iterable[object], text: str) -> str:
     found = {part for value in secrets for item in _strings(value) for part in _telling(item) if part}
     for secret in sorted(found, key=len, reverse=True):
         text = text.replace(secret, MASK)
-    return re.sub(_URL, _masked_url, text)
+    return _without_userinfo(text)
 
 
 def literal(value: object) -> str:
@@ -127,6 +128,10 @@ def quoted(text: str) -> str:
     """Return text in double quotes, unprintable characters escaped."""
     escaped = text.replace("\\", "\\\\").replace('"', '\\"')
     return f'"{printable(escaped)}"'
+
+
+def _without_userinfo(text: str) -> str:
+    return re.sub(_URL, _masked_url, text) if "://" in text else text
 
 
 def _masked_url(match: re.Match[str]) -> str:
