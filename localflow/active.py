@@ -7,11 +7,11 @@ import logging
 import threading
 import time
 from collections import defaultdict
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 from localflow import arguments
 from localflow.code import is_changed
-from localflow.earlier import OUTDATED, EarlierRun, EarlierRuns
+from localflow.earlier import MANY, OUTDATED, EarlierRun, EarlierRuns
 from localflow.errors import ChangedSinceError, ForeignFutureError, OutsideFlowError
 from localflow.futures import TaskFuture, futures_in
 from localflow.inputs import InputPrints
@@ -31,6 +31,9 @@ if TYPE_CHECKING:
     from localflow.recovery import Resumption
     from localflow.tasks import Task
 
+    #: What a call waits for, what of it may have failed, what blocks it already; and the ids of it all.
+    Links = tuple[tuple[tuple[TaskFuture[Any], ...], frozenset[int], State | None], tuple[str, ...]]
+
 from localflow.live import NO_KEYWORDS, NONE_TOLERATED, PENDING, LaterRun, LiveRun, may_be_tolerated
 
 _log = logging.getLogger("localflow.resume")
@@ -38,6 +41,7 @@ _log = logging.getLogger("localflow.resume")
 _RESULTS = (TaskFuture, State)
 _INPUTS = (*_RESULTS, arguments.Marker)
 _FIXED = (*_RESULTS, arguments.quote)
+_LINKED = (*_RESULTS, arguments.allow_failure)
 
 
 class SubflowCall:
@@ -93,6 +97,8 @@ class ActiveFlow:
         self._runs: list[LiveRun | EarlierRun[TaskRun]] | None = [] if flow.retry.retries > 0 else None
         self._subflow_runs: list[tuple[SubflowCall, str]] = []
         self._warned: set[tuple[str, str]] = set()
+        self._many: tuple[tuple[object, ...], Links | None] = (), None
+        """What the last call that waited for many futures waited for, and its links."""
 
     def resume(
         self, resumption: Resumption, attempt: int, runs: EarlierRuns[TaskRun], subflows: EarlierRuns[FlowRun]
@@ -224,10 +230,12 @@ class ActiveFlow:
         self.futures.append(future)
         return future, run
 
-    def _links(
-        self, args: tuple[Any, ...], kwargs: Mapping[str, Any], found: list[Any], wait_for: object
-    ) -> tuple[tuple[tuple[TaskFuture[Any], ...], frozenset[int], State | None], tuple[str, ...]]:
+    def _links(self, args: tuple[Any, ...], kwargs: Mapping[str, Any], found: list[Any], wait_for: object) -> Links:
         """Return what a call waits for, what of it may have failed, what blocks it already; and the ids of it all."""
+        if isinstance(wait_for, (list, tuple)) and len(wait_for) >= MANY:
+            links = None if any(isinstance(item, _LINKED) for item in found) else self._links_of_many(wait_for)
+            if links is not None:
+                return links
         tolerated = NONE_TOLERATED
         marked = found if wait_for is None else [*found, *arguments.find(wait_for, (arguments.allow_failure,))]
         if any(type(item) is arguments.allow_failure for item in marked):
@@ -236,6 +244,22 @@ class ActiveFlow:
             found = [*found, *futures_in(wait_for)]
         upstreams, blocker, ids = self._sort(found, tolerated)
         return (upstreams, tolerated, blocker), ids
+
+    def _links_of_many(self, wait_for: Sequence[object]) -> Links | None:
+        """Return the links of a call that waits for many futures, the same objects as for the call before if it does.
+
+        None if there is anything else in it.
+        """
+        known, links = self._many
+        futures = tuple(wait_for)  # of a map it is one, always the same
+        if futures is not known and futures != known:
+            if not all(isinstance(item, TaskFuture) and item._engine is self.engine for item in futures):
+                return None
+            upstreams: dict[TaskFuture[Any], None] = dict.fromkeys(cast("tuple[TaskFuture[Any], ...]", futures))
+            ids = tuple([future.task_run_id for future in upstreams])
+            links = (tuple(upstreams), NONE_TOLERATED, None), ids
+            self._many = futures, links
+        return links
 
     def _take_up(self, run: LaterRun, earlier: EarlierRun[TaskRun]) -> str | None:
         """Have a run go on where an earlier attempt has left it; return why it is run again, None if it is not."""
@@ -275,9 +299,10 @@ class ActiveFlow:
             return self._changed(run, "code")
         if known.version != record.version:
             return self._changed(run, "version")
-        renewed = next((each for each in record.upstreams if each in self.engine.renewed), None)
-        if renewed is not None:
-            return f"upstream {renewed} was run again"
+        if self.engine.renewed:
+            renewed = next((each for each in record.upstreams if each in self.engine.renewed), None)
+            if renewed is not None:
+                return f"upstream {renewed} was run again"
         if earlier.future is None:
             assert self.resumption is not None
             run.answer = self.resumption.answer(earlier)

@@ -25,6 +25,9 @@ if TYPE_CHECKING:
 #: In the place of a task run's code: what it was built on has run again since it completed.
 OUTDATED = "outdated"
 
+#: With so many upstreams a run is not the only one that has them.
+MANY = 16
+
 _LOOKED_AT = 100  # runs with the same inputs, for one whose code is the same as well
 
 R = TypeVar("R", TaskRun, FlowRun)
@@ -66,6 +69,8 @@ class EarlierRuns(Generic[R]):
         self._others: defaultdict[tuple[str, str], deque[EarlierRun[R]]] = defaultdict(deque)
         self._counts: defaultdict[str, int] = defaultdict(int)
         self._dependents: defaultdict[str, list[EarlierRun[R]]] = defaultdict(list)
+        self._dependents_of_many: dict[tuple[str, ...], list[EarlierRun[R]]] = {}
+        """Runs with many upstreams, by these: others have the same."""
 
     def add(self, name: str, ordinal: int, run: EarlierRun[R]) -> None:
         """Add a run of the task or flow `name`, the one at this place among its runs."""
@@ -74,8 +79,12 @@ class EarlierRuns(Generic[R]):
         self._counts[name] = max(self._counts[name], ordinal + 1)
         self.highest_number = max(self.highest_number, run.record.number)
         if isinstance(run.record, TaskRun):
-            for upstream in run.record.upstreams:
-                self._dependents[upstream].append(run)
+            upstreams = run.record.upstreams
+            if len(upstreams) < MANY:
+                for upstream in upstreams:
+                    self._dependents[upstream].append(run)
+            else:
+                self._dependents_of_many.setdefault(upstreams, []).append(run)
 
     def take(
         self, name: str, ordinal: int, inputs: str, code: str = "", *, prefers_completed: bool = False
@@ -107,7 +116,10 @@ class EarlierRuns(Generic[R]):
         They are to be recorded with its new attempt: another interruption may come before they have run again.
         """
         outdated: list[R] = []
-        for run in self._dependents.pop(run_id, ()):
+        dependents = self._dependents.pop(run_id, [])
+        for many in [each for each in self._dependents_of_many if run_id in each]:
+            dependents += self._dependents_of_many.pop(many)
+        for run in dependents:
             if run.is_completed and run.record.code != OUTDATED:
                 run.record = run.record._replace(code=OUTDATED)
                 outdated.append(run.record)

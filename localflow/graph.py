@@ -41,6 +41,8 @@ class RunGraph:
         self._tolerated: dict[int, frozenset[int]] = {}
         self._open_upstreams: dict[int, int] = {}
         self._downstreams: dict[int, list[int]] = {}
+        self._gates: dict[int, int] = {}
+        """Of each gate the upstream that has closed it; of one that is open, or may open, itself."""
 
     def add_ready(self) -> int:
         """Add a node that waits for nothing and return its number; the caller starts it."""
@@ -70,6 +72,18 @@ class RunGraph:
             self._settle(node)
         return node
 
+    def add_gate(self, upstreams: Collection[int]) -> int:
+        """Add a node that is nobody's and return its number: who waits for it waits for all of `upstreams`.
+
+        Where many nodes wait for the same many, each of these has a link to the gate and that one to each of those,
+        instead of one for every pair.
+        """
+        gate = len(self._endings)
+        self._gates[gate] = gate
+        self.add(upstreams)
+        self._depths[gate] -= 1
+        return gate
+
     def depth(self, node: int) -> int:
         """Return how many nodes are above it on the longest way up."""
         return self._depths[node]
@@ -96,7 +110,7 @@ class RunGraph:
                 self._open_upstreams[downstream] -= 1
                 if not self._open_upstreams[downstream]:
                     del self._open_upstreams[downstream]
-                    if not self._settle(downstream):
+                    if not self._settle(downstream) or downstream in self._gates:
                         ended.append(downstream)
 
     def _settle(self, node: int) -> bool:
@@ -106,7 +120,14 @@ class RunGraph:
             ending = self._endings[upstream]
             if ending != COMPLETED and not (ending == FAILED and upstream in tolerated):
                 self._endings[node] = FAILED
-                self.blocked.append((node, upstream))
+                culprit = self._gates.get(upstream, upstream)
+                if node in self._gates:
+                    self._gates[node] = culprit
+                else:
+                    self.blocked.append((node, culprit))
                 return False
-        self.ready.append(node)
+        if node in self._gates:
+            self._endings[node] = COMPLETED
+        else:
+            self.ready.append(node)
         return True

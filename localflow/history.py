@@ -220,12 +220,12 @@ class FlowRunHistory(RunHistory):
         failed = {history.run.id for history in self.task_runs if history.state.type is not StateType.COMPLETED}
         for history in self.task_runs:  # in call order: what blocks a run comes before it
             if history.is_blocked and isinstance(history.run, TaskRun):
-                blockers = [
+                blockers = (
                     upstream
                     for upstream in history.run.upstreams
                     if upstream in failed or self.run.id not in _callers(upstream)
-                ]
-                first = blockers[0] if blockers else ""
+                )
+                first = next(blockers, "")
                 culprit = culprits.get(first) or names.get(first, first)
                 culprits[history.run.id] = culprit
                 groups.setdefault(culprit, []).append(history)

@@ -107,7 +107,7 @@ class LiveRun:
         """Whether nothing is lost if this call is looked at with the next news: the lane's, or that of an upstream."""
         if self.answer is not None or self.blocker is not None:
             return False
-        for upstream in self.upstreams:
+        for upstream in reversed(self.upstreams):  # of many the last ones are open for longest
             if not upstream._done:
                 return True
         lane, task = self.lane, self.task

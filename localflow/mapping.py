@@ -167,6 +167,9 @@ def map_task(
     if sources:  # they have completed; the record shall tell where the items come from
         wait_for = sources if wait_for is None else [wait_for, *sources]
     known = active.known_inputs([*(item.value for item in arguments if item.items is None), wait_for])
+    if isinstance(wait_for, list):  # which might change
+        known[id(fixed := tuple(wait_for))] = known[id(wait_for)]
+        wait_for = fixed
     shares_memory = active.lane_of(task).executor.shares_memory
     arguments = [_seen_through(argument, known, shares_memory) for argument in arguments]
     at_hand = all(argument.at_hand for argument in mapped)

@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING
 from localflow import graph
 from localflow.calls import Outcome
 from localflow.context import task_run_info
+from localflow.earlier import MANY
 from localflow.live import LiveRun, may_be_tolerated
 from localflow.open_runs import OpenRuns
 from localflow.records import CacheEntry
@@ -26,10 +27,11 @@ from localflow.states import INTERRUPTED, AwaitingRetry, Cancelled, State, State
 
 if TYPE_CHECKING:
     from collections import deque
-    from collections.abc import Callable, Iterable
+    from collections.abc import Callable, Iterable, Sequence
 
     from localflow.admission import Admission
     from localflow.alarms import Alarms
+    from localflow.futures import TaskFuture
     from localflow.lanes import Lane
     from localflow.logbook import LogBook
     from localflow.payloads import Payload
@@ -65,6 +67,9 @@ class Scheduler:
         self._log_book = log_book
         self._tell = tell
         self._graph = graph.RunGraph()
+        self._gated: Sequence[TaskFuture[object]] = ()
+        """What the last gate in the graph stands for."""
+        self._gate = -1
         self._given_up: dict[int, LiveRun] = {}
         """Runs that have ended although an executor still has them."""
 
@@ -100,17 +105,28 @@ class Scheduler:
             self._add_ended(run, graph.LOST)
             self._conclude(run, interrupted() if self.is_closed else stopped())
         elif run.blocker is None:
-            self.open_runs.add(run)
             if run.upstreams:
-                tolerated = [future._node for future in run.upstreams if id(future) in run.tolerated]
-                run.future._node = node = self._graph.add([future._node for future in run.upstreams], tolerated)
+                run.future._node = node = self._add_to_graph(run)
                 run.depth = self._graph.depth(node)
             else:
                 run.future._node = self._graph.add_ready()
+            self.open_runs.add(run)
+            if not run.upstreams:
                 self._admit(run)
         else:
             self._add_ended(run, graph.FAILED)
             self._conclude(run, not_ready(run.blocker))
+
+    def _add_to_graph(self, run: LiveRun) -> int:
+        """Add the node of a run that waits for others: for a gate instead of many that others may wait for as well."""
+        upstreams = run.upstreams
+        if len(upstreams) < MANY or run.tolerated:
+            tolerated = [future._node for future in upstreams if id(future) in run.tolerated]
+            return self._graph.add([future._node for future in upstreams], tolerated)
+        if upstreams is not self._gated:
+            self._gated, self._gate = upstreams, self._graph.add_gate([future._node for future in upstreams])
+            self.open_runs.add_ended()
+        return self._graph.add([self._gate])
 
     def _add_ended(self, run: LiveRun, ending: int) -> None:
         run.future._node = self._graph.add_ended(ending)

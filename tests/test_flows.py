@@ -38,6 +38,7 @@ from localflow import (
 )
 from localflow.builtin.memory import MemoryStateStore
 from localflow.errors import ForeignFutureError, ReservedArgumentError, TaskFailedError, UpstreamFailedError
+from localflow.interfaces import TaskRun
 from localflow.project import Project
 
 if TYPE_CHECKING:
@@ -792,6 +793,56 @@ def test_wait_for_takes_any_nesting(executor: str, wrap: Any) -> None:
 
     assert order == ["first", "second"]
     assert texts(shown)[1] == not_ready("fail-0")
+
+
+@EXECUTORS
+@pytest.mark.parametrize("call", ["map", "calls"])
+def test_many_may_wait_for_the_same_many(executor: str, call: str) -> None:
+    """They start when all of these have completed; of those that did not, each names the first."""
+    order: list[tuple[str, int]] = []
+
+    @task
+    def first(number: int) -> None:
+        order.append(("first", number))
+
+    @task
+    def second(number: int) -> None:
+        order.append(("second", number))
+
+    @task
+    def failing(number: int) -> None:
+        assert number not in (7, 20)
+
+    def after(futures: list[TaskFuture[Any]]) -> list[TaskFuture[Any]]:
+        if call == "map":
+            return second.map(range(30), wait_for=futures)
+        return [second(number, wait_for=futures) for number in range(30)]
+
+    def body() -> object:
+        return [*after(first.map(range(30))), *after(failing.map(range(30)))]
+
+    shown = run(body, executor=executor).result(raise_on_failure=False)
+
+    assert [name for name, _ in order] == ["first"] * 30 + ["second"] * 30
+    assert texts(shown)[30:] == [not_ready("failing-7")] * 30
+
+
+def test_what_waits_for_many_is_recorded_with_all_of_them(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Though that takes no more room than one: thousands may wait for the same thousands."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("LOCALFLOW_STORE", "sqlite")
+
+    def body() -> object:
+        return give.map(range(400), wait_for=give.map(range(400)))
+
+    assert flow(body)().is_completed()
+    project = Project.load()
+    with project.opened_store() as store:
+        run_id = store.list_flow_runs()[0].flow_run.id
+        waiting = [run for run in store.read(run_id) if isinstance(run, TaskRun)][400:]
+
+    assert {run.upstreams for run in waiting} == {tuple(f"{run_id}-{number}" for number in range(1, 401))}
+    assert (tmp_path / ".localflow" / "localflow.db").stat().st_size < 2_000_000
 
 
 @pytest.mark.parametrize("nothing", [None, [], (), {}, [[], ()], set()])

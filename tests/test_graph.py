@@ -380,3 +380,35 @@ def test_it_agrees_with_a_naive_reference(seed: int, steps: int, density: float)
         assert sorted(taken_blocked(graph)) == blocked
         running.extend(taken(graph))
         waiting = [node for node in range(len(naive.upstreams)) if node not in naive.shown]
+
+
+@settings(max_examples=200, deadline=None)
+@given(seed=st.integers(0, 2**32), steps=st.integers(1, 60), density=st.floats(0, 1))
+def test_a_gate_stands_for_all_that_it_waits_for(seed: int, steps: int, density: float) -> None:
+    """Who waits for it is ready, blocked and as deep as if it waited for each of them."""
+    chance = random.Random(seed)
+    plain, gated = RunGraph(), RunGraph()
+    numbers: list[int] = []  # in the graph with gates, of each node of the other
+    gates: dict[tuple[int, ...], int] = {}
+    running: list[int] = []
+
+    for _ in range(steps):
+        if running and chance.random() < 0.5:
+            node = running.pop(chance.randrange(len(running)))
+            ending = chance.choices([COMPLETED, FAILED, LOST], [6, 2, 1])[0]
+            plain.end(node, ending)
+            gated.end(numbers[node], ending)
+        else:
+            upstreams = tuple(node for node in range(len(numbers)) if chance.random() < density / 2)
+            if gates and chance.random() < 0.5:
+                upstreams = chance.choice([*gates])
+            node = plain.add(upstreams)
+            if upstreams and upstreams not in gates:
+                gates[upstreams] = gated.add_gate([numbers[upstream] for upstream in upstreams])
+            numbers.append(gated.add([gates[upstreams]] if upstreams else []))
+            assert gated.depth(numbers[node]) == plain.depth(node)
+        ready, blocked = taken(plain), taken_blocked(plain)
+
+        assert sorted(taken(gated)) == sorted(numbers[node] for node in ready)
+        assert sorted(taken_blocked(gated)) == sorted((numbers[node], numbers[culprit]) for node, culprit in blocked)
+        running.extend(ready)

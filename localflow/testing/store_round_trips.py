@@ -84,6 +84,19 @@ class RoundTripContract(StoreFixtures):
 
         assert list(store.read(flow_run.id)) == [flow_run, first, second, tenth, *mapped]
 
+    def test_many_upstreams_are_read_back(self, store: StateStore) -> None:
+        """Task runs may wait for hundreds of others, one after the other, with gaps between them, or of another run."""
+        flow_run = make_flow_run()
+        first = [make_task_run(flow_run, number) for number in range(1, 101)]
+        ids = tuple(run.id for run in first)
+        after = [make_task_run(flow_run, 200 + number, upstreams=ids) for number in range(3)]
+        others = make_task_run(flow_run, 300, upstreams=(*ids[::-1], *ids[3:50], "another-run-7", "another-run-08", ""))
+
+        store.append([flow_run, *first])
+        store.append([*after, others])
+
+        assert list(store.read(flow_run.id)) == [flow_run, *first, *after, others]
+
     def test_state_changes_are_read_in_sequence_after_the_runs(self, store: StateStore) -> None:
         """Every field of a state change is kept but the result; the changes of a run come in their sequence."""
         flow_run = make_flow_run()

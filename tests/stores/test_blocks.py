@@ -8,7 +8,7 @@ from contextlib import closing
 from typing import TYPE_CHECKING, Any
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from localflow.builtin.sqlite import SqliteStateStore
@@ -419,6 +419,7 @@ def test_who_was_stopped_just_after_a_commit_cannot_record_it_again(
     assert len(changes_of(seen(store))) == 3
 
 
+@settings(deadline=None)
 @given(data=st.data())
 def test_rows_and_blocks_are_read_as_one(data: st.DataObject, tmp_path_factory: pytest.TempPathFactory) -> None:
     """However the records of task runs are spread over commits, rows and blocks, they are read in their order."""

@@ -5,7 +5,7 @@ Arguments travel in three ways: plain ones inside the frame itself, results of o
 already are, and everything else pickled, to be unpickled inside the call. In the frame of a call:
 
     CALL, call number, call id, attempt, attempts, timeout_seconds, log_prints, function number, flow run number,
-    the fields of the task run but its flow run,  args, kwargs
+    the fields of the task run but its flow run, its upstreams left out,  args, kwargs
 
 `args` is a tuple in which a pair of text and bytes stands for a `Packed`, and `kwargs` a dict like it; or `args` is
 such a pair for both, and `kwargs` None. What is large is in files, each for all calls that have the same argument.
@@ -29,6 +29,7 @@ from localflow.calls import Outcome
 from localflow.errors import LargeValueError, StoreError, UnpicklableError
 from localflow.large_values import FILE, LARGE_BYTES, Reference
 from localflow.payloads import Packed, SharedBuffers, Stored, pickle_value
+from localflow.records import TaskRun
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -39,6 +40,7 @@ if TYPE_CHECKING:
 _PLAIN = frozenset({type(None), bool, int, float, str, bytes})
 _NUMBERS = frozenset({type(None), bool, int, float})
 _LIMIT = 1000
+_UPSTREAMS = TaskRun._fields.index("upstreams")
 #: A call that takes more bytes than this is warned of.
 _LARGE = 100_000_000
 
@@ -133,7 +135,7 @@ class CallPacker:
         content = (
             CALL, number, call_id, attempt, attempts, timeout_seconds, log_prints,
             function.number, flow_run.number,
-            *run[1:], args, kwargs,
+            *run[1:_UPSTREAMS], (), *run[_UPSTREAMS + 1 :], args, kwargs,
         )  # fmt: skip
         try:
             data = frame(content, FLAT)

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any, TypeAlias
 
 from localflow.builtin.storage.failures import not_a_record
+from localflow.builtin.storage.upstreams import compact, expanded
 from localflow.interfaces import (
     CacheEntry,
     Cause,
@@ -72,7 +73,7 @@ def _task_entry(run: TaskRun) -> Entry:
         "task": run.task,
         "ordinal": run.ordinal,
         "created_at": run.created_at,
-        "upstreams": run.upstreams,
+        "upstreams": compact(run.upstreams),
         "tags": run.tags,
         "version": run.version,
     }
@@ -175,7 +176,7 @@ class EntryReader:
 
     def _task_run(self, fields: Entry) -> TaskRun:
         flow_run, upstreams, tags = (fields.pop(name) for name in ("flow_run", "upstreams", "tags"))
-        return TaskRun(self._runs[flow_run, 0].flow_run, **fields, upstreams=tuple(upstreams), tags=tuple(tags))
+        return TaskRun(self._runs[flow_run, 0].flow_run, **fields, upstreams=expanded(upstreams), tags=tuple(tags))
 
     def _state_change(self, fields: Entry) -> StateChange:
         fields.pop("result", None)

@@ -7,7 +7,7 @@ column holds its JSON as a BLOB. Rows are built unboxed, for hardly any needs it
 from __future__ import annotations
 
 import math
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 from zlib import crc32
 
 from localflow.builtin.storage.checksums import (
@@ -21,6 +21,7 @@ from localflow.builtin.storage.checksums import (
 )
 from localflow.builtin.storage.encoding import from_json, is_unicode, to_json
 from localflow.builtin.storage.entries import cause_entry
+from localflow.builtin.storage.upstreams import compact, expanded
 from localflow.interfaces import (
     CachedResult,
     CacheEntry,
@@ -69,7 +70,7 @@ def flow_run_of(row: Sequence[Any]) -> FlowRun:
 def task_run_row(key: int, run: TaskRun, box: bool) -> Row:
     """Return the row of a task run; `key` is that of its flow run."""
     _, number, name, task, ordinal, created_at, upstreams, tags, *end = run
-    row: Row = (key, number, name, task, ordinal, created_at, _joined(upstreams), _joined(tags), *end)
+    row: Row = (key, number, name, task, ordinal, created_at, _joined(compact(upstreams)), _joined(tags), *end)
     if box:
         row = boxed(row)
     return *row, task_run_checksum(row)
@@ -83,7 +84,7 @@ def task_run_of(flow_run: FlowRun, row: Row) -> TaskRun:
     if bytes in map(type, columns):
         columns = tuple(map(unboxed, columns))
     _, number, name, task, ordinal, created_at, upstreams, tags, *end = columns
-    return TaskRun(flow_run, number, name, task, ordinal, created_at, _split(upstreams), _split(tags), *end)
+    return TaskRun(flow_run, number, name, task, ordinal, created_at, expanded(_split(upstreams)), _split(tags), *end)
 
 
 def plain_change_row(key: int, change: StateChange, box: bool) -> Row:
@@ -202,12 +203,15 @@ def _has_nan(execution: Execution) -> bool:
     return started_at != started_at or ended_at != ended_at or cpu_seconds != cpu_seconds
 
 
-def _joined(texts: Sequence[str]) -> str | bytes | None:
-    """Return texts as the lines of one; None for no texts, and boxed where one of them has lines itself."""
+def _joined(texts: Sequence[str | tuple[str, int, int]]) -> str | bytes | None:
+    """Return texts as the lines of one; None for no texts, and boxed where there are others or some have lines."""
     if not texts:
         return None
-    text = "\n".join(texts)
-    return text if text.count("\n") == len(texts) - 1 else to_json(texts).encode()
+    if tuple not in map(type, texts):
+        text = "\n".join(cast("Sequence[str]", texts))
+        if text.count("\n") == len(texts) - 1:
+            return text
+    return to_json(texts).encode()
 
 
 def _split(joined: str | list[str] | None) -> tuple[str, ...]:

@@ -9,6 +9,7 @@ from __future__ import annotations
 import marshal
 from typing import TYPE_CHECKING, Any, NamedTuple
 
+from localflow.builtin.storage.upstreams import MANY, compact, expanded
 from localflow.interfaces import (
     CacheEntry,
     Cause,
@@ -27,12 +28,14 @@ if TYPE_CHECKING:
 
     from localflow.builtin.storage.checksums import Row
     from localflow.builtin.storage.ledgers import Ledgers
+    from localflow.builtin.storage.upstreams import Stored
     from localflow.interfaces import Record
 
 FORMAT = 2  # the newest that tells no more than plain data need, and all versions of Python read
 #: A longer result is not packed: whoever reads anything of a pack reads all of it.
 LONGEST_RESULT = 1_000
 _TASK_RUN, _CHANGE, _LOG_ENTRY = range(3)
+_UPSTREAMS = TaskRun._fields.index("upstreams") - 1  # in a row of a pack
 _TYPES = {type.value: type for type in StateType}
 
 
@@ -68,6 +71,8 @@ def entry_of(records: Sequence[Record], ledgers: Ledgers) -> Entry | None:
     packings: dict[str, tuple[list[Row], list[Row], list[int]]] = {}  # by flow run, what `packed` takes
     others: list[Record] = []
     known: FlowRun | None = None
+    many: Sequence[str] = ()
+    stored: Stored = ()
     for record in records:
         if isinstance(record, (StateChange, LogEntry)):
             run = record.run
@@ -95,7 +100,12 @@ def entry_of(records: Sequence[Record], ledgers: Ledgers) -> Entry | None:
             change_rows.append(row)
             numbers.append(number)
         elif isinstance(record, TaskRun) and ledger.add_task_run(number):
-            task_rows.append(record[1:])
+            row = record[1:]
+            if len(record.upstreams) >= MANY:
+                if record.upstreams is not many:  # which is the same for all runs of a map
+                    many, stored = record.upstreams, compact(record.upstreams)
+                row = (*row[:_UPSTREAMS], stored, *row[_UPSTREAMS + 1 :])
+            task_rows.append(row)
             numbers.append(number)
         else:  # a task run may take the place of one that is in a pack: a row does that
             others.append(record)
@@ -187,9 +197,10 @@ def packed_records(pack: Pack) -> Iterator[Record]:
 def packed_task_run(flow_run: FlowRun, row: Row) -> TaskRun:
     """Return the task run of a row in a pack."""
     task_run = TaskRun(flow_run, *row)
-    if task_run.upstreams.__class__ is tuple is task_run.tags.__class__:
+    upstreams, tags = task_run.upstreams, task_run.tags
+    if upstreams.__class__ is tuple is tags.__class__ and tuple not in map(type, upstreams):
         return task_run
-    return task_run._replace(upstreams=tuple(task_run.upstreams), tags=tuple(task_run.tags))  # as rows give them back
+    return task_run._replace(upstreams=expanded(upstreams), tags=tuple(tags))  # as rows give them back
 
 
 def packed_change(run: FlowRun | TaskRun, row: Row) -> StateChange:
