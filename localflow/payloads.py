@@ -11,10 +11,11 @@ import marshal
 import pickle
 import sys
 from contextlib import suppress
-from functools import cache
+from functools import cache, cached_property, lru_cache
 from importlib import import_module
 from types import CodeType, FunctionType
 from typing import TYPE_CHECKING, Any
+from weakref import WeakKeyDictionary
 
 from localflow import classes
 from localflow.errors import LargeValueError, LocalflowError, StoreError, TaskFailedError, UnpicklableError
@@ -34,6 +35,7 @@ CONTENT = "content"
 APART = "apart"
 
 _NODE_LIMIT = 1000
+_CACHE: Any = type(cache(lambda: None))
 
 
 class Payload(NamedTuple):
@@ -203,9 +205,16 @@ def _pickler() -> Any:
         constructor, parts = cloudpickle.Pickler.dispatch_table[CodeType](code)
         return constructor, (*parts[:10], code.co_filename, *parts[11:])
 
+    reducers: dict[type, Callable[[Any], Any]] = {
+        CodeType: reduced_code,
+        _CACHE: _reduced_cache,
+        cached_property: _reduced_property,
+        WeakKeyDictionary: lambda value: (WeakKeyDictionary, (dict(value),)),  # as in functools.singledispatch
+    }
+
     class Pickler(cloudpickle.Pickler):  # type: ignore[misc]  # it has no types
         defines_classes = False
-        dispatch_table = cloudpickle.Pickler.dispatch_table.new_child({CodeType: reduced_code})
+        dispatch_table = cloudpickle.Pickler.dispatch_table.new_child(reducers)
 
         def reducer_override(self, obj: Any) -> Any:  # called for nearly every object
             is_class = issubclass(type(obj), type)
@@ -218,6 +227,24 @@ def _pickler() -> Any:
             return parts
 
     return Pickler
+
+
+def _reduced_cache(cache: Any) -> str | tuple[Any, ...]:
+    """Write a `functools.cache` that cannot be imported as what it wraps: pickle would write its name alone."""
+    name: str = getattr(cache, "__qualname__", "")
+    found: Any = None if travels_by_value(cache.__module__) else sys.modules[cache.__module__]
+    for part in name.split("."):
+        found = getattr(found, part, None)
+    return name if found is cache else (_cached, (cache.__wrapped__, cache.cache_parameters()), vars(cache))
+
+
+def _cached(function: Callable[..., Any], parameters: dict[str, Any]) -> Any:
+    return lru_cache(**parameters)(function)
+
+
+def _reduced_property(value: cached_property[Any]) -> tuple[Any, ...]:
+    """Leave out the lock that Python 3.11 gives a `cached_property`: a new one has its own."""
+    return cached_property, (value.func,), {name: part for name, part in vars(value).items() if name != "lock"}
 
 
 def _load_home(obj: Any) -> None:
