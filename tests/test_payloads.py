@@ -9,7 +9,7 @@ import pickle
 import subprocess
 import sys
 import threading
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NewType, ParamSpec, TypeVarTuple
 
 import pytest
 from hypothesis import given
@@ -270,6 +270,29 @@ def test_a_local_function_that_dispatches_by_type_is_packed() -> None:
     copy = unpack(pack(name))
 
     assert (copy(1), copy("1")) == ("int", "object")
+
+
+def test_types_of_annotations_of_a_script_are_packed() -> None:
+    """Pickle knows them by their names alone, by which no worker finds them; within a value each stays one."""
+    kinds = [NewType("Id", int), ParamSpec("ParamSpec"), TypeVarTuple("TypeVarTuple")]
+
+    copies = unpack(pack([*kinds, *kinds]))
+
+    assert [kind.__name__ for kind in copies[:3]] == ["Id", "ParamSpec", "TypeVarTuple"]
+    assert [type(kind) for kind in copies[:3]] == [type(kind) for kind in kinds]
+    assert all(kind is twin for kind, twin in zip(copies[:3], copies[3:], strict=True))
+    assert copies[0].__supertype__ is int
+
+
+@pytest.mark.skipif(sys.version_info < (3, 12), reason="a statement of Python 3.12")
+def test_an_alias_of_a_script_is_packed() -> None:
+    """One made by `type`."""
+    names: dict[str, Any] = {}
+    exec("type Pair[T] = tuple[T, T]", names)
+
+    copy = unpack(pack(names["Pair"]))
+
+    assert copy.__value__ == tuple[(*copy.__type_params__, *copy.__type_params__)]
 
 
 def test_packed_values_stay_bytes_until_asked_for() -> None:
