@@ -142,7 +142,7 @@ class _Builder:
             else:
                 nodes = [self._flow_node([summary]) for summary in summaries]
             for node in nodes:
-                node.called_by = self._by_run.get(parent_id)
+                node.called_by = None if parent_id == run.id else self._by_run.get(parent_id)
             flows += nodes
         diagram.nodes = [*heapq.merge(tasks, flows, key=lambda node: node.created_at)]
         # After the nodes: what is inside of them comes later in a drawing, too.

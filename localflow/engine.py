@@ -25,6 +25,8 @@ import logging
 import threading
 from collections import deque
 from functools import lru_cache
+from itertools import groupby
+from operator import attrgetter
 from typing import TYPE_CHECKING, Any
 
 from localflow.admission import Admission
@@ -32,6 +34,7 @@ from localflow.alarms import Alarms
 from localflow.callbacks import CallbackRunner
 from localflow.calls import Outcome, Output
 from localflow.context import task_run_info
+from localflow.echo import show_all
 from localflow.errors import LocalflowError, RunCancelledError, StoreError
 from localflow.failpoints import reach
 from localflow.hooks import call_here, hooks_of
@@ -41,7 +44,7 @@ from localflow.large_values import Folder
 from localflow.live import MOST_WAITING, NO_KEYWORDS, LiveRun
 from localflow.logbook import LogBook
 from localflow.payloads import type_name
-from localflow.records import StateChange
+from localflow.records import LogEntry, LogLine, StateChange
 from localflow.scheduler import Scheduler, interrupted
 from localflow.states import Crashed, State, type_and_text
 from localflow.stopping import STOP_DEADLINE, Stopping
@@ -54,7 +57,7 @@ if TYPE_CHECKING:
     from localflow.interfaces import Executor, StateStore
     from localflow.limits import Limits
     from localflow.notifications import Notifications
-    from localflow.records import FlowRun, LogLine, Record, TaskRun
+    from localflow.records import FlowRun, Record, TaskRun
 
 _log = logging.getLogger("localflow.engine")
 
@@ -206,6 +209,8 @@ class Engine:
             elif isinstance(item, Outcome) and isinstance(item.state, State):
                 if item.lines:
                     self._take_lines(item.call_id, item.lines)
+                if item.records:
+                    self._show_entries(item.call_id, item.records)
                 self._news.append(item)
             else:
                 _log.error("an executor reported %.200r, which is not an Outcome with a State; ignored", item)
@@ -399,6 +404,14 @@ class Engine:
         run = self._scheduler.open_runs.get(call_id)
         if run is not None:
             self._log_book.add(run.record, run.attempt, lines, echo=not run.lane.executor.shares_memory)
+
+    def _show_entries(self, call_id: int, records: Sequence[Record]) -> None:
+        """Show what flows that a task has called in another process have said."""
+        run = self._scheduler.open_runs.get(call_id)
+        if run is not None and not run.lane.executor.shares_memory:
+            entries = (record for record in records if isinstance(record, LogEntry))
+            for speaker, said in groupby(entries, attrgetter("run")):
+                show_all(speaker, [LogLine(*entry[2:]) for entry in said])
 
     def _schedule_logs(self) -> None:
         """See that log lines are stored soon, also if nothing else is."""

@@ -95,9 +95,10 @@ class DecoratedFunction(Generic[P, R]):
         given: str | None = self._given.get("description")
         if given is not None:
             return given
-        from inspect import getdoc
+        from inspect import cleandoc  # `getdoc` asks the class of a bound method for it, and so for this task again
 
-        return getdoc(self.fn) or ""
+        text = self.fn.__doc__
+        return cleandoc(text) if isinstance(text, str) else ""
 
     @functools.cached_property
     def signature(self) -> inspect.Signature:

@@ -10,11 +10,13 @@ import json
 import marshal
 import pickle
 import sys
+import typing
 from contextlib import suppress
-from functools import cache
+from functools import cache, cached_property, lru_cache
 from importlib import import_module
 from types import CodeType, FunctionType
 from typing import TYPE_CHECKING, Any
+from weakref import WeakKeyDictionary
 
 from localflow import classes
 from localflow.errors import LargeValueError, LocalflowError, StoreError, TaskFailedError, UnpicklableError
@@ -205,7 +207,7 @@ def _pickler() -> Any:
 
     class Pickler(cloudpickle.Pickler):  # type: ignore[misc]  # it has no types
         defines_classes = False
-        dispatch_table = cloudpickle.Pickler.dispatch_table.new_child({CodeType: reduced_code})
+        dispatch_table = cloudpickle.Pickler.dispatch_table.new_child({CodeType: reduced_code, **_reducers()})
 
         def reducer_override(self, obj: Any) -> Any:  # called for nearly every object
             is_class = issubclass(type(obj), type)
@@ -218,6 +220,51 @@ def _pickler() -> Any:
             return parts
 
     return Pickler
+
+
+def _reducers() -> dict[type, Callable[[Any], Any]]:
+    """Return how to write what pickle knows by its name alone, or not at all, but a script may well have."""
+    reducers: dict[type, Callable[[Any], Any]] = {
+        type(cache(lambda: None)): _reduced_cache,
+        cached_property: _reduced_property,
+        WeakKeyDictionary: lambda entries: (WeakKeyDictionary, (dict(entries),)),  # as in functools.singledispatch
+        typing.NewType: lambda kind: _name_of(kind) or (typing.NewType, (kind.__name__, kind.__supertype__)),
+        typing.ParamSpec: lambda kind: _name_of(kind) or (typing.ParamSpec, (kind.__name__,)),
+        typing.TypeVarTuple: lambda kind: _name_of(kind) or (typing.TypeVarTuple, (kind.__name__,)),
+    }
+    if sys.version_info >= (3, 12):
+        reducers[typing.TypeAliasType] = _reduced_alias
+    return reducers
+
+
+def _reduced_cache(value: Any) -> str | tuple[Any, ...]:
+    return _name_of(value) or (_cached, (value.__wrapped__, value.cache_parameters()), vars(value))
+
+
+def _cached(function: Callable[..., Any], parameters: dict[str, Any]) -> Any:
+    return lru_cache(**parameters)(function)
+
+
+def _reduced_property(value: Any) -> tuple[Any, ...]:
+    """Leave out the lock that Python 3.11 has in it."""
+    return cached_property, (value.func,), {name: part for name, part in vars(value).items() if name != "lock"}
+
+
+def _reduced_alias(value: Any) -> str | tuple[Any, ...]:
+    return _name_of(value) or (_alias, (value.__name__, value.__value__, value.__type_params__))
+
+
+def _alias(name: str, value: object, parameters: tuple[Any, ...]) -> Any:
+    return typing.TypeAliasType(name, value, type_params=parameters)  # type: ignore[attr-defined]
+
+
+def _name_of(value: Any) -> str | None:
+    """Return the name under which a worker finds the value in its module, None if it does not."""
+    name: str = getattr(value, "__qualname__", "") or getattr(value, "__name__", "")
+    found: Any = None if travels_by_value(value.__module__) else sys.modules[value.__module__]
+    for part in name.split("."):
+        found = getattr(found, part, None)
+    return name if found is value else None
 
 
 def _load_home(obj: Any) -> None:

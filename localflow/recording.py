@@ -120,7 +120,12 @@ class Recorder:
         self.streams.remove()
 
     def capture_descriptors(self) -> Capture | None:
-        """Return what captures descriptors 1 and 2; None if there is nothing to capture, or another run has it."""
+        """Return what captures descriptors 1 and 2; None if there is nothing to capture, or another run has it.
+
+        Of a flow that a task calls in another process than the engine's they are the task's.
+        """
+        if self._users and self.show is None:
+            return None
         from localflow.descriptors import Capture  # not everybody needs it
 
         with self._lock:

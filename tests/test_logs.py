@@ -778,6 +778,50 @@ if __name__ == "__main__":
     assert shown == [f"{each} {n}" for n in range(2) for each in ("err", "info", "warning")]
 
 
+@pytest.mark.parametrize("kind", [*EXECUTORS, "pool"])
+def test_what_a_flow_in_a_task_says_is_shown_and_recorded_once(kind: str) -> None:
+    """Also where the task runs in another process, from which it comes with the outcome."""
+    done = run_program(
+        """
+from concurrent.futures import ProcessPoolExecutor
+from localflow import FuturesExecutor
+
+@task
+def step():
+    print("task prints")
+    print("task errs", file=sys.stderr)
+    get_run_logger().info("task logs")
+
+@flow
+def inner():
+    print("flow prints")
+    get_run_logger().info("flow logs")
+    step()
+
+@task
+def call():
+    inner()
+
+@flow
+def main():
+    call()
+
+if __name__ == "__main__":
+    kind = os.environ["KIND"]
+    pool = FuturesExecutor(ProcessPoolExecutor, workers=1) if kind == "pool" else kind
+    assert main.with_options(executor=pool)().is_completed()
+""",
+        KIND=kind,
+    )
+
+    with closing(Project.load().open_store()) as store:
+        runs = [summary.flow_run.id for summary in store.list_flow_runs()]
+        recorded = sorted(entry.message for run in runs for _, entry in store.read_logs(run))
+    assert recorded == ["flow logs", "flow prints", "task errs", "task logs", "task prints"]
+    shown = [line.split("| ")[-1] for text in (done.stdout, done.stderr) for line in text.splitlines()]
+    assert sorted(shown) == recorded
+
+
 # -- floods ----------------------------------------------------------------------------------------------------------
 
 

@@ -60,6 +60,11 @@ class Scale:
         """A task in a static method."""
         return 100 * n
 
+    @task
+    @classmethod
+    def terse(cls, n: int) -> int:  # noqa: D102 - without a docstring
+        return cls.factor - n
+
 
 class Triple(Scale):
     """Another factor."""
@@ -106,6 +111,12 @@ def test_a_class_method_gets_the_class(runs: Harness) -> None:
     """That of a subclass, too; its options stay."""
     assert run(lambda: [Scale.by_class(1), Triple.by_class(1), Triple(5).by_class(2)]) == [2, 3, 6]
     assert Triple.by_class.retry.retries == 1
+
+
+def test_a_class_method_needs_no_docstring(runs: Harness) -> None:
+    """Its description is empty then."""
+    assert run(lambda: [Scale.terse(1), Triple(5).terse(1)]) == [1, 2]
+    assert Scale.terse.description == ""
 
 
 def test_a_partial_is_named_after_its_function(runs: Harness) -> None:

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import functools
 import json
 import math
 import pickle
 import subprocess
 import sys
 import threading
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NewType, ParamSpec, TypeVarTuple
 
 import pytest
 from hypothesis import given
@@ -16,6 +17,7 @@ from hypothesis import strategies as st
 
 from localflow import Completed, Failed
 from localflow.classes import SCRIPTS
+from localflow.definitions import global_names
 from localflow.errors import StoreError, TaskFailedError, UnpicklableError
 from localflow.loading import MODULE_NAME
 from localflow.payloads import Packed, Payload, Stored, pack, type_name, unpack
@@ -218,6 +220,79 @@ def test_lambdas_and_local_classes_are_packed() -> None:
 
     assert function(1) == 2
     assert kind.x == 3
+
+
+def test_a_cache_of_a_local_function_is_packed() -> None:
+    """It comes back empty, with its parameters; one that calls itself is still one."""
+
+    @functools.lru_cache(maxsize=99, typed=True)
+    def factorial(n: int) -> int:
+        return n * factorial(n - 1) if n else 1
+
+    assert factorial(5) == 120
+
+    copy = unpack(pack(factorial))
+
+    assert copy.cache_info().currsize == 0
+    assert (copy(5), copy.cache_info().currsize) == (120, 6)
+    assert copy.cache_parameters() == {"maxsize": 99, "typed": True}
+
+
+def test_a_cache_that_can_be_imported_stays_itself() -> None:
+    """As any function does."""
+    assert unpack(pack(global_names)) is global_names
+
+
+def test_a_cached_property_of_a_local_class_is_packed() -> None:
+    """Python 3.11 gives it a lock, which is left out."""
+
+    class Square:
+        side = 3
+
+        @functools.cached_property
+        def area(self) -> int:
+            return self.side**2
+
+    assert unpack(pack(Square())).area == 9
+
+
+def test_a_local_function_that_dispatches_by_type_is_packed() -> None:
+    """With what is registered."""
+
+    @functools.singledispatch
+    def name(value: object) -> str:
+        return "object"
+
+    @name.register
+    def _(value: int) -> str:
+        return "int"
+
+    copy = unpack(pack(name))
+
+    assert (copy(1), copy("1")) == ("int", "object")
+
+
+def test_types_of_annotations_of_a_script_are_packed() -> None:
+    """Pickle knows them by their names alone, by which no worker finds them; within a value each stays one."""
+    kinds = [NewType("Id", int), ParamSpec("ParamSpec"), TypeVarTuple("TypeVarTuple")]
+
+    copies = unpack(pack([*kinds, *kinds]))
+
+    assert [kind.__name__ for kind in copies[:3]] == ["Id", "ParamSpec", "TypeVarTuple"]
+    assert [type(kind) for kind in copies[:3]] == [type(kind) for kind in kinds]
+    assert all(kind is twin for kind, twin in zip(copies[:3], copies[3:], strict=True))
+    assert copies[0].__supertype__ is int
+
+
+@pytest.mark.skipif(sys.version_info < (3, 12), reason="a statement of Python 3.12")
+def test_an_alias_of_a_script_is_packed() -> None:
+    """One made by `type`."""
+    names: dict[str, Any] = {}
+    exec("type Pair[T] = tuple[T, T]", names)
+
+    copy = unpack(pack(names["Pair"]))
+
+    assert copy.__value__ == tuple[(*copy.__type_params__, *copy.__type_params__)]
 
 
 def test_packed_values_stay_bytes_until_asked_for() -> None:

@@ -12,7 +12,7 @@ if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
     from localflow.cli.output import Cell
-    from localflow.records import FlowRunSummary
+    from localflow.records import FlowRun, FlowRunSummary
 
 _SHORT_ID = 8
 
@@ -38,9 +38,9 @@ def runs(limit: int, as_json: bool) -> None:
         print_flow_runs(summaries)
 
 
-def print_flow_runs(summaries: Sequence[FlowRunSummary]) -> None:
-    """Print a table of flow runs; the caller of a subflow by name where it is in the table too."""
-    names = {summary.flow_run.id: summary.flow_run.name for summary in summaries}
+def print_flow_runs(summaries: Sequence[FlowRunSummary], *callers: FlowRun) -> None:
+    """Print a table of flow runs; the caller of a subflow by name where it is in the table too, or given."""
+    names = {run.id: run.name for run in (*callers, *(summary.flow_run for summary in summaries))}
     has_subflows = any(summary.flow_run.parent_id for summary in summaries)
     headings = ["RUN", "ID", "FLOW", "STATE", "STARTED", "DURATION", *(["CALLED BY"] if has_subflows else [])]
     rows = [_row(summary, names)[: len(headings)] for summary in summaries]

@@ -92,7 +92,7 @@ def _print_flow_run(
 
         shown = history.subflow_runs if show_all else history.subflow_runs[:_SHOWN_FLOW_RUNS]
         output.print_data(f"\n{len(history.subflow_runs):,} flow runs were called:")
-        print_flow_runs(shown)
+        print_flow_runs(shown, run)
         note_left_out(len(history.subflow_runs) - len(shown))
 
 

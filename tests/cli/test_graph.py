@@ -150,6 +150,22 @@ def test_a_long_chain_stays_narrow(store: MemoryStateStore) -> None:
     assert max(map(len, text(diagram_of(store, RUN)))) < 20
 
 
+def test_a_flow_in_a_flow_in_a_flow_comes_after_nothing(store: MemoryStateStore) -> None:
+    """It is in the one that called it, which is no run before it."""
+    called = FlowRun("bbbb2222", "calm-bee", "middle", 2.0, RUN.id, RUN.id)
+    store.append([called, FlowRun("cccc3333", "dry-cat", "inner", 3.0, RUN.id, called.id)])
+
+    diagram = diagram_of(store, RUN)
+
+    assert text(diagram) == [
+        "flow run calm-bee (middle)",
+        "",
+        "flow run calm-bee of 'middle', called by brave-otter: Pending",
+        "flow run dry-cat (inner)",
+    ]
+    assert diagram.as_json()["edges"] == []
+
+
 def test_a_terminal_without_lines_gets_letters(drawn: Any, cli: Cli) -> None:
     """What the encoding of the output can hold decides."""
     done = cli("graph", "@last", PYTHONIOENCODING="ascii")

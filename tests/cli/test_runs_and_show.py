@@ -143,6 +143,18 @@ def test_runs_lists_the_newest_first(cli: Cli, own_folder: Path, read_json: Any)
     assert table[1][-1] == listing[1]["name"]
 
 
+def test_show_names_who_called_a_flow(cli: Cli, own_folder: Path, read_json: Any) -> None:
+    """The flow run that is shown, by its name."""
+    (own_folder / "flows.py").write_text(
+        "from localflow import flow\n@flow\ndef below(): ...\n@flow\ndef above(): below()\n"
+    )
+    assert cli("run", "flows.py:above").returncode == 0
+
+    table = [line.split() for line in cli("show", "@last").stdout.splitlines()]
+
+    assert [row[-1] for row in table[-2:]] == ["BY", read_json("show", "@last")["name"]]
+
+
 def test_runs_as_json_has_what_programs_need(recorded: str, read_json: Any, tutorial: str) -> None:
     """Instants in UTC, parameters without secrets."""
     [run] = read_json("runs")

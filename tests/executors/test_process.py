@@ -274,6 +274,13 @@ def test_the_initializer_can_be_named(tmp_path: Path, monkeypatch: pytest.Monkey
     assert outcome.state.result() == "yes"
 
 
+@pytest.mark.parametrize("name", ["", "module", "module:", ":function"])
+def test_an_initializer_needs_module_and_function(name: str) -> None:
+    """The executor refuses another text when it is made, which tells of it before anything runs."""
+    with pytest.raises(ValueError, match=f"^initializer must be 'module:function', got '{name}'$"):
+        ProcessExecutor(initializer=name)
+
+
 def test_env_is_the_environment_of_workers_only() -> None:
     """Variables given as an option are set in workers, beside those of this process."""
     with CallRunner(ProcessExecutor(workers=1, env={"ONLY_THERE": "1"})) as runner:

@@ -64,8 +64,10 @@ class ProcessExecutor(Executor):
                 `"2 GiB"`. One that still uses more when its task has ended is replaced. By default there is none.
 
         Raises:
-            ValueError: the memory limit is no such text.
+            ValueError: the memory limit or the name of the initializer is no such text.
         """
+        if isinstance(initializer, str) and not all(initializer.partition(":")):
+            raise ValueError(f"initializer must be 'module:function', got {initializer!r}")
         self.workers = workers or usable_cores()
         self.max_tasks_per_worker = max_tasks_per_worker
         self.initializer = initializer
