@@ -424,7 +424,7 @@ def _is_plain(value: object) -> bool:
 
 def travels_by_value(module: str | None) -> bool:
     """Return whether functions of this module are pickled whole because workers cannot import it."""
-    if module is None or module == "__main__" or module not in sys.modules:  # it is no module, as after `exec`
+    if module is None or module in classes.SCRIPTS or module not in sys.modules:  # it is no module, as after `exec`
         return True
     cloudpickle = sys.modules.get("cloudpickle")
     return cloudpickle is not None and module in cloudpickle.list_registry_pickle_by_value()

@@ -46,6 +46,7 @@ from localflow.builtin.process.transport import (
     FrameReader,
     frame,
 )
+from localflow.classes import SCRIPTS
 from localflow.typed import NamedTuple
 
 _PIECE = 1 << 16
@@ -76,8 +77,10 @@ def main(control: int, engine: int) -> NoReturn:
     for signum in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
         signal.signal(signum, signal.SIG_IGN)
     _prctl(_PR_SET_CHILD_SUBREAPER, 1)
-    # Workers are forked with what stands here: a blank __main__, output that no character and no crash can spoil.
-    sys.modules["__main__"] = types.ModuleType("__main__")
+    # Workers are forked with what stands here: blank modules of that name for classes of scripts, in which dataclasses
+    # and others look names up; output that no character and no crash can spoil.
+    for name in SCRIPTS:
+        sys.modules[name] = types.ModuleType(name)
     for stream in (sys.stdout, sys.stderr):
         if stream is not None:
             stream.reconfigure(encoding="utf-8", errors="backslashreplace", line_buffering=True)  # type: ignore[union-attr]
