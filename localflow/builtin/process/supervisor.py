@@ -60,7 +60,7 @@ _FIRST_CALLS_SECONDS = 0.1
 _ALWAYS_NEEDED = ("resource", "localflow.tasks")
 #: What it would import often: with a module of tasks and flows, with one that logs, for a task that fails, and for
 #: functions and results without a module, with which comes the most of the others.
-_OFTEN_NEEDED = ("localflow.flows", "localflow.logs", "localflow.tracebacks", "cloudpickle")
+_OFTEN_NEEDED = ("localflow.flows", "localflow.logs", "localflow.tracebacks", "cloudpickle", "localflow.bytecode")
 _CORES = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 _PR_SET_PDEATHSIG, _PR_SET_CHILD_SUBREAPER = 1, 36
 # Opened here and not again in each worker.
