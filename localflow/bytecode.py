@@ -12,6 +12,8 @@ if TYPE_CHECKING:
 
 ATOMS = (bool, int, float, complex, str, bytes, type(None), type(Ellipsis))
 _CONSTANTS = frozenset(dis.hasconst)  # instructions that take a constant
+_NAME_LOADS = ("LOAD_NAME", "LOAD_FROM_DICT_OR_GLOBALS")
+_FUNCTION = 1  # a flag: the body of a class has it not
 
 
 @functools.lru_cache(maxsize=4096)
@@ -40,6 +42,18 @@ def names_in(code: CodeType) -> tuple[str, ...]:
     for constant in code.co_consts:
         if isinstance(constant, CodeType):
             names.update(names_in(constant))
+    return tuple(sorted(names))
+
+
+@functools.lru_cache(maxsize=1024)
+def class_body_names(code: CodeType) -> tuple[str, ...]:
+    """Return the names that the bodies of classes in code look up, in their module if nowhere else."""
+    names: set[str] = set()
+    for constant in code.co_consts:
+        if isinstance(constant, CodeType):
+            names.update(class_body_names(constant))
+            if not constant.co_flags & _FUNCTION:
+                names.update(each.argval for each in dis.get_instructions(constant) if each.opname in _NAME_LOADS)
     return tuple(sorted(names))
 
 

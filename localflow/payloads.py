@@ -200,6 +200,8 @@ def _write_pickle(
 def _pickler() -> Any:
     import cloudpickle  # imported late: 30 ms that a flow without workers need not pay
 
+    from localflow.bytecode import class_body_names
+
     def reduced_code(code: CodeType) -> tuple[Any, ...]:
         """Keep the name of the file, for tracebacks in workers: newer releases of cloudpickle leave it out."""
         constructor, parts = cloudpickle.Pickler.dispatch_table[CodeType](code)
@@ -215,8 +217,13 @@ def _pickler() -> Any:
                 return NotImplemented
             _load_home(obj)
             parts = super().reducer_override(obj)
-            if is_class and type(parts) is tuple and len(parts) == 6:
+            if type(parts) is not tuple or len(parts) != 6:
+                return parts
+            if is_class:
                 return classes.reduced(obj, parts, self.defines_classes)
+            for name in class_body_names(obj.__code__):  # cloudpickle looks for what functions look up, not classes
+                if name in obj.__globals__:
+                    parts[2][1]["__globals__"][name] = obj.__globals__[name]
             return parts
 
     return Pickler
@@ -424,7 +431,7 @@ def _is_plain(value: object) -> bool:
 
 def travels_by_value(module: str | None) -> bool:
     """Return whether functions of this module are pickled whole because workers cannot import it."""
-    if module is None or module == "__main__" or module not in sys.modules:  # it is no module, as after `exec`
+    if module is None or module in classes.SCRIPTS or module not in sys.modules:  # it is no module, as after `exec`
         return True
     cloudpickle = sys.modules.get("cloudpickle")
     return cloudpickle is not None and module in cloudpickle.list_registry_pickle_by_value()

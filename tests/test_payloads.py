@@ -272,6 +272,23 @@ def test_a_local_function_that_dispatches_by_type_is_packed() -> None:
     assert (copy(1), copy("1")) == ("int", "object")
 
 
+def test_a_function_takes_along_what_classes_in_it_are_made_with() -> None:
+    """Names that the body of a class looks up in the module, at any depth."""
+    names: dict[str, Any] = {}
+    exec(
+        "from dataclasses import dataclass, field\n"
+        "def make():\n"
+        "    class Outer:\n"
+        "        @dataclass\n"
+        "        class Inner:\n"
+        "            items: list = field(default_factory=list)\n"
+        "    return Outer.Inner().items\n",
+        names,
+    )
+
+    assert unpack(pack(names["make"]))() == []
+
+
 def test_types_of_annotations_of_a_script_are_packed() -> None:
     """Pickle knows them by their names alone, by which no worker finds them; within a value each stays one."""
     kinds = [NewType("Id", int), ParamSpec("ParamSpec"), TypeVarTuple("TypeVarTuple")]

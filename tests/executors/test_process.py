@@ -201,6 +201,35 @@ def test_a_worker_has_no_main_module_and_no_input(runner: CallRunner) -> None:
     assert tuple(outcome.state.result()) == ([], "")
 
 
+def test_a_script_has_a_blank_module_in_workers(tmp_path: Path) -> None:
+    """By whatever name it was loaded; dataclasses, say, look into the module that a class says it is of."""
+    import subprocess
+
+    (tmp_path / "flows.py").write_text("""
+from __future__ import annotations
+from dataclasses import dataclass
+from localflow import flow, task
+
+@task
+def measure():
+    @dataclass
+    class Length:
+        metres: float
+    return Length(2.5).metres
+
+@flow(executor="process")
+def main():
+    return measure()
+
+if __name__ == "__main__":
+    assert main().result() == 2.5
+""")
+
+    for how in (["flows.py"], ["-m", "localflow", "run", "flows.py"]):
+        done = subprocess.run([sys.executable, *how], cwd=tmp_path, capture_output=True, encoding="utf-8", check=False)
+        assert done.returncode == 0, done.stderr
+
+
 def test_workers_leave_no_descriptors_to_programs_that_tasks_start(runner: CallRunner) -> None:
     """A program started by a task, with inheritance on, has only its own standard streams."""
     import subprocess

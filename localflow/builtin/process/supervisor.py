@@ -46,6 +46,7 @@ from localflow.builtin.process.transport import (
     FrameReader,
     frame,
 )
+from localflow.classes import SCRIPTS
 from localflow.typed import NamedTuple
 
 _PIECE = 1 << 16
@@ -59,7 +60,7 @@ _FIRST_CALLS_SECONDS = 0.1
 _ALWAYS_NEEDED = ("resource", "localflow.tasks")
 #: What it would import often: with a module of tasks and flows, with one that logs, for a task that fails, and for
 #: functions and results without a module, with which comes the most of the others.
-_OFTEN_NEEDED = ("localflow.flows", "localflow.logs", "localflow.tracebacks", "cloudpickle")
+_OFTEN_NEEDED = ("localflow.flows", "localflow.logs", "localflow.tracebacks", "cloudpickle", "localflow.bytecode")
 _CORES = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 _PR_SET_PDEATHSIG, _PR_SET_CHILD_SUBREAPER = 1, 36
 # Opened here and not again in each worker.
@@ -76,8 +77,10 @@ def main(control: int, engine: int) -> NoReturn:
     for signum in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
         signal.signal(signum, signal.SIG_IGN)
     _prctl(_PR_SET_CHILD_SUBREAPER, 1)
-    # Workers are forked with what stands here: a blank __main__, output that no character and no crash can spoil.
-    sys.modules["__main__"] = types.ModuleType("__main__")
+    # Workers are forked with what stands here: blank modules of that name for classes of scripts, in which dataclasses
+    # and others look names up; output that no character and no crash can spoil.
+    for name in SCRIPTS:
+        sys.modules[name] = types.ModuleType(name)
     for stream in (sys.stdout, sys.stderr):
         if stream is not None:
             stream.reconfigure(encoding="utf-8", errors="backslashreplace", line_buffering=True)  # type: ignore[union-attr]
