@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, cast
 
 from localflow import arguments
 from localflow.code import is_changed
-from localflow.earlier import MANY, OUTDATED, EarlierRun, EarlierRuns
+from localflow.earlier import OUTDATED, EarlierRun, EarlierRuns
 from localflow.errors import ChangedSinceError, ForeignFutureError, OutsideFlowError
 from localflow.futures import TaskFuture, futures_in
 from localflow.inputs import InputPrints
@@ -19,6 +19,7 @@ from localflow.records import FlowRun, TaskRun
 from localflow.run_names import run_name
 from localflow.states import State
 from localflow.tags import current_tags, joined_tags
+from localflow.upstreams import MANY
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence

@@ -17,6 +17,7 @@ from localflow.code import is_changed
 from localflow.inputs import VAGUE
 from localflow.records import FlowRun, TaskRun
 from localflow.states import StateType
+from localflow.upstreams import MANY
 
 if TYPE_CHECKING:
     from localflow.futures import TaskFuture
@@ -24,9 +25,6 @@ if TYPE_CHECKING:
 
 #: In the place of a task run's code: what it was built on has run again since it completed.
 OUTDATED = "outdated"
-
-#: With so many upstreams a run is not the only one that has them.
-MANY = 16
 
 _LOOKED_AT = 100  # runs with the same inputs, for one whose code is the same as well
 

@@ -19,11 +19,11 @@ from typing import TYPE_CHECKING
 from localflow import graph
 from localflow.calls import Outcome
 from localflow.context import task_run_info
-from localflow.earlier import MANY
 from localflow.live import LiveRun, may_be_tolerated
 from localflow.open_runs import OpenRuns
 from localflow.records import CacheEntry
 from localflow.states import INTERRUPTED, AwaitingRetry, Cancelled, State, StateType, not_ready
+from localflow.upstreams import MANY
 
 if TYPE_CHECKING:
     from collections import deque

@@ -5,7 +5,7 @@ Arguments travel in three ways: plain ones inside the frame itself, results of o
 already are, and everything else pickled, to be unpickled inside the call. In the frame of a call:
 
     CALL, call number, call id, attempt, attempts, timeout_seconds, log_prints, function number, flow run number,
-    the fields of the task run but its flow run, its upstreams left out,  args, kwargs
+    the fields of the task run but its flow run,  args, kwargs
 
 `args` is a tuple in which a pair of text and bytes stands for a `Packed`, and `kwargs` a dict like it; or `args` is
 such a pair for both, and `kwargs` None. What is large is in files, each for all calls that have the same argument.
@@ -30,12 +30,14 @@ from localflow.errors import LargeValueError, StoreError, UnpicklableError
 from localflow.large_values import FILE, LARGE_BYTES, Reference
 from localflow.payloads import Packed, SharedBuffers, Stored, pickle_value
 from localflow.records import TaskRun
+from localflow.upstreams import MANY, compact
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from localflow.interfaces import Call, FlowRun
     from localflow.large_values import Folder, Temporary
+    from localflow.upstreams import Few
 
 _PLAIN = frozenset({type(None), bool, int, float, str, bytes})
 _NUMBERS = frozenset({type(None), bool, int, float})
@@ -96,6 +98,8 @@ class CallPacker:
         self._definitions: dict[int, Definition] = {}  # by the id of the original, which they keep alive
         self._last_definitions: tuple[Definition, ...] = ()
         """Those of the last call, to be one object with those of the next if they are the same."""
+        self._last_upstreams: tuple[Sequence[str], Few] = (), ()
+        """Many that the last call with so many had, and as they are sent: those of the next may be the same."""
         self._warned_of: set[str] = set()
         self._lock = threading.RLock()  # pickling runs code of the user's, which may end up here again
 
@@ -135,7 +139,7 @@ class CallPacker:
         content = (
             CALL, number, call_id, attempt, attempts, timeout_seconds, log_prints,
             function.number, flow_run.number,
-            *run[1:_UPSTREAMS], (), *run[_UPSTREAMS + 1 :], args, kwargs,
+            *(run[1:] if len(run.upstreams) < MANY else self._with_few(run)), args, kwargs,
         )  # fmt: skip
         try:
             data = frame(content, FLAT)
@@ -148,6 +152,14 @@ class CallPacker:
             self._warned_of.add(run.task)
             _log.warning("%s", size_warning(call))
         return Shipment(call, number, definitions, data, files)
+
+    def _with_few(self, run: TaskRun) -> tuple[Any, ...]:
+        """Return the fields of a task run but its flow run, its many upstreams told by few."""
+        many, few = self._last_upstreams
+        if run.upstreams is not many:
+            few = compact(run.upstreams)
+            self._last_upstreams = run.upstreams, few
+        return *run[1:_UPSTREAMS], few, *run[_UPSTREAMS + 1 :]
 
     def _pack_arguments(self, call: Call) -> tuple[Any, dict[str, Any] | None, Sequence[Temporary]]:
         args, kwargs = call.args, call.kwargs

@@ -50,6 +50,7 @@ from localflow.payloads import Payload, unpack
 from localflow.printable import shortened
 from localflow.records import FlowRun, TaskRun
 from localflow.shadowing import step_aside
+from localflow.upstreams import expanded
 from localflow.usage import ProcessMeter
 
 if TYPE_CHECKING:
@@ -251,6 +252,8 @@ class Work:
         self._value: object = None
         # Here `tuple.__new__` makes the named tuples, at half the cost: this is done for every call.
         task_run = tuple.__new__(TaskRun, (flow_run, *fields))
+        if task_run.upstreams and tuple in map(type, task_run.upstreams):
+            task_run = task_run._replace(upstreams=expanded(task_run.upstreams))
         self.call = tuple.__new__(
             Call, (call_id, task_run, attempt, self, (), {}, False, attempts, timeout_seconds, log_prints, None, None)
         )

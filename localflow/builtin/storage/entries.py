@@ -5,7 +5,6 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any, TypeAlias
 
 from localflow.builtin.storage.failures import not_a_record
-from localflow.builtin.storage.upstreams import compact, expanded
 from localflow.interfaces import (
     CacheEntry,
     Cause,
@@ -18,6 +17,7 @@ from localflow.interfaces import (
     TaskRun,
 )
 from localflow.large_values import FILE
+from localflow.upstreams import compact, expanded
 
 if TYPE_CHECKING:
     from collections.abc import Callable

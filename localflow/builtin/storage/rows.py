@@ -21,7 +21,6 @@ from localflow.builtin.storage.checksums import (
 )
 from localflow.builtin.storage.encoding import from_json, is_unicode, to_json
 from localflow.builtin.storage.entries import cause_entry
-from localflow.builtin.storage.upstreams import compact, expanded
 from localflow.interfaces import (
     CachedResult,
     CacheEntry,
@@ -34,6 +33,7 @@ from localflow.interfaces import (
     StateType,
     TaskRun,
 )
+from localflow.upstreams import compact, expanded
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence

@@ -9,7 +9,6 @@ from __future__ import annotations
 import marshal
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from localflow.builtin.storage.upstreams import MANY, compact, expanded
 from localflow.interfaces import (
     CacheEntry,
     Cause,
@@ -22,14 +21,15 @@ from localflow.interfaces import (
     TaskRun,
 )
 from localflow.large_values import FILE
+from localflow.upstreams import MANY, compact, expanded
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
 
     from localflow.builtin.storage.checksums import Row
     from localflow.builtin.storage.ledgers import Ledgers
-    from localflow.builtin.storage.upstreams import Stored
     from localflow.interfaces import Record
+    from localflow.upstreams import Few
 
 FORMAT = 2  # the newest that tells no more than plain data need, and all versions of Python read
 #: A longer result is not packed: whoever reads anything of a pack reads all of it.
@@ -72,7 +72,7 @@ def entry_of(records: Sequence[Record], ledgers: Ledgers) -> Entry | None:
     others: list[Record] = []
     known: FlowRun | None = None
     many: Sequence[str] = ()
-    stored: Stored = ()
+    few: Few = ()
     for record in records:
         if isinstance(record, (StateChange, LogEntry)):
             run = record.run
@@ -103,8 +103,8 @@ def entry_of(records: Sequence[Record], ledgers: Ledgers) -> Entry | None:
             row = record[1:]
             if len(record.upstreams) >= MANY:
                 if record.upstreams is not many:  # which is the same for all runs of a map
-                    many, stored = record.upstreams, compact(record.upstreams)
-                row = (*row[:_UPSTREAMS], stored, *row[_UPSTREAMS + 1 :])
+                    many, few = record.upstreams, compact(record.upstreams)
+                row = (*row[:_UPSTREAMS], few, *row[_UPSTREAMS + 1 :])
             task_rows.append(row)
             numbers.append(number)
         else:  # a task run may take the place of one that is in a pack: a row does that

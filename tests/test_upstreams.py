@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from localflow.builtin.storage.upstreams import compact, expanded
+from localflow.upstreams import compact, expanded
 
 _numbered = st.builds("{}-{}".format, st.sampled_from(["a", "b-1", "", "-"]), st.integers(0, 30))
 _ids = st.one_of(_numbered, st.text(max_size=5), st.sampled_from(["a-01", "a--3", "a-\u0663", f"a-{10**30}", "a-1\n"]))

@@ -1,7 +1,7 @@
-"""The upstreams of a task run as they are stored.
+"""The upstreams of a task run, and how they are stored and sent.
 
 What waits for a whole `map` has thousands, and so may thousands of others. Ids of one flow run whose numbers follow
-each other are stored as what they have in common, the first number and the last.
+each other are then told by what they have in common, the first number and the last.
 """
 
 from __future__ import annotations
@@ -12,14 +12,14 @@ from typing import TYPE_CHECKING, TypeAlias, cast
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
 
-Stored: TypeAlias = "tuple[str | tuple[str, int, int], ...]"
+Few: TypeAlias = "tuple[str | tuple[str, int, int], ...]"
 
-#: Fewer ids are stored as they are.
+#: With so many upstreams a run is not the only one that has them; fewer are stored as they are.
 MANY = 16
 _MOST_DIGITS = 18
 
 
-def compact(ids: Sequence[str]) -> Stored:
+def compact(ids: Sequence[str]) -> Few:
     """Return ids as they are stored."""
     if len(ids) < MANY:
         return tuple(ids)
@@ -55,7 +55,7 @@ def expanded(stored: Sequence[str | Sequence[str | int]]) -> tuple[str, ...]:
 
 
 @lru_cache(maxsize=8)
-def _expanded(stored: Stored) -> tuple[str, ...]:
+def _expanded(stored: Few) -> tuple[str, ...]:
     ids: list[str] = []
     for each in stored:
         if isinstance(each, str):
