@@ -21,7 +21,10 @@ if TYPE_CHECKING:
     from localflow.context import FlowContext, TaskContext
     from localflow.descriptors import Capture
 
-__all__ = ["RunLogger", "capture_descriptors", "flush", "get_run_logger", "recording", "recording_elsewhere"]
+__all__ = [
+    "RunLogger", "capture_descriptors", "flush", "get_run_logger", "is_for_another_process", "recording",
+    "recording_elsewhere",
+]  # fmt: skip
 
 
 class RunLogger(logging.LoggerAdapter):  # type: ignore[type-arg]  # it cannot be subscripted before Python 3.11
@@ -82,6 +85,11 @@ def recording_elsewhere() -> Iterator[None]:
         yield
     finally:
         recorder.end()
+
+
+def is_for_another_process() -> bool:
+    """Return whether what runs say here is shown, and kept, by the engine in another process."""
+    return recorder.is_for_another
 
 
 def capture_descriptors() -> Capture | None:

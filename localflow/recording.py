@@ -75,6 +75,11 @@ class Recorder:
         """Whether `install` has been called in this process."""
         return self._installed
 
+    @property
+    def is_for_another(self) -> bool:
+        """Whether what runs say here is shown, and kept, by the engine in another process."""
+        return self._users > 0 and self.show is None
+
     def install(self) -> None:
         """Take what runs in this worker process log, and print with `log_prints`, until it ends.
 
@@ -120,12 +125,7 @@ class Recorder:
         self.streams.remove()
 
     def capture_descriptors(self) -> Capture | None:
-        """Return what captures descriptors 1 and 2; None if there is nothing to capture, or another run has it.
-
-        Of a flow that a task calls in another process than the engine's they are the task's.
-        """
-        if self._users and self.show is None:
-            return None
+        """Return what captures descriptors 1 and 2; None if there is nothing to capture, or another run has it."""
         from localflow.descriptors import Capture  # not everybody needs it
 
         with self._lock:

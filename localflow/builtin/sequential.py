@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, ClassVar
 
 from localflow.interfaces import Executor, Outcome
 from localflow.interrupts import STOPS
-from localflow.logs import capture_descriptors
+from localflow.logs import capture_descriptors, is_for_another_process
 from localflow.states import INTERRUPTED, Cancelled
 
 if TYPE_CHECKING:
@@ -29,7 +29,8 @@ class SequentialExecutor(Executor):
     def start(self, report: Report) -> None:
         """Get ready to run calls and give their outcomes to `report`."""
         self._report = report
-        self._capture = capture_descriptors()
+        # In a worker of another executor they are those of the task that calls the flow.
+        self._capture = None if is_for_another_process() else capture_descriptors()
 
     def submit(self, calls: Sequence[Call]) -> None:
         """Run the calls now.
