@@ -16,7 +16,7 @@ import textwrap
 from types import CodeType, FunctionType, GetSetDescriptorType, MemberDescriptorType, MethodType
 from typing import TYPE_CHECKING, Any
 
-from localflow.payloads import travels_by_value
+from localflow.pickler import travels_by_value
 
 if TYPE_CHECKING:
     from collections.abc import Mapping

@@ -46,7 +46,8 @@ from localflow.definitions import (
 from localflow.digests import blake2b
 from localflow.errors import NoFingerprintError
 from localflow.interrupts import STOPS
-from localflow.payloads import travels_by_value, type_name
+from localflow.payloads import type_name
+from localflow.pickler import travels_by_value
 from localflow.states import type_and_text
 
 if TYPE_CHECKING:

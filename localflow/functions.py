@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, Generic, ParamSpec, TypeVar, cast
 from localflow.callables import is_async, is_generator, is_plain, parameter_names, positional_range
 from localflow.errors import ReservedArgumentError
 from localflow.keywords import check_known, checked_flag, checked_hooks, checked_run_name, checked_seconds
-from localflow.payloads import travels_by_value
+from localflow.pickler import travels_by_value
 from localflow.retries import retry_policy
 
 if TYPE_CHECKING:

@@ -14,7 +14,7 @@ from typing import Any
 from localflow.errors import FlowNotFoundError, NotResumableError, UsageError, suggestion
 from localflow.flows import Flow
 from localflow.interrupts import STOPS
-from localflow.payloads import by_value
+from localflow.pickler import by_value
 from localflow.shadowing import step_aside
 from localflow.tracebacks import traceback_text
 

@@ -6,7 +6,7 @@ import os
 import sys
 from typing import TYPE_CHECKING, Any
 
-from localflow.payloads import by_value, travels_by_value
+from localflow.pickler import by_value, travels_by_value
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
